@@ -1,0 +1,203 @@
+"""A public set of trained models: what every collection does the same way."""
+
+import copy
+import hashlib
+import pkgutil
+from functools import cached_property, partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from pandas import DataFrame, Series
+from torch import Tensor, nn
+
+from gengap import folders
+from gengap.errors import GengapError, NotAvailable
+from gengap.model import Model
+
+# Public name -> where its class is; a class is imported only when its collection is opened.
+COLLECTIONS = {"cnnzoo": "gengap.loaders.cnnzoo:SmallCNNZoo"}
+
+FRACTIONS = ["train_accuracy", "test_accuracy"]
+COLUMNS = ["model_id", "family", "epoch", *FRACTIONS, "train_loss", "test_loss"]
+
+
+class Collection:
+    """A set of trained models under one root folder; `open_collection` makes one.
+
+    A new collection names itself and its families and writes `read_index`, `read_network` and
+    `read_sample`. A *family* is the set inside which models are compared.
+    """
+
+    name: str
+    expected_families: tuple[str, ...] = ()
+
+    def __init__(self, root: str | Path, device: str | torch.device = "cpu"):
+        self.root = Path(root).expanduser()
+        self.device = usable_device(device)
+        self.whole = self  # a selection keeps the collection that it was taken from
+        self._samples: dict[str, tuple[Tensor, Tensor] | NotAvailable] = {}
+
+    def read_index(self) -> DataFrame:
+        """One row per model with COLUMNS, then `hp_*`; only the families that are on disk."""
+        raise NotImplementedError
+
+    def read_network(
+        self, record: Series
+    ) -> tuple[nn.Sequential, dict[str, Tensor] | None]:
+        """The network of one index row on self.device, in eval mode, and its initial weights."""
+        raise NotImplementedError
+
+    def read_sample(self, record: Series) -> tuple[Tensor, Tensor]:
+        """Training inputs (N, C, H, W) float32 and labels (N,) int64 of the row's family."""
+        raise NotImplementedError
+
+    def family_files(self, family: str) -> tuple[Path, ...]:
+        """The files that hold one family."""
+        return (self.root / family,)
+
+    def index(self) -> DataFrame:
+        """One row per model, read without touching weights.
+
+        Columns: model_id (unique), family, epoch, train_accuracy and test_accuracy (fractions),
+        train_loss and test_loss (nats), then the collection's hyper-parameters `hp_*`.
+        """
+        return self._index.copy()
+
+    @cached_property
+    def _index(self) -> DataFrame:
+        if not self.root.is_dir():
+            raise GengapError(
+                f"{self.name} has no folder {self.root}; give root= (--root) the folder that"
+                " holds the collection"
+            )
+        return checked_index(self.read_index().reset_index(drop=True), self)
+
+    @cached_property
+    def _positions(self) -> pd.Index:
+        return pd.Index(self._index["model_id"])
+
+    def load(self, model_id: str) -> Model:
+        """The model of one index row, on this collection's device."""
+        if model_id not in self._positions:
+            known = ", ".join(self._positions[:3])
+            raise GengapError(
+                f"{self.name} has no model {model_id!r} among its {len(self._positions)}"
+                f" (they are named like {known}); see the column model_id of index()"
+            )
+        record = self._index.iloc[self._positions.get_loc(model_id)]
+        network, initial_weights = self.read_network(record)
+        return Model(network, record, initial_weights, partial(self._sample, record))
+
+    def _sample(self, record: Series) -> tuple[Tensor, Tensor]:
+        # What is missing is remembered too: looking for images again for each model is slow.
+        if record["family"] not in self._samples:
+            try:
+                self._samples[record["family"]] = self.read_sample(record)
+            except NotAvailable as missing:
+                self._samples[record["family"]] = missing
+        found = self._samples[record["family"]]
+        if isinstance(found, NotAvailable):
+            raise NotAvailable(str(found))
+        return found
+
+    def select(self, query: str) -> "Collection":
+        """This collection restricted to the index rows for which a pandas query holds.
+
+        Example: `zoo.select("family == 'mnist' and epoch == 86")`.
+        """
+        chosen = copy.copy(self)
+        chosen.__dict__.pop("_positions", None)
+        chosen.__dict__["_index"] = matching(self._index, query)
+        return chosen
+
+    def families(self) -> DataFrame:
+        """A row per family: models at hand, and which of its files are missing."""
+        counts = self._index["family"].value_counts() if self.root.is_dir() else {}
+        names = dict.fromkeys([*self.expected_families, *sorted(counts)])
+        missing = [[p for p in self.family_files(name) if not p.exists()] for name in names]
+        models = [int(counts.get(name, 0)) for name in names]
+        return DataFrame({"family": list(names), "models": models, "missing": missing})
+
+    @property
+    def table_name(self) -> str:
+        """Names this root's table: a second root of the same collection never shares it."""
+        root = self.root.resolve()
+        if root == default_root(self.name).resolve():
+            return self.name
+        return f"{self.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
+
+
+def default_root(name: str) -> Path:
+    """Where the embedded replica of a collection lies."""
+    return folders.data() / "replicas" / name
+
+
+def open_collection(
+    name: str, root: str | Path | None = None, device: str | torch.device = "cpu"
+) -> Collection:
+    """A collection by its public name.
+
+    root: its folder; without it, the replica embedded in this project.
+    device: where networks and samples are put, as torch names it: "cpu", "cuda", "cuda:1".
+    """
+    if name not in COLLECTIONS:
+        raise GengapError(f"no collection {name!r}; there are: {', '.join(sorted(COLLECTIONS))}")
+    if root is not None and not Path(root).expanduser().is_dir():
+        raise GengapError(f"root {root} of {name} is not a folder; give the one that holds it")
+    return pkgutil.resolve_name(COLLECTIONS[name])(root or default_root(name), device)
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device if a tensor can be put there and read back; on CUDA, TF32 is turned off."""
+    try:
+        probe = torch.zeros(1, device=device)
+        probe.item()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise GengapError(
+            f"device {str(device)!r} cannot be used here ({reason}); give 'cpu', or 'cuda' on a"
+            " machine with a GPU and a PyTorch built for it"
+        ) from error
+    if probe.is_cuda:
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+    return probe.device
+
+
+def matching(index: DataFrame, query: str) -> DataFrame:
+    """The rows for which a pandas query holds."""
+    try:
+        # Empty dictionaries: a query speaks of columns, never of this function's variables.
+        holds = index.eval(query, local_dict={}, global_dict={})
+    except Exception as error:  # pandas raises a dozen kinds, from SyntaxError to AttributeError
+        raise GengapError(
+            f"query {query!r} is not understood ({error}); columns are {', '.join(index.columns)}"
+        ) from error
+    if not isinstance(holds, Series) or holds.dtype != bool:
+        raise GengapError(
+            f"query {query!r} does not say true or false for each model; write a comparison"
+            " such as \"family == 'mnist'\""
+        )
+    return index[holds].reset_index(drop=True)
+
+
+def checked_index(index: DataFrame, collection: Collection) -> DataFrame:
+    """The index, or one sentence on what its collection's files got wrong."""
+    where = f"the index of {collection.name} under {collection.root}"
+    lacking = [column for column in COLUMNS if column not in index]
+    if lacking:
+        raise GengapError(f"{where} lacks the columns {', '.join(lacking)}")
+    if index.empty:
+        raise GengapError(f"{where} is empty: none of its families' files are there")
+    repeated = index["model_id"][index["model_id"].duplicated()]
+    if len(repeated):
+        raise GengapError(f"{where} names {repeated.iloc[0]!r} twice; model ids must be unique")
+    for column in FRACTIONS:
+        outside = index[column][(index[column] < 0) | (index[column] > 1)]
+        if len(outside):
+            raise GengapError(
+                f"{where} has {column} {outside.iloc[0]:g} for"
+                f" {index['model_id'][outside.index[0]]!r}; a fraction in [0, 1] is expected"
+            )
+    return index
