@@ -45,7 +45,8 @@ def test_a_query_that_selects_nothing_meaningful_is_one_sentence(tiny, query):
 
 
 def test_a_changed_copy_of_the_index_changes_nothing(tiny):
-    tiny.index().loc[0, "train_accuracy"] = 7.0
+    changed = tiny.index()
+    changed.loc[0, "train_accuracy"] = 7.0
     assert tiny.index().loc[0, "train_accuracy"] <= 1
 
 

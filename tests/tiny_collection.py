@@ -49,9 +49,9 @@ class TinyCollection(Collection):
         return DataFrame(rows, columns=[*columns, "train_loss", "test_loss", "hp_seed"])
 
     def read_network(self, record):
-        initial = dict(network(record["hp_seed"] + 1000).named_parameters())
-        made = network(record["hp_seed"]).to(self.device)
-        return made, initial if record["family"] == "left" else None
+        seed = int(record["hp_seed"])
+        initial = dict(network(seed + 1000).to(self.device).named_parameters())
+        return network(seed).to(self.device), initial if record["family"] == "left" else None
 
     def read_sample(self, record):
         if record["family"] == "right":

@@ -113,7 +113,7 @@ class Collection:
 
     def families(self) -> DataFrame:
         """A row per family: models at hand, and which of its files are missing."""
-        counts = self._index["family"].value_counts() if self.root.is_dir() else {}
+        counts = dict(self._index["family"].value_counts()) if self.root.is_dir() else {}
         names = dict.fromkeys([*self.expected_families, *sorted(counts)])
         missing = [[p for p in self.family_files(name) if not p.exists()] for name in names]
         models = [int(counts.get(name, 0)) for name in names]
