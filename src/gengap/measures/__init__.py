@@ -1,0 +1,59 @@
+"""The registry of measures: functions of one model that return one number.
+
+Larger predicts a larger generalization gap; where a paper defines the opposite sign, the
+measure's docstring says so.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+
+from gengap.errors import GengapError
+from gengap.model import Model
+
+Measure = Callable[[Model], float]
+
+MEASURES: dict[str, Measure] = {}
+
+
+def measure(function: Measure) -> Measure:
+    """Register a function `(model, *, constant=default) -> float` under its own name.
+
+    What a model lacks, the function raises as `NotAvailable(reason)`. A variant with another
+    constant is another function with another name.
+    Raises: GengapError if the name is taken, or if the model is not the only argument needed.
+    """
+    name = function.__name__
+    if name in MEASURES and not _is_typed_again(MEASURES[name], function):
+        home = MEASURES[name].__module__
+        raise GengapError(f"a measure {name!r} exists already (in {home}); choose another name")
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError as error:
+        raise GengapError(
+            f"measure {name!r} must be callable as {name}(model), with a default for every"
+            f" constant ({error})"
+        ) from None
+    MEASURES[name] = function
+    return function
+
+
+def chosen_measures(names: str | Iterable[str] | None = None) -> dict[str, Measure]:
+    """The registered measures of these names, or all; an unknown name is a GengapError."""
+    names = [names] if isinstance(names, str) else list(MEASURES if names is None else names)
+    for name in names:
+        if name not in MEASURES:
+            close = difflib.get_close_matches(str(name), MEASURES, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise GengapError(
+                f"no measure {name!r}; {hint}there are: {', '.join(sorted(MEASURES))}"
+            )
+    return {name: MEASURES[name] for name in names}
+
+
+def _is_typed_again(old: Measure, new: Measure) -> bool:
+    # A notebook cell that defines a measure is run many times while the measure is being written.
+    return old.__module__ == new.__module__ == "__main__"
+
+
+from gengap.measures import margins, norms  # noqa: E402, F401  (they register themselves above)
