@@ -1,0 +1,51 @@
+# The front door: `make help`.
+SHELL := bash
+PYTHON ?= $(or $(shell command -v python3.11),python3)
+BIN := .venv/bin
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+# What a chapter's numbers depend on besides its own notebook.
+INPUTS := notebooks/profiles.yml $(shell find src data -type f -not -name '*.pyc' -not -name '*.sqlite*')
+PAGES := _config.yml _toc.yml $(shell find book -type f -not -name '*.pyc')
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install book test clean
+
+help:
+	@echo 'gengap: predicting generalization, a compendium of reproduced results'
+	@echo
+	@echo '  make book     install, execute every chapter that is out of date, render the HTML'
+	@echo '  make test     unit, golden and notebook tests'
+	@echo '  make install  only the environment, in .venv (PYTHON=... names the interpreter)'
+	@echo '  make clean    delete _build: the rendered book and the record of what was executed'
+	@echo
+	@echo 'Then: .venv/bin/gengap --help'
+
+install: .venv/installed
+
+book: _build/rendered
+	@echo 'The book: open file://$(CURDIR)/_build/html/index.html'
+
+# One session, a worker a core, each notebook whole in one worker.
+test: .venv/installed
+	$(BIN)/pytest --numprocesses auto --dist loadfile
+
+clean:
+	rm -rf _build
+
+# Python compiles what it imports; compiling every file of every package takes as long as installing.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --no-compile --constraint constraints.txt setuptools
+	$(BIN)/pip install --no-compile --constraint constraints.txt --no-build-isolation --editable .[test]
+	touch $@
+
+# After a change of the inputs every chapter, otherwise the changed ones.
+_build/executed: $(NOTEBOOKS) $(INPUTS) .venv/installed
+	$(BIN)/gengap run $(if $(filter-out notebooks/%.ipynb,$?),,$(patsubst notebooks/%.ipynb,%,$?))
+	mkdir -p $(@D)
+	touch $@
+
+_build/rendered: _build/executed $(PAGES)
+	$(BIN)/gengap book
+	touch $@

@@ -1,0 +1,7 @@
+"""nbval's kernels get the same environment as papermill's."""
+
+import os
+
+from gengap.chapters import KERNEL_ENVIRONMENT
+
+os.environ.update(KERNEL_ENVIRONMENT)
