@@ -1,6 +1,7 @@
 """Where the project's files lie."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pooch
@@ -19,3 +20,14 @@ def data() -> Path:
 def cache() -> Path:
     """Downloads: GENGAP_CACHE, or the user's cache folder."""
     return Path(os.environ.get("GENGAP_CACHE") or pooch.os_cache("gengap"))
+
+
+def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
+    """`write` fills a temporary file beside `file`, which is then renamed: all of it, or nothing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{os.getpid()}-{file.name}")
+    try:
+        write(temporary)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -5,10 +5,14 @@ one network at one checkpoint.
 """
 
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
+
+from gengap import folders
 
 PARAMETERS = 4970
 CLASSES = 10
@@ -33,6 +37,7 @@ LAYOUT = (
     Slot("dense/bias", 4800, 4810, (10,)),
     Slot("dense/kernel", 4810, 4970, (16, 10)),
 )
+METRICS = ("step", "test_accuracy", "test_loss", "train_accuracy", "train_loss")
 STATISTICS = ("p0", "p25", "p50", "p75", "p100", "std", "mean")
 
 
@@ -84,3 +89,17 @@ def _percentile(ordered: torch.Tensor, percent: int) -> torch.Tensor:
     below, above = math.floor(position), math.ceil(position)
     low, high = ordered[:, below].double(), ordered[:, above].double()
     return low + (high - low) * (position - below)
+
+
+def write_zoo(folder: Path, weights: np.ndarray, metrics: pd.DataFrame) -> None:
+    """Write `weights` (N, 4970) and `metrics` (N rows) as the published three files."""
+    layout = pd.DataFrame(LAYOUT, columns=["varname", "start_idx", "end_idx", "shape"])
+    matrix = np.ascontiguousarray(weights, np.float32)
+    folders.write_atomically(folder / "weights.npy", lambda path: np.save(path, matrix))
+    gzip = {"method": "gzip", "mtime": 0}  # no time stamp: the same zoo is the same file
+    folders.write_atomically(
+        folder / "metrics.csv.gz", lambda path: metrics.to_csv(path, index=False, compression=gzip)
+    )
+    folders.write_atomically(
+        folder / "layout.csv", lambda path: layout.to_csv(path, index=False)
+    )
