@@ -36,6 +36,7 @@ class Run:
 
     source: Path  # notebooks/<name>.ipynb
     destination: Path  # the executed notebook
+    folder: Path  # the kernel's working folder
     parameters: dict  # injected after the notebook's own defaults
 
 
@@ -106,7 +107,8 @@ def _planned(name: str, profile: str, extra: dict) -> Run:
     _check_parameters(source, parameters)
     in_book = profile == BOOK_PROFILE and not extra
     folder = _book_folder() if in_book else repository() / "_build" / "runs" / profile
-    return Run(source, folder / source.name, parameters)
+    _book_folder().mkdir(parents=True, exist_ok=True)
+    return Run(source, folder / source.name, _book_folder(), parameters)
 
 
 def _profile_parameters(profile: str, name: str) -> dict:
@@ -162,7 +164,7 @@ def _execute(run: Run) -> float:
             kernel_name="python3",
             progress_bar=False,
             extra_arguments=["--log-level=ERROR"],  # the kernel's own, not the chapter's
-            cwd=_book_folder(),
+            cwd=run.folder,
         )
     except PapermillExecutionError as error:
         reason = " ".join(f"{error.ename}: {error.evalue}".split())
@@ -191,10 +193,10 @@ def _book_folder() -> Path:
 
 def _status() -> str:
     """The status page's table: what was executed here, and in what time."""
-    versions = f"Python {platform.python_version()} and PyTorch {importlib.metadata.version('torch')}"
+    python, torch = platform.python_version(), importlib.metadata.version("torch")
     rows = "".join(_status_row(name) for name in chapter_names())
     return (
-        f"Built with {versions} on {os.cpu_count()} cores.\n\n"
+        f"Built with Python {python} and PyTorch {torch} on {os.cpu_count()} cores.\n\n"
         f"| chapter | outputs compared by the tests | execution time |\n|---|---|---|\n{rows}"
     )
 
