@@ -6,7 +6,6 @@ import os
 import struct
 import tarfile
 import threading
-import warnings
 import zlib
 from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -377,9 +376,9 @@ def test_a_truncated_archive_is_named(tmp_path, keep):
     assert f"{path} cannot be read" in error_of(load_images, "cifar10", "train", root=tmp_path)
 
 
-def png(array):
+def picture_file(array, kind="PNG"):
     file = io.BytesIO()
-    Image.fromarray(array).save(file, "PNG")
+    Image.fromarray(array).save(file, kind)
     return file.getvalue()
 
 
@@ -387,10 +386,10 @@ def png(array):
     "content",
     [
         b"",
-        png(pictures(2, 1024, 3))[:-2000],
-        png(pictures(2, 1023, 3)),
-        png(pictures(2, 1024)),
-        b"GIF89a" + bytes(100),
+        picture_file(pictures(2, 1024, 3))[:-2000],
+        picture_file(pictures(4, 512, 3)),
+        picture_file(pictures(6, 1024)),
+        picture_file(pictures(2, 1024, 3), "BMP"),
     ],
     ids=["empty", "truncated", "narrow", "grey", "not a PNG"],
 )
@@ -402,17 +401,18 @@ def test_a_damaged_sheet_is_named(tmp_path, content):
     )
 
 
-def test_a_sheet_that_promises_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
+@pytest.mark.parametrize(("height", "reason"), [(2**16, "(1024, 65536) pixels"), (2**20, "bomb")])
+def test_a_sheet_that_promises_too_many_pixels_is_refused_before_it_is_decoded(
+    tmp_path, height, reason
+):
     write_sheets(tmp_path, *cifar())
-    content = bytearray(png(pictures(1, 1024, 3)))
-    content[20:24] = struct.pack(">I", 2**20)  # the height, in PNG's header chunk
+    content = bytearray(picture_file(pictures(1, 1024, 3)))
+    content[20:24] = struct.pack(">I", height)  # in PNG's header chunk
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
     (tmp_path / "data_batch_1.png").write_bytes(content)
     limit = Image.MAX_IMAGE_PIXELS
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        sentence = error_of(load_images, "cifar10", "train", root=tmp_path)
-    assert "data_batch_1.png cannot be read" in sentence
+    sentence = error_of(load_images, "cifar10", "train", root=tmp_path)
+    assert "data_batch_1.png cannot be read" in sentence and reason in sentence
     assert limit == Image.MAX_IMAGE_PIXELS
 
 

@@ -98,8 +98,8 @@ def load_images(
 def embedded_images(dataset: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     """The Fashion-MNIST images that come with the project, as from `load_images`.
 
-    split "train": the first 6,000 training images (10 %), on which every network of the zoo was
-    trained whatever its train_fraction; "test": all 10,000 test images.
+    split "train": the first 6,000 training images (10 %); every network of the replica zoo was
+    trained on at least these. "test": all 10,000 test images.
 
     Raises: NotAvailable for the other data sets.
     """
