@@ -15,7 +15,7 @@ def test_an_unknown_collection_is_answered_with_the_known_ones():
 def test_a_root_that_is_no_folder_is_one_sentence(tiny, tmp_path):
     (tmp_path / "file").touch()
     for root in (tmp_path / "nowhere", tmp_path / "file"):
-        with pytest.raises(gengap.GengapError, match="is not a folder"):
+        with pytest.raises(gengap.GengapError, match="is no folder that can be read"):
             gengap.open_collection("tiny", root)
 
 

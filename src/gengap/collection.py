@@ -2,7 +2,10 @@
 
 import copy
 import hashlib
+import os
 import pkgutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -66,12 +69,22 @@ class Collection:
 
     @cached_property
     def _index(self) -> DataFrame:
-        if not self.root.is_dir():
+        if not os.path.isdir(self.root):
             raise GengapError(
                 f"{self.name} has no folder {self.root}; give root= (--root) the folder that"
                 " holds the collection"
             )
-        return checked_index(self.read_index().reset_index(drop=True), self)
+        with self._reading("the index"):
+            return checked_index(self.read_index().reset_index(drop=True), self)
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise GengapError(
+                f"{what} of {self.name} cannot be read ({error}); check the files under {self.root}"
+            ) from error
 
     @cached_property
     def _positions(self) -> pd.Index:
@@ -86,14 +99,16 @@ class Collection:
                 f" (they are named like {known}); see the column model_id of index()"
             )
         record = self._index.iloc[self._positions.get_loc(model_id)]
-        network, initial_weights = self.read_network(record)
+        with self._reading(f"model {model_id!r}"):
+            network, initial_weights = self.read_network(record)
         return Model(network, record, initial_weights, partial(self._sample, record))
 
     def _sample(self, record: Series) -> tuple[Tensor, Tensor]:
         # What is missing is remembered too: looking for images again for each model is slow.
         if record["family"] not in self._samples:
             try:
-                self._samples[record["family"]] = self.read_sample(record)
+                with self._reading("the training sample"):
+                    self._samples[record["family"]] = self.read_sample(record)
             except NotAvailable as missing:
                 self._samples[record["family"]] = missing
         found = self._samples[record["family"]]
@@ -113,7 +128,7 @@ class Collection:
 
     def families(self) -> DataFrame:
         """A row per family: models at hand, and which of its files are missing."""
-        counts = dict(self._index["family"].value_counts()) if self.root.is_dir() else {}
+        counts = dict(self._index["family"].value_counts()) if os.path.isdir(self.root) else {}
         names = dict.fromkeys([*self.expected_families, *sorted(counts)])
         missing = [[p for p in self.family_files(name) if not p.exists()] for name in names]
         models = [int(counts.get(name, 0)) for name in names]
@@ -143,8 +158,8 @@ def open_collection(
     """
     if name not in COLLECTIONS:
         raise GengapError(f"no collection {name!r}; there are: {', '.join(sorted(COLLECTIONS))}")
-    if root is not None and not Path(root).expanduser().is_dir():
-        raise GengapError(f"root {root} of {name} is not a folder; give the one that holds it")
+    if root is not None and not os.path.isdir(os.path.expanduser(root)):
+        raise GengapError(f"root {root} of {name} is no folder that can be read; give its own")
     return pkgutil.resolve_name(COLLECTIONS[name])(root or default_root(name), device)
 
 
