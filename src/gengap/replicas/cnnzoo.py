@@ -24,23 +24,25 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from pandas import DataFrame
 from tqdm import tqdm
 
 from gengap.errors import GengapError
-from gengap.loaders.cnnzoo import LAYOUT, METRICS, PARAMETERS, write_zoo
-from gengap.loaders.images import load_images, network_inputs
 from gengap.folders import write_atomically
+from gengap.loaders.cnnzoo import LAYOUT, METRICS, PARAMETERS, finite_rows, write_zoo
+from gengap.loaders.images import load_images, network_inputs
 
 BATCH = 512
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 ACTIVATIONS = {"relu": F.relu, "tanh": torch.tanh}
 INITIALIZERS = ("he_normal", "orthogonal", "glorot_normal", "RandomNormal", "TruncatedNormal")
 TRAIN_FRACTIONS = (0.1, 0.25, 0.5, 1.0)
+CPU_STACK, GPU_STACK = 1, 256  # networks that train at once in a process
 EPSILON = 1e-7  # of Adam and RMSprop in Keras
 TRUNCATED_STD = 0.87962566103423978  # of a standard normal cut at two standard deviations
 
 
-def draw_configurations(dataset: str, networks: int, epochs: int, *, seed: int) -> pd.DataFrame:
+def draw_configurations(dataset: str, networks: int, epochs: int, *, seed: int) -> DataFrame:
     """Hyper-parameters of the first `networks` networks, one row each, in the published columns.
 
     The ends of the ranges and the choices are published; that learning rate, l2 and init_std are
@@ -58,7 +60,7 @@ def draw_configurations(dataset: str, networks: int, epochs: int, *, seed: int) 
         "num_units": 16,
         "random_seed": seed,
     }
-    return pd.DataFrame(rows).assign(**constants)
+    return DataFrame(rows).assign(**constants)
 
 
 def _draw_configuration(rng: np.random.Generator) -> dict:
@@ -130,7 +132,7 @@ def stacked_logits(weights, inputs, activation, masks=None) -> torch.Tensor:
 class StackedOptimizer:
     """Keras's Adam, RMSprop and plain SGD (default constants), one choice a row of the stack."""
 
-    def __init__(self, configurations: pd.DataFrame, device):
+    def __init__(self, configurations: DataFrame, device):
         def column(values):
             return torch.tensor(np.asarray(values, np.float32), device=device)[:, None]
 
@@ -216,7 +218,7 @@ def evaluate(weights, images: Images, activation) -> tuple[np.ndarray, np.ndarra
 
 
 def train_stack(
-    configurations: pd.DataFrame, train: Images, test: Images, *, checkpoints: list[int], seed: int
+    configurations: DataFrame, train: Images, test: Images, *, checkpoints: list[int], seed: int
 ) -> list[dict]:
     """Train G networks that share activation and training images.
 
@@ -245,7 +247,7 @@ def hash_seed(seed: int, network: int) -> int:
     return int(np.random.SeedSequence([seed, network]).generate_state(1)[0])
 
 
-def _kernel_decay(configurations: pd.DataFrame, device) -> torch.Tensor:
+def _kernel_decay(configurations: DataFrame, device) -> torch.Tensor:
     """Twice the l2 coefficient at kernels, 0 at biases, (G, 4970): the gradient of l2 * |w|^2."""
     is_kernel = torch.zeros(PARAMETERS)
     for slot in LAYOUT:
@@ -296,8 +298,8 @@ def train_zoo(
 ) -> Path:
     """Train a zoo and write it in the published format to `out`; resumes what it began there.
 
-    `stack` networks train at once in each of `workers` processes; by default one in a process a core
-    on a CPU, and 256 in one process on a GPU. The first `all_checkpoints` networks (all by default)
+    `stack` networks train at once: by default 1 on a CPU, in each of `workers` processes (one a core),
+    and 256 on a GPU, which one process drives. The first `all_checkpoints` networks (all by default)
     keep every published checkpoint, the others the last only. A finished network is a file of its
     own in `out/networks`, renamed into place: killing the run loses none.
 
@@ -309,10 +311,12 @@ def train_zoo(
     configurations = draw_configurations(dataset, networks, epochs, seed=seed)
     missing = [i for i in configurations.index if not _network_file(out, i).exists()]
     on_cpu = torch.device(device).type == "cpu"
-    stacks = _stacks(configurations.loc[missing], stack or (1 if on_cpu else 256), kept)
+    size = stack or (CPU_STACK if on_cpu else GPU_STACK)
+    stacks = _stacks(configurations.loc[missing], size, kept)
     worker = (dataset, device, images, out, epochs, seed, kept)
     with tqdm(total=networks, initial=networks - len(missing), unit="network") as progress:
-        for finished in _run(stacks, worker, workers or (os.cpu_count() if on_cpu else 1)):
+        parallel = _run_in_processes(stacks, worker, workers or os.cpu_count())
+        for finished in parallel if on_cpu else _run_here(stacks, worker):
             progress.update(finished)
     return publish(out, configurations)
 
@@ -337,7 +341,7 @@ def _network_file(out: Path, network: int) -> Path:
     return out / "networks" / f"{network:06d}.npz"
 
 
-def _stacks(configurations: pd.DataFrame, size: int, kept: int) -> list[pd.DataFrame]:
+def _stacks(configurations: DataFrame, size: int, kept: int) -> list[DataFrame]:
     """Networks that can train together, in the order of their first network."""
     shared = [configurations["activation"], configurations["train_fraction"]]
     groups = configurations.groupby([*shared, configurations.index < kept]).groups.values()
@@ -345,12 +349,14 @@ def _stacks(configurations: pd.DataFrame, size: int, kept: int) -> list[pd.DataF
     return [configurations.loc[part] for part in sorted(parts, key=min)]
 
 
-def _run(stacks: list[pd.DataFrame], worker: tuple, workers: int) -> Iterator[int]:
-    """Train every stack, here or in worker processes; yields the networks finished."""
-    if workers == 1:
-        _start_worker(*worker)
-        yield from map(_train_and_save, stacks)
-        return
+def _run_here(stacks: list[DataFrame], worker: tuple) -> Iterator[int]:
+    """Train every stack in this process, which drives the GPU; yields the networks finished."""
+    _start_worker(*worker)
+    yield from map(_train_and_save, stacks)
+
+
+def _run_in_processes(stacks: list[DataFrame], worker: tuple, workers: int) -> Iterator[int]:
+    """Train the stacks in worker processes of one thread; yields the networks finished."""
     # glibc returns large freed blocks to the system and faults them in again at every layer: with
     # these thresholds a CPU trains twice as fast. Read when a process starts; ignored elsewhere.
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**25))
@@ -390,7 +396,7 @@ def _images(dataset: str, split: str, root: Path | None, device: str) -> Images:
     return Images(inputs, torch.from_numpy(labels).to(device))
 
 
-def _train_and_save(configurations: pd.DataFrame) -> int:
+def _train_and_save(configurations: DataFrame) -> int:
     epochs, seed = _WORKER["epochs"], _WORKER["seed"]
     keeps_all = configurations.index[0] < _WORKER["kept"]
     checkpoints = checkpoint_epochs(epochs) if keeps_all else [epochs]
@@ -405,15 +411,20 @@ def _train_and_save(configurations: pd.DataFrame) -> int:
     return len(configurations)
 
 
-def publish(out: Path, configurations: pd.DataFrame) -> Path:
-    """Write the finished networks of `out` as weights.npy, metrics.csv.gz and layout.csv."""
+def publish(out: Path, configurations: DataFrame) -> Path:
+    """Write the finished networks of `out` as weights.npy, metrics.csv.gz and layout.csv.
+
+    Rows that are not finite, of networks that diverged, are left out, as in the published tables.
+    """
     weights, metrics = [], []
     for network, configuration in configurations.to_dict("index").items():
         with np.load(_network_file(out, network), allow_pickle=False) as saved:
-            rows = pd.DataFrame({key: saved[key] for key in METRICS})
+            rows = DataFrame({key: saved[key] for key in METRICS})
             weights.append(saved["weights"])
         config = {f"config.{key}": value for key, value in configuration.items()}
         modeldir = f"{configuration['dataset']}/{network:06d}"
-        metrics.append(rows.assign(**config, modeldir=modeldir))
-    write_zoo(out, np.concatenate(weights), pd.concat(metrics, ignore_index=True))
+        metrics.append(rows.assign(**config, modeldir=modeldir)[[*sorted(config), "modeldir", *METRICS]])
+    matrix, table = np.concatenate(weights), pd.concat(metrics, ignore_index=True)
+    finite = finite_rows(matrix) & np.isfinite(table[list(METRICS)]).all(axis=1).to_numpy()
+    write_zoo(out, matrix[finite], table[finite])
     return out
