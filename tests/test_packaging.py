@@ -1,0 +1,29 @@
+"""pyproject.toml (ranges), constraints.txt (exact versions) and environment.yml agree."""
+
+import tomllib
+
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from gengap.folders import repository
+
+PROJECT = tomllib.loads((repository() / "pyproject.toml").read_text())["project"]
+DIRECT = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+LINES = (repository() / "constraints.txt").read_text().splitlines()
+PINNED = dict(line.split("==") for line in LINES if not line.startswith("#"))
+
+
+def test_every_direct_dependency_is_pinned_within_its_range():
+    for text in DIRECT:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(PINNED[canonicalize_name(requirement.name)]), text
+
+
+def test_the_conda_environment_takes_a_python_that_the_package_admits_and_the_pinned_versions():
+    environment = yaml.safe_load((repository() / "environment.yml").read_text())
+    *packages, pip_part = environment["dependencies"]
+    python = next(package.split("=")[1] for package in packages if package.startswith("python="))
+    assert python in SpecifierSet(PROJECT["requires-python"])
+    assert pip_part["pip"] == ["--constraint constraints.txt", "--editable .[test]"]
