@@ -38,14 +38,14 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --no-compile --constraint constraints.txt setuptools
 	$(BIN)/pip install --no-compile --constraint constraints.txt --no-build-isolation --editable .[test]
-	touch $@
+	@touch $@
 
 # After a change of the inputs every chapter, otherwise the changed ones.
 _build/executed: $(NOTEBOOKS) $(INPUTS) .venv/installed
 	$(BIN)/gengap run $(if $(filter-out notebooks/%.ipynb,$?),,$(patsubst notebooks/%.ipynb,%,$?))
-	mkdir -p $(@D)
-	touch $@
+	@mkdir -p $(@D)
+	@touch $@
 
 _build/rendered: _build/executed $(PAGES)
 	$(BIN)/gengap book
-	touch $@
+	@touch $@
