@@ -12,9 +12,9 @@ LOG = "MEASURE_LOG"
 
 
 def log(model, name: str) -> None:
-    time.sleep(0.01)
     with open(os.environ[LOG], "a") as calls:
         calls.write(f"{model.record['model_id']} {name}\n")
+    time.sleep(0.01)
 
 
 @gengap.measure
@@ -40,7 +40,6 @@ def slow_left(model) -> float:
 MEASURES = ["slow_seed", "slow_loss", "slow_left"]
 
 
-def run(started, root: Path, store: Path, calls: Path, query: str = "hp_seed >= 0") -> None:
-    started.set()
+def run(root: Path, store: Path, calls: Path, query: str = "hp_seed >= 0") -> None:
     os.environ[LOG] = str(calls)
     gengap.measure_table(TinyCollection(root).select(query), MEASURES, store=store)

@@ -1,8 +1,9 @@
-import collections
 import contextlib
 import multiprocessing
+import os
 import random
 import sqlite3
+import time
 from pathlib import Path
 
 import numpy as np
@@ -250,7 +251,7 @@ def test_an_interruption_tells_what_is_kept_and_keeps_it(tiny, counted, monkeypa
 @pytest.fixture
 def start(monkeypatch, tmp_path):
     """Starts `slow_measures.run` in a process forked from one that has PyTorch imported."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("TQDM_DISABLE", "1")
     monkeypatch.syspath_prepend(Path(__file__).parent)
@@ -261,45 +262,49 @@ def start(monkeypatch, tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["slow_measures"])
 
-    def start(*arguments) -> multiprocessing.Process:
-        started = context.Event()
-        process = context.Process(target=slow_measures.run, args=(started, tmp_path, *arguments))
+    def start(store: Path, log: Path, *query) -> multiprocessing.Process:
+        log.touch()
+        calls = calls_in(log)
+        arguments = (tmp_path, store, log, *query)
+        process = context.Process(target=slow_measures.run, args=arguments)
         process.start()
-        started.wait()
+        while process.is_alive() and calls_in(log) == calls:  # until a value is in the making
+            time.sleep(0.002)
         return process
 
     return start
 
 
-def killed_until_done(start, store: Path, calls: Path) -> int:
-    """Start and kill until a run ends by itself; no kill may lose or change a row."""
-    moments, before, kills = random.Random(0), kept(store), 0
+def calls_in(log: Path) -> int:
+    return len(log.read_text().splitlines())
+
+
+def killed_until_done(start, store: Path, log: Path) -> int:
+    """Start and kill until a run ends by itself; a kill may cost the value in the making only."""
+    moments, before, calls, kills = random.Random(0), {}, 0, 0
     while True:
-        process = start(store, calls)
-        process.join(moments.uniform(0, 0.1 + 0.01 * kills))  # longer and longer: it must end
+        process = start(store, log)
+        process.join(moments.uniform(0, 0.08))
         process.kill()  # SIGKILL
         process.join()
-        if process.exitcode == 0:
-            return kills
-        kills += 1
         after = kept(store)  # with the seconds measured: none is computed a second time
         assert {key: after.get(key) for key in before} == before
-        before = after
+        lost = (calls_in(log) - calls) - (len(after) - len(before))
+        assert lost <= 1, f"{lost} measured values were not kept"
+        if process.exitcode == 0:
+            return kills
+        before, calls, kills = after, calls_in(log), kills + 1
 
 
 def test_killing_at_random_moments_loses_nothing_finished(start, tmp_path):
-    store, calls = tmp_path / "killed.sqlite", tmp_path / "calls"
-    kills = killed_until_done(start, store, calls)
-    assert kills >= 3, "too few kills to mean anything"
+    store, log = tmp_path / "killed.sqlite", tmp_path / "calls"
+    assert killed_until_done(start, store, log) >= 3, "too few kills to mean anything"
 
     uninterrupted = tmp_path / "elsewhere" / "uninterrupted.sqlite"
     whole = start(uninterrupted, tmp_path / "other_calls")
     whole.join()
     assert without_seconds(kept(store)) == without_seconds(kept(uninterrupted))
     assert len(kept(store)) == 24
-
-    repeated = collections.Counter(calls.read_text().splitlines())
-    assert sum(repeated.values()) <= 24 + kills, "a kill cost more than the value in the making"
 
 
 def test_processes_that_write_one_new_store_at_once_lose_nothing(start, tmp_path):
@@ -310,6 +315,6 @@ def test_processes_that_write_one_new_store_at_once_lose_nothing(start, tmp_path
         process.join()
     assert [process.exitcode for process in processes] == [0] * 4
     assert len(kept(store)) == 24
-    assert len(calls.read_text().splitlines()) == 24
+    assert calls_in(calls) == 24
     [exported] = tmp_path.glob("tiny-*.parquet")
     assert len(pd.read_parquet(exported)) == 24
