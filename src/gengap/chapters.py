@@ -47,7 +47,11 @@ def chapter_names() -> list[str]:
 
 def profiles() -> dict[str, dict[str, dict]]:
     """Profile to chapter to parameters, from notebooks/profiles.yml."""
-    return yaml.safe_load((repository() / "notebooks" / "profiles.yml").read_text())
+    written = yaml.safe_load((repository() / "notebooks" / "profiles.yml").read_text())
+    return {
+        profile: {name: parameters or {} for name, parameters in (chapters or {}).items()}
+        for profile, chapters in written.items()
+    }
 
 
 def run_chapters(
@@ -98,7 +102,7 @@ def _known(names: list[str]) -> list[str]:
     if unknown:
         chapters = ", ".join(chapter_names()) or "none yet"
         raise GengapError(f"there is no chapter {unknown}; the chapters are: {chapters}")
-    return names
+    return list(dict.fromkeys(names))
 
 
 def _planned(name: str, profile: str, extra: dict) -> Run:
@@ -178,11 +182,12 @@ def _execute(run: Run) -> float:
 
 def _normalised(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The notebook without what differs from run to run: timings, paths, versions, random ids."""
-    notebook.metadata = nbformat.from_dict({"kernelspec": notebook.metadata.kernelspec})
+    notebook.metadata.pop("papermill")
+    notebook.metadata["language_info"] = {"name": "python"}
     for position, cell in enumerate(notebook.cells):
-        tags = cell.metadata["tags"]
         cell.id = f"cell-{position}"
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        for volatile in ("execution", "papermill"):
+            cell.metadata.pop(volatile, None)
     return notebook
 
 
