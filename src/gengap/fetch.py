@@ -1,0 +1,76 @@
+"""Download the published collections, for the profile `published`."""
+
+import shutil
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+import pooch
+
+from gengap import folders
+from gengap.errors import GengapError
+from gengap.loaders import cnnzoo
+
+SMALL_CNN_ZOO = "https://storage.googleapis.com/gresearch/smallcnnzoo-dataset/"
+
+
+def fetch_cnnzoo(
+    datasets: Iterable[str] = cnnzoo.DATASETS,
+    folder: Path | None = None,
+    *,
+    address: str = SMALL_CNN_ZOO,
+) -> Path:
+    """The Small CNN Zoo as its authors published it; returns the folder to open as root.
+
+    30,000 networks a data set at nine checkpoints: 270,000 rows of 4,970 weights, a table of metrics
+    and a layout, in one .tar.xz a data set; 5.4 GB of weights each when unpacked. Licence CC BY 4.0.
+    Source: README of dnn_predict_accuracy in google-research/google-research, which gives no
+    checksums: only the three expected files are taken out of an archive, and their format is checked
+    when they are opened. `folder` defaults to `cnnzoo` in the cache; what is there already is kept.
+
+    Raises: GengapError for an unknown data set, a failed download or a damaged archive.
+    """
+    folder = Path(folder or folders.cache() / "cnnzoo")
+    for dataset in datasets:
+        if dataset not in cnnzoo.DATASETS:
+            known = ", ".join(cnnzoo.DATASETS)
+            raise GengapError(f"No data set {dataset!r} in the Small CNN Zoo: choose from {known}.")
+        if not all((folder / dataset / name).exists() for name in cnnzoo.FILES):
+            archive = _download(f"{address}{dataset}.tar.xz", folders.cache() / "archives")
+            _unpack(archive, folder / dataset)
+    return folder
+
+
+def _download(address: str, folder: Path) -> Path:
+    try:
+        file = pooch.retrieve(
+            address, known_hash=None, fname=address.rpartition("/")[2], path=folder, progressbar=True
+        )
+    except (OSError, ValueError) as error:
+        raise GengapError(
+            f"{address} could not be downloaded ({error}): try again, or download it by hand into"
+            f" {folder}."
+        ) from error
+    return Path(file)
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Take the zoo's files out of the archive, whatever folder they lie in there, and no other."""
+    found = set()
+    try:
+        with tarfile.open(archive) as members:
+            for member in members:
+                name = PurePosixPath(member.name).name
+                if member.isfile() and name in cnnzoo.FILES:
+                    content = members.extractfile(member)
+                    folders.write_atomically(folder / name, lambda path: _copy(content, path))
+                    found.add(name)
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise GengapError(f"{archive} is damaged ({error}): delete it and fetch again.") from error
+    if lacking := sorted(set(cnnzoo.FILES) - found):
+        raise GengapError(f"{archive} lacks {', '.join(lacking)}: this is not an archive of the zoo.")
+
+
+def _copy(content, path: Path) -> None:
+    with open(path, "wb") as file:
+        shutil.copyfileobj(content, file)
