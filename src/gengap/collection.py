@@ -127,12 +127,16 @@ class Collection:
         return chosen
 
     def families(self) -> DataFrame:
-        """A row per family: models at hand, and which of its files are missing."""
-        counts = dict(self._index["family"].value_counts()) if os.path.isdir(self.root) else {}
-        names = dict.fromkeys([*self.expected_families, *sorted(counts)])
-        missing = [[p for p in self.family_files(name) if not p.exists()] for name in names]
-        models = [int(counts.get(name, 0)) for name in names]
-        return DataFrame({"family": list(names), "models": models, "missing": missing})
+        """A row per family: models at hand, and which of its files are missing (paths)."""
+        missing = {name: self._missing(name) for name in self.expected_families}
+        nothing = bool(missing) and all(missing.values())
+        counts = {} if nothing else dict(self._index["family"].value_counts())
+        missing |= {name: self._missing(name) for name in sorted(counts) if name not in missing}
+        models = [int(counts.get(name, 0)) for name in missing]
+        return DataFrame({"family": [*missing], "models": models, "missing": [*missing.values()]})
+
+    def _missing(self, family: str) -> list[Path]:
+        return [file for file in self.family_files(family) if not file.exists()]
 
     @property
     def table_name(self) -> str:

@@ -1,0 +1,386 @@
+"""The command line: `gengap list`, `measure`, `run`, `book`, `train`, `fetch`.
+
+Imports stand inside the commands: PyTorch takes seconds, and `gengap --help` must not wait for it.
+"""
+
+import ast
+import importlib.util
+import os
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from gengap.errors import GengapError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from gengap.collection import Collection
+
+# The collections that can be trained anew, and the originals that can be downloaded.
+RECIPES = {"cnnzoo": "gengap.replicas.cnnzoo:train_zoo"}
+ORIGINALS = {"cnnzoo": "gengap.fetch:fetch_cnnzoo"}
+INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended, as shells give it
+
+
+class OneLineErrors(TyperGroup):
+    """Ends with one readable line on stderr where something is wrong or Ctrl-C is pressed."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except GengapError as error:
+            typer.echo(f"gengap: {error}", err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt as stop:
+            typer.echo(f"\ngengap: interrupted{f': {stop}' if str(stop) else ''}", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+class PairedParameters(TyperCommand):
+    """Takes `-p NAME VALUE`, as papermill does: typer knows no repeated option of two values."""
+
+    def parse_args(self, ctx, args):
+        return super().parse_args(ctx, joined_pairs(args))
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help keeps the lines of the examples
+    pretty_exceptions_enable=False,
+    help="Reproduced results on predicting generalization: a book, its numbers, and your measures.",
+)
+
+Root = Annotated[Path | None, typer.Option(help="The collection's folder (the embedded replica).")]
+Device = Annotated[str, typer.Option(help="Where to compute, as PyTorch names it: cpu, cuda.")]
+
+
+@app.command("list")
+def list_everything() -> None:
+    """Collections, their families and counts, where the files are, and what is missing.
+
+    Also the image data sets, the measures, and the chapters of the book.
+
+    \b
+    Example:
+      gengap list
+    """
+    from gengap.chapters import chapter_names
+    from gengap.collection import COLLECTIONS
+    from gengap.measures import MEASURES
+
+    for name in COLLECTIONS:
+        typer.echo(_collection_text(name))
+    typer.echo(_images_text())
+    typer.echo(f"measures  {', '.join(MEASURES)}")
+    typer.echo(f"chapters  {', '.join(chapter_names()) or 'none yet'}")
+
+
+@app.command()
+def measure(
+    collection: Annotated[str, typer.Argument(help="A collection's name: see gengap list.")],
+    names: Annotated[
+        list[str] | None,
+        typer.Option("-m", "--measure", metavar="NAME", help="Repeatable; without it, all."),
+    ] = None,
+    module: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.py",
+            exists=True,
+            dir_okay=False,
+            help="Your own measures, functions under @gengap.measure; without -m, only these.",
+        ),
+    ] = None,
+    query: Annotated[
+        str | None, typer.Option(help="Only the models for which this pandas query holds.")
+    ] = None,
+    root: Root = None,
+    device: Device = "cpu",
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Compute again what was not available the last time.")
+    ] = False,
+) -> None:
+    """Compute measures of a collection's models, and score them against the generalization gap.
+
+    Only what is missing is computed; each value is kept as soon as it is there, so that the command
+    may be stopped or killed and started again, and may run several times at once (then give each
+    its own --query). The table goes to data/tables. Shown are, in each family, Kendall's tau of the
+    measure with the gap (train minus test accuracy) and the measure's median.
+
+    \b
+    Examples:
+      gengap measure cnnzoo
+      gengap measure cnnzoo -m parameter_norm -m inverse_margin --query "family == 'mnist'"
+      gengap measure cnnzoo --module my_measures.py --device cuda
+    """
+    from gengap.collection import open_collection
+    from gengap.table import default_store, measure_table, table_of
+
+    own = _measures_in(module) if module else None
+    opened = open_collection(collection, root, device)
+    chosen = opened.select(query) if query else opened
+    rows = measure_table(chosen, names or own, retry=retry)
+    typer.echo(_scores(rows, chosen.index()).to_string(index=False, na_rep="-"))
+    typer.echo(_reasons(rows), nl=False)
+    typer.echo(f"table: {table_of(opened, default_store(opened))}")
+
+
+@app.command(cls=PairedParameters)
+def run(
+    chapters: Annotated[
+        list[str] | None, typer.Argument(help="Chapters by name; without one, all.")
+    ] = None,
+    profile: Annotated[
+        str,
+        typer.Option(help="replica: the embedded collections; published: the original archives."),
+    ] = "replica",
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p",
+            "--parameter",
+            metavar="NAME VALUE",
+            help="A parameter of the notebook and its value; repeatable.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("-j", "--jobs", min=1, help="Chapters at once (the cores).")
+    ] = None,
+) -> None:
+    """Execute chapters of the book, each in a process of its own.
+
+    A parameter that a chapter lacks is an error, before anything runs. The book's own pages are
+    written only for the profile replica without -p; other runs go to _build/runs.
+
+    \b
+    Examples:
+      gengap run
+      gengap run 01-small-cnn-zoo --profile published
+      gengap run 01-small-cnn-zoo -p seed 7 -p training_networks 200
+    """
+    from gengap.chapters import run_chapters
+
+    values = dict(_parameter(text) for text in parameters or [])
+    for path in run_chapters(chapters, profile=profile, parameters=values, jobs=jobs):
+        typer.echo(path)
+
+
+@app.command()
+def book() -> None:
+    """Render the book as HTML from the executed chapters, with warnings as errors.
+
+    \b
+    Example:
+      gengap run && gengap book
+    """
+    from gengap.chapters import build_book
+
+    typer.echo(f"open {build_book().as_uri()}")
+
+
+@app.command()
+def train(
+    collection: Annotated[str, typer.Argument(help=f"One of: {', '.join(RECIPES)}.")],
+    dataset: Annotated[
+        str, typer.Option(help="Images to train on: mnist, fashion_mnist or cifar10 (as grey).")
+    ],
+    networks: Annotated[int, typer.Option(min=1, help="How many networks.")] = 100,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each; the paper took 86.")] = 86,
+    device: Device = "cpu",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write (trained/COLLECTION/DATASET); a run begun there is resumed."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of hyper-parameters, weights and batches.")] = 42,
+    stack: Annotated[
+        int | None, typer.Option(min=1, help="Networks trained as one (1 on a CPU, 256 on a GPU).")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes on a CPU (the number of cores).")
+    ] = None,
+    all_checkpoints: Annotated[
+        int | None, typer.Option(min=0, help="Networks that keep every checkpoint (all).")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images (GENGAP_IMAGES, or a download).")
+    ] = None,
+) -> None:
+    """Train a collection's networks from scratch and write them in its published format.
+
+    A network is written as soon as it is trained: the command may be stopped or killed, and started
+    again with the same arguments.
+
+    \b
+    Example:
+      gengap train cnnzoo --dataset fashion_mnist --networks 600 --epochs 20
+      gengap measure cnnzoo --root trained/cnnzoo
+    """
+    train_zoo = _function_for(collection, RECIPES, "trained")
+    from gengap.collection import usable_device
+
+    usable_device(device)
+    out = out or Path("trained") / collection / dataset
+    settings = {"seed": seed, "stack": stack, "workers": workers, "images": images}
+    try:
+        written = train_zoo(
+            dataset, networks, epochs, device, out, all_checkpoints=all_checkpoints, **settings
+        )
+    except KeyboardInterrupt:
+        kept = len(list((out / "networks").glob("*.npz")))
+        raise KeyboardInterrupt(
+            f"{kept} of {networks} networks are trained and kept in {out}; the same command goes"
+            " on from there"
+        ) from None
+    typer.echo(f"{networks} networks in {written}")
+
+
+@app.command()
+def fetch(
+    collection: Annotated[str, typer.Argument(help=f"One of: {', '.join(ORIGINALS)}.")],
+    datasets: Annotated[list[str] | None, typer.Argument(help="Its parts; without one, all.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to put them (the cache: GENGAP_CACHE).")
+    ] = None,
+) -> None:
+    """Download a collection as its authors published it, for the profile published.
+
+    What is there already is not downloaded again.
+
+    \b
+    Example:
+      gengap fetch cnnzoo mnist --folder originals/cnnzoo
+      gengap measure cnnzoo --root originals/cnnzoo
+    """
+    fetch_collection = _function_for(collection, ORIGINALS, "downloaded")
+    arguments = {"datasets": datasets} if datasets else {}
+    typer.echo(f"open with --root {fetch_collection(**arguments, folder=folder)}")
+
+
+def main() -> None:
+    """The entry point `gengap`."""
+    app(prog_name="gengap")
+
+
+def joined_pairs(arguments: list[str]) -> list[str]:
+    """Each `-p NAME VALUE` as `-p NAME=VALUE`, everything else as it is."""
+    joined, rest = [], iter(arguments)
+    for argument in rest:
+        joined.append(argument)
+        if argument in ("-p", "--parameter"):
+            joined.append("=".join(islice(rest, 2)))
+    return joined
+
+
+def _function_for(collection: str, functions: dict[str, str], done: str) -> Callable:
+    if collection not in functions:
+        known = ", ".join(functions)
+        raise GengapError(f"the collection {collection!r} cannot be {done}; those are: {known}")
+    return resolve_name(functions[collection])
+
+
+def _parameter(text: str) -> tuple[str, object]:
+    """NAME=VALUE with the value as Python reads it, or else as text."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise GengapError(f"-p {name} lacks its value; write -p NAME VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def _measures_in(module: Path) -> list[str]:
+    """Import a user's file and name the measures that it registers."""
+    from gengap.measures import MEASURES
+
+    before = set(MEASURES)
+    spec = importlib.util.spec_from_file_location(f"measures_from_{module.stem}", module)
+    if spec is None:
+        raise GengapError(f"{module} is no Python file; give one that ends in .py")
+    sys.modules[spec.name] = imported = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(imported)
+    except GengapError:
+        raise
+    except Exception as error:  # anybody's code: say where it stopped
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise GengapError(
+            f"{module} cannot be imported ({type(error).__name__}: {error}, in {place.filename}"
+            f" line {place.lineno})"
+        ) from error
+    if own := [name for name in MEASURES if name not in before]:
+        return own
+    raise GengapError(f"{module} registers no measure; write @gengap.measure above its function")
+
+
+def _scores(rows: "DataFrame", index: "DataFrame") -> "DataFrame":
+    """A row per family and measure: values, median, and tau with the generalization gap."""
+    import pandas as pd
+
+    from gengap.analysis import kendall_tau
+
+    gaps = index.assign(gap=index["train_accuracy"] - index["test_accuracy"])
+    with_gap = rows.merge(gaps[["model_id", "gap"]], on="model_id")
+    scores = []
+    for (family, name), group in with_gap.groupby(["family", "measure"]):
+        found = group.dropna(subset=["value", "gap"])
+        tau = kendall_tau(found["value"], found["gap"]) if len(found) > 1 else float("nan")
+        scores.append((family, name, len(found), group["value"].median(), round(tau, 3)))
+    return pd.DataFrame(scores, columns=["family", "measure", "models", "median", "tau"])
+
+
+def _reasons(rows: "DataFrame") -> str:
+    """A line per reason for which values are not there."""
+    reasons = rows.loc[rows["note"] != "", "note"].value_counts()
+    lines = [f"{count} values are missing: {reason}\n" for reason, count in reasons.items()]
+    return "".join([*lines, "--retry computes them again\n"] if lines else [])
+
+
+def _collection_text(name: str) -> str:
+    from gengap.collection import open_collection
+    from gengap.table import default_store, table_of
+
+    collection = open_collection(name)
+    table = table_of(collection, default_store(collection))
+    made = table if table.exists() else f"none yet (gengap measure {name})"
+    try:
+        families = collection.families()
+    except GengapError as error:
+        return f"collection {name}\n  {error}"
+    families["missing"] = [_names(files, collection) for files in families["missing"]]
+    text = families.to_string(index=False)
+    return f"collection {name}\n  in {collection.root}\n{_indented(text)}\n  table: {made}"
+
+
+def _names(files: list[Path], collection: "Collection") -> str:
+    return ", ".join(os.path.relpath(file, collection.root) for file in files)
+
+
+def _images_text() -> str:
+    from gengap.loaders.images import DATASETS, load_images
+
+    lines = []
+    for dataset in DATASETS:
+        try:
+            load_images(dataset, "test", download=False)
+            lines.append(f"{dataset}: at hand")
+        except GengapError as error:
+            lines.append(f"{dataset}: {error}")
+    return "images\n" + _indented("\n".join(lines))
+
+
+def _indented(text: str) -> str:
+    return textwrap.indent(text, "  ")

@@ -1,0 +1,167 @@
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import gengap
+from gengap.cli import app, joined_pairs
+from gengap.measures import MEASURES
+
+MODULE = """
+from gengap import measure
+
+@measure
+def seed(model):
+    "Larger seeds, larger gaps. Source: this test."
+    return model.record["hp_seed"]
+"""
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Runs `gengap` with arguments in this process; its own registry of measures."""
+    registry = dict(MEASURES)
+    for module in ("gengap.measures", "gengap.table"):
+        monkeypatch.setattr(f"{module}.MEASURES", registry)
+
+    def run(*arguments):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return run
+
+
+def one_line(result, exit_code: int = 1) -> str:
+    """What the command said on stderr, which must be one line and no traceback."""
+    assert result.exit_code == exit_code, result.output
+    [line] = [text for text in result.stderr.strip().splitlines() if text.startswith("gengap:")]
+    assert "Traceback" not in result.output
+    return line
+
+
+@pytest.mark.parametrize("command", [[], ["list"], ["measure"], ["run"], ["book"], ["train"], ["fetch"]])
+def test_every_command_has_help_with_an_example(run, command):
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert not command or "Example" in result.stdout
+
+
+def test_help_needs_neither_pytorch_nor_pandas():
+    script = (
+        "import sys; from gengap.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: print(sorted({'torch', 'pandas', 'numpy'} & set(sys.modules)))"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines()[-1] == "[]"
+
+
+def test_list_tells_families_counts_places_and_what_is_missing(tiny, run):
+    (tiny.root / "left").mkdir()
+    result = run("list")
+    assert result.exit_code == 0
+    assert f"collection tiny\n  in {tiny.root}" in result.stdout
+    assert "left       4" in result.stdout and "absent       0  absent" in result.stdout
+    assert "parameter_norm" in result.stdout and "table: none yet" in result.stdout
+    run("measure", "tiny", "-m", "parameter_norm")
+    assert "table: " + str(tiny.root.parents[1] / "tables" / "tiny.parquet") in run("list").stdout
+
+
+def test_measure_shows_tau_with_the_gap_in_each_family(tiny, run, tmp_path):
+    (tmp_path / "mine.py").write_text(MODULE)
+    result = run("measure", "tiny", "--module", tmp_path / "mine.py")
+    assert result.exit_code == 0, result.output
+    index = tiny.index()
+    gap = index["train_accuracy"] - index["test_accuracy"]
+    for family, rows in index.assign(gap=gap).groupby("family"):
+        tau = rows["hp_seed"].corr(rows["gap"], method="kendall")
+        assert any(
+            line.split()[:2] == [family, "seed"] and float(line.split()[-1]) == round(tau, 3)
+            for line in result.stdout.splitlines()
+        )
+    assert "parameter_norm" not in result.stdout  # with --module alone, only the user's own
+
+
+def test_measure_counts_what_is_missing_and_why(tiny, run):
+    result = run("measure", "tiny", "-m", "inverse_margin")
+    assert "4 values are missing: the family right has no images here" in result.stdout
+    assert "--retry" in result.stdout
+
+
+MISTAKES = {
+    "no collection 'tini'": ["measure", "tini"],
+    "no measure 'norm'": ["measure", "tiny", "-m", "norm"],
+    "query 'famly == 1' is not understood": ["measure", "tiny", "--query", "famly == 1"],
+    "holds no model": ["measure", "tiny", "--query", "epoch == 7"],
+    "no folder that can be read": ["measure", "tiny", "--root", "/nowhere/at/all"],
+    "device 'gpu' cannot be used here": ["measure", "tiny", "--device", "gpu"],
+    "there is no chapter 99-none": ["run", "99-none"],
+    "-p seed lacks its value": ["run", "-p", "seed"],
+    "the collection 'x' cannot be trained": ["train", "x", "--dataset", "mnist"],
+    "the collection 'x' cannot be downloaded": ["fetch", "x"],
+    "device 'cuda:99' cannot": ["train", "cnnzoo", "--dataset", "mnist", "--device", "cuda:99"],
+}
+
+
+@pytest.mark.parametrize("sentence", MISTAKES)
+def test_a_mistake_is_answered_in_one_line(tiny, run, sentence):
+    assert sentence in one_line(run(*MISTAKES[sentence]))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("x = 1", "registers no measure"),
+        ("import nothing_like_it", "ModuleNotFoundError: No module named 'nothing_like_it', in .*line 1"),
+        ("def f(:", "SyntaxError"),
+        (MODULE.replace("seed(", "parameter_norm("), "'parameter_norm' exists already"),
+        (MODULE.replace("hp_seed", "hp_none"), "'seed' failed on model 'left/0' .KeyError"),
+    ],
+)
+def test_a_mistake_in_the_users_file_is_answered_in_one_line(tiny, run, tmp_path, text, sentence):
+    (tmp_path / "mine.py").write_text(text)
+    result = run("measure", "tiny", "--module", tmp_path / "mine.py")
+    assert re.search(sentence, one_line(result))
+
+
+def test_an_interruption_ends_with_one_line_and_the_count_of_what_is_kept(tiny, run):
+    @gengap.measure
+    def pressed(model) -> float:
+        if model.record["hp_seed"] == 3:
+            raise KeyboardInterrupt
+        return 1.0
+
+    result = run("measure", "tiny", "-m", "pressed")
+    assert "interrupted: 3 of 8 values are computed and kept in" in one_line(result, 130)
+
+
+def test_parameters_are_pairs_read_as_python_writes_them(run, monkeypatch):
+    taken = {}
+    monkeypatch.setattr(
+        "gengap.chapters.run_chapters",
+        lambda names, **settings: taken.update(settings, names=names) or [Path("done.ipynb")],
+    )
+    result = run(
+        *("run", "01-a", "-p", "count", "7", "-p", "share", "-0.5", "--parameter", "kind", "mnist"),
+        *("-p", "sizes", "[1, 2]", "-p", "all", "True", "--profile", "published", "-j", "2", "02-b"),
+    )
+    assert result.exit_code == 0, result.output
+    assert taken["names"] == ["01-a", "02-b"]
+    assert (taken["profile"], taken["jobs"]) == ("published", 2)
+    expected = {"count": 7, "share": -0.5, "kind": "mnist", "sizes": [1, 2], "all": True}
+    assert taken["parameters"] == expected
+    assert result.stdout == "done.ipynb\n"
+
+
+def test_only_parameters_are_joined():
+    assert joined_pairs(["a", "-m", "b", "-p", "c", "d=e", "f"]) == ["a", "-m", "b", "-p", "c=d=e", "f"]
+
+
+def test_the_entry_point_runs_in_a_process_of_its_own(data_folder):
+    command = [sys.executable, "-c", "from gengap.cli import main; main()", "measure", "cnnzoo"]
+    told = subprocess.run(command, capture_output=True, text=True, env={**os.environ})
+    assert told.returncode == 1
+    assert told.stderr.startswith("gengap: cnnzoo has no folder")
