@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import statsmodels.api as sm
 from scipy import stats
 from sklearn.model_selection import KFold
@@ -81,3 +82,26 @@ def bootstrap_interval(
         rng=seed,
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def rank_correlations(values: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
+    """Kendall's tau of each measure with test accuracy and with the generalization gap, by family.
+
+    `values` is a measure table (columns family, model_id, measure, value), `index` the index of its
+    models. Indexed by measure and family; columns models (that have a value), median (of the
+    values), test accuracy and gap (train minus test accuracy), both tau.
+    """
+    accuracies = index[["model_id", "test_accuracy"]]
+    accuracies = accuracies.assign(gap=index["train_accuracy"] - index["test_accuracy"])
+    groups = values.merge(accuracies, on="model_id").groupby(["measure", "family"])
+    return groups.apply(_rank_correlation)
+
+
+def _rank_correlation(models: pd.DataFrame) -> pd.Series:
+    models = models.dropna(subset=["value", "test_accuracy", "gap"])
+    found = {"models": len(models), "median": models["value"].median()}
+    for label, column in (("test accuracy", "test_accuracy"), ("gap", "gap")):
+        enough = len(models) > 1
+        tau = kendall_tau(models["value"], models[column]) if enough else float("nan")
+        found[label] = tau
+    return pd.Series(found)

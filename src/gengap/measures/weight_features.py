@@ -13,6 +13,7 @@ import torch
 from gengap.loaders.cnnzoo import LAYOUT, STATISTICS, vector_statistics, weight_statistics
 
 LAYERS = (0, 1, 2, 3)
+LAYER_NAMES = ("conv1", "conv2", "conv3", "dense")
 ALL_LAYER_STATISTICS = "wstats-layers:0,1,2,3-qts:0,25,50,75,100"
 W_INITS = ("glorot_normal", "he_normal", "orthogonal", "RandomNormal", "TruncatedNormal")
 ACTIVATIONS = ("relu", "tanh")
@@ -100,3 +101,17 @@ _BUILDERS = {
     ALL_LAYER_STATISTICS: partial(_statistics, layers=LAYERS),
 }
 INPUT_SETS = tuple(_BUILDERS)
+# The same in words, for tables that people read.
+LABELS = {
+    **{f"weights.{layer}": f"weights, {name}" for layer, name in enumerate(LAYER_NAMES)},
+    "weights": "weights, all layers",
+    "hyper": "hyper-parameters",
+    "hyper+weights": "hyper-parameters and weights",
+    "wstats-glob": "statistics, of all weights at once",
+    "wnorm-layers:0,1,2,3-l1": "L1 norms",
+    "wnorm-layers:0,1,2,3-l2": "L2 norms",
+    "hyper.learning_rate": "learning rate",
+    "wstats-layers:0,3-qts:0,25,50,75,100": "statistics, conv1 and dense",
+    "wstats-layers:3-qts:0,25,50,75,100": "statistics, dense",
+    ALL_LAYER_STATISTICS: "statistics, all layers",
+}
