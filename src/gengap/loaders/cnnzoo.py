@@ -6,6 +6,7 @@ ReLU or tanh; dropout], a global average pool and a dense layer to ten classes; 
 [-1, 1].
 """
 
+import gzip
 import math
 import re
 import warnings
@@ -313,10 +314,7 @@ def write_zoo(folder: Path, weights: np.ndarray, metrics: DataFrame) -> None:
     layout = DataFrame(LAYOUT, columns=["varname", "start_idx", "end_idx", "shape"])
     matrix = np.ascontiguousarray(weights, np.float32)
     folders.write_atomically(folder / "weights.npy", lambda path: np.save(path, matrix))
-    gzip = {"method": "gzip", "mtime": 0}  # no time stamp: the same zoo is the same file
-    folders.write_atomically(
-        folder / "metrics.csv.gz", lambda path: metrics.to_csv(path, index=False, compression=gzip)
-    )
-    folders.write_atomically(
-        folder / "layout.csv", lambda path: layout.to_csv(path, index=False)
-    )
+    text = metrics.to_csv(index=False).encode()
+    packed = gzip.compress(text, mtime=0)  # neither time nor name: the same zoo is the same file
+    folders.write_atomically(folder / "metrics.csv.gz", lambda path: path.write_bytes(packed))
+    folders.write_atomically(folder / "layout.csv", lambda path: layout.to_csv(path, index=False))

@@ -6,8 +6,8 @@ Networks of a stack share the activation and the training images, because these 
 computation. Order of images and dropout noise depend on the seed and the epoch alone, so a network
 comes out the same whatever stack it trains in.
 
-Measured (benchmarks in tests/benchmarks/train_cnnzoo.py): on a CPU stacks of one network, one process
-a core, are fastest, since larger stacks leave the cache; grouped convolutions equal `torch.func.vmap`.
+Measured by tests/benchmarks/train_cnnzoo.py: on a CPU a stack of one network in one process a core is
+fastest, since larger stacks leave the cache, and grouped convolutions equal `torch.func.vmap`.
 """
 
 import json
@@ -38,6 +38,13 @@ ACTIVATIONS = {"relu": F.relu, "tanh": torch.tanh}
 INITIALIZERS = ("he_normal", "orthogonal", "glorot_normal", "RandomNormal", "TruncatedNormal")
 TRAIN_FRACTIONS = (0.1, 0.25, 0.5, 1.0)
 CPU_STACK, GPU_STACK = 1, 256  # networks that train at once in a process
+# glibc returns large freed blocks to the system and faults them in again at every layer: with these
+# thresholds a CPU trains twice as fast. Read when a process starts; elsewhere without effect.
+MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+    "MALLOC_TOP_PAD_": str(2**28),
+}
 EPSILON = 1e-7  # of Adam and RMSprop in Keras
 TRUNCATED_STD = 0.87962566103423978  # of a standard normal cut at two standard deviations
 
@@ -357,11 +364,7 @@ def _run_here(stacks: list[DataFrame], worker: tuple) -> Iterator[int]:
 
 def _run_in_processes(stacks: list[DataFrame], worker: tuple, workers: int) -> Iterator[int]:
     """Train the stacks in worker processes of one thread; yields the networks finished."""
-    # glibc returns large freed blocks to the system and faults them in again at every layer: with
-    # these thresholds a CPU trains twice as fast. Read when a process starts; ignored elsewhere.
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**25))
-    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**33))
-    os.environ.setdefault("MALLOC_TOP_PAD_", str(2**28))
+    os.environ.update(MALLOC)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start_worker, worker) as pool:
         pending = [pool.submit(_train_and_save, stack) for stack in stacks]
