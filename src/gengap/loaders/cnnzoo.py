@@ -259,13 +259,14 @@ def state_dict(weights: np.ndarray) -> dict[str, Tensor]:
     return state
 
 
-def weight_statistics(weights: np.ndarray | Tensor, *, rows_at_once: int = 1024):
+def weight_statistics(weights: np.ndarray | Tensor, *, rows_at_once: int | None = None):
     """Seven statistics of each of the eight tensors of each network.
 
     `weights` (N, 4970), an array (a memory map too) or a tensor on any device -> (N, 56) float64 of
     the same kind, tensor by tensor in the order of LAYOUT: percentiles 0, 25, 50, 75, 100 (linear
     interpolation), population standard deviation, mean. A tensor with a NaN has seven NaNs. Memory
-    beside the result does not grow with N: `rows_at_once` rows are read, sorted and dropped.
+    beside the result does not grow with N: `rows_at_once` rows are read, sorted and dropped, by
+    default 128, which fit a CPU's cache, and 8,192 on a GPU.
 
     Source: Unterthiner et al. 2020, section 4, per-layer weight statistics (released notebook).
     Raises: ValueError for another shape.
@@ -274,6 +275,7 @@ def weight_statistics(weights: np.ndarray | Tensor, *, rows_at_once: int = 1024)
         raise ValueError(f"weights have shape {tuple(weights.shape)}, expected (N, {PARAMETERS})")
     is_array = isinstance(weights, np.ndarray)
     device = "cpu" if is_array else weights.device
+    rows_at_once = rows_at_once or (128 if torch.device(device).type == "cpu" else 8192)
     columns = len(LAYOUT) * len(STATISTICS)
     result = torch.empty(len(weights), columns, dtype=torch.float64, device=device)
     for first in range(0, len(weights), rows_at_once):
