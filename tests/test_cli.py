@@ -42,11 +42,11 @@ def one_line(result, exit_code: int = 1) -> str:
     return line
 
 
-@pytest.mark.parametrize("command", [[], ["list"], ["measure"], ["run"], ["book"], ["train"], ["fetch"]])
-def test_every_command_has_help_with_an_example(run, command):
-    result = run(*command, "--help")
-    assert result.exit_code == 0
-    assert not command or "Example" in result.stdout
+def test_every_command_has_help_with_an_example(run):
+    assert run("--help").exit_code == 0
+    for command in ("list", "measure", "run", "book", "train", "fetch"):
+        assert f"  {command} " in run("--help").stdout
+        assert "Example" in run(command, "--help").stdout
 
 
 def test_help_needs_neither_pytorch_nor_pandas():
@@ -55,7 +55,7 @@ def test_help_needs_neither_pytorch_nor_pandas():
         "try: app(['--help'])\n"
         "except SystemExit: print(sorted({'torch', 'pandas', 'numpy'} & set(sys.modules)))"
     )
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert told.stdout.splitlines()[-1] == "[]"
 
 
@@ -115,7 +115,7 @@ def test_a_mistake_is_answered_in_one_line(tiny, run, sentence):
     ("text", "sentence"),
     [
         ("x = 1", "registers no measure"),
-        ("import nothing_like_it", "ModuleNotFoundError: No module named 'nothing_like_it', in .*line 1"),
+        ("import nothing", "ModuleNotFoundError: No module named 'nothing', in .*mine.py line 1"),
         ("def f(:", "SyntaxError"),
         (MODULE.replace("seed(", "parameter_norm("), "'parameter_norm' exists already"),
         (MODULE.replace("hp_seed", "hp_none"), "'seed' failed on model 'left/0' .KeyError"),
@@ -145,19 +145,21 @@ def test_parameters_are_pairs_read_as_python_writes_them(run, monkeypatch):
         lambda names, **settings: taken.update(settings, names=names) or [Path("done.ipynb")],
     )
     result = run(
-        *("run", "01-a", "-p", "count", "7", "-p", "share", "-0.5", "--parameter", "kind", "mnist"),
-        *("-p", "sizes", "[1, 2]", "-p", "all", "True", "--profile", "published", "-j", "2", "02-b"),
+        *("run", "01-a", "-p", "count", "7", "-p", "share", "-0.5", "--parameter", "kind", "a"),
+        *("-p", "sizes", "[1, 2]", "-p", "all", "True", "--profile", "published"),
+        *("-j", "2", "02-b"),
     )
     assert result.exit_code == 0, result.output
     assert taken["names"] == ["01-a", "02-b"]
     assert (taken["profile"], taken["jobs"]) == ("published", 2)
-    expected = {"count": 7, "share": -0.5, "kind": "mnist", "sizes": [1, 2], "all": True}
+    expected = {"count": 7, "share": -0.5, "kind": "a", "sizes": [1, 2], "all": True}
     assert taken["parameters"] == expected
     assert result.stdout == "done.ipynb\n"
 
 
 def test_only_parameters_are_joined():
-    assert joined_pairs(["a", "-m", "b", "-p", "c", "d=e", "f"]) == ["a", "-m", "b", "-p", "c=d=e", "f"]
+    given = ["a", "-m", "b", "-p", "c", "d=e", "f"]
+    assert joined_pairs(given) == ["a", "-m", "b", "-p", "c=d=e", "f"]
 
 
 def test_the_entry_point_runs_in_a_process_of_its_own(data_folder):

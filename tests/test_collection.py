@@ -37,7 +37,7 @@ def test_a_selection_holds_exactly_the_rows_of_its_query(tiny):
 
 @pytest.mark.parametrize(
     "query",
-    ["familly == 'left'", "family ==", "epoch", "epoch + 1", "epoch = 3", "@tiny == 1", "", "1 == 1"],
+    ["famly == 'left'", "family ==", "epoch", "epoch + 1", "epoch = 3", "@tiny == 1", "", "1 == 1"],
 )
 def test_a_query_that_selects_nothing_meaningful_is_one_sentence(tiny, query):
     with pytest.raises(gengap.GengapError, match="query .* (is not understood|does not say)"):
@@ -75,7 +75,8 @@ def test_an_index_with_a_repeated_id_or_a_percentage_or_too_few_columns_is_refus
 
 
 def test_an_accuracy_that_was_not_recorded_is_no_error(tmp_path):
-    assert with_index(tmp_path, test_accuracy=[np.nan, 0.5]).index()["test_accuracy"].isna().sum() == 1
+    index = with_index(tmp_path, test_accuracy=[np.nan, 0.5]).index()
+    assert index["test_accuracy"].isna().sum() == 1
 
 
 def test_networks_and_samples_are_read_once_a_family(tiny, monkeypatch):

@@ -95,6 +95,19 @@ def test_a_measure_that_fails_is_named_with_its_model_and_the_rest_is_kept(tiny,
     assert len(kept(table.default_store(tiny))) == 7
 
 
+def test_a_model_that_cannot_be_loaded_is_nan_with_the_reason(tiny, monkeypatch):
+    read = tiny.read_network
+
+    def diverged(record):
+        if record["hp_seed"] == 2:
+            raise gengap.NotAvailable("left/2 diverged")
+        return read(record)
+
+    monkeypatch.setattr(tiny, "read_network", diverged)
+    rows = measure_table(tiny, "parameter_norm")
+    assert list(rows["note"]) == ["", "", "left/2 diverged", "", "", "", "", ""]
+
+
 # --- what is computed again, and what is not
 
 

@@ -7,7 +7,7 @@ import torch
 from pandas import DataFrame
 from torch import nn
 
-from gengap.collection import Collection
+from gengap.collection import COLUMNS, Collection
 from gengap.errors import NotAvailable
 
 MODELS = 8
@@ -44,9 +44,9 @@ class TinyCollection(Collection):
             logits = network(seed)(inputs).detach()
             accuracy = float((logits.argmax(1) == labels).double().mean())
             loss = float(nn.functional.cross_entropy(logits, labels))
-            rows.append((f"{family}/{seed}", family, 1, accuracy, accuracy / 2, loss, 2 * loss, seed))
-        columns = ["model_id", "family", "epoch", "train_accuracy", "test_accuracy"]
-        return DataFrame(rows, columns=[*columns, "train_loss", "test_loss", "hp_seed"])
+            recorded = (accuracy, accuracy / 2, loss, 2 * loss)
+            rows.append((f"{family}/{seed}", family, 1, *recorded, seed))
+        return DataFrame(rows, columns=[*COLUMNS, "hp_seed"])
 
     def read_network(self, record):
         seed = int(record["hp_seed"])

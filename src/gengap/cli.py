@@ -9,6 +9,7 @@ import os
 import sys
 import textwrap
 import traceback
+import warnings
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -250,7 +251,9 @@ def train(
 @app.command()
 def fetch(
     collection: Annotated[str, typer.Argument(help=f"One of: {', '.join(ORIGINALS)}.")],
-    datasets: Annotated[list[str] | None, typer.Argument(help="Its parts; without one, all.")] = None,
+    datasets: Annotated[
+        list[str] | None, typer.Argument(help="Its data sets; without one, all.")
+    ] = None,
     folder: Annotated[
         Path | None, typer.Option(help="Where to put them (the cache: GENGAP_CACHE).")
     ] = None,
@@ -271,6 +274,7 @@ def fetch(
 
 def main() -> None:
     """The entry point `gengap`."""
+    warnings.formatwarning = lambda message, *_, **__: f"gengap: {message}\n"
     app(prog_name="gengap")
 
 

@@ -17,8 +17,9 @@ import math
 import sqlite3
 import textwrap
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
+from functools import cache, partial
 from pathlib import Path
 from sqlite3 import Connection
 
@@ -69,8 +70,8 @@ def measure_table(
     retry: compute again what was not available the last time (no images, say).
 
     Returns a row per (model, measure), sorted by family, model and measure, with columns
-    collection, family, model_id, measure, value, seconds (spent; what measures of a model share is
-    counted to the first of them) and note (why a value is NaN, else empty).
+    collection, family, model_id, measure, value, seconds (spent; loading, and what the measures
+    of a model share, is counted to the first) and note (why a value is NaN, else empty).
     Raises: GengapError if a measure fails on a model, naming both; what is computed is kept.
     """
     wanted = chosen_measures(measures)
@@ -125,26 +126,27 @@ def _compute(collection: Collection, pending: dict[str, list[str]], store: Path)
 
 def _measured(collection: Collection, pending: dict[str, list[str]]) -> Iterator[dict]:
     """The rows of the pending values, one after the other."""
-    records = record_hashes(collection.index())
+    index = collection.index()
+    families, records = index.set_index("model_id")["family"], record_hashes(index)
     sources = {name: source_hash(MEASURES[name]) for name in set().union(*pending.values())}
     for model_id, names in pending.items():
-        model = collection.load(model_id)
+        load = cache(partial(collection.load, model_id))
         for name in names:
             yield {
                 "collection": collection.name,
-                "family": model.record["family"],
+                "family": families[model_id],
                 "model_id": model_id,
                 "measure": name,
-                **_value(model, name),
+                **_value(load, name, model_id),
                 "record": records[model_id],
                 "source": sources[name],
             }
 
 
-def _value(model: Model, name: str) -> dict:
+def _value(load: Callable[[], Model], name: str, model_id: str) -> dict:
     start = time.perf_counter()
     try:
-        value = float(MEASURES[name](model))
+        value = float(MEASURES[name](load()))
         note = "the measure returned NaN" if math.isnan(value) else ""
     except NotAvailable as missing:
         value, note = math.nan, str(missing)
@@ -152,7 +154,7 @@ def _value(model: Model, name: str) -> dict:
         raise
     except Exception as error:  # a measure is anybody's code: say which, and on what
         raise GengapError(
-            f"measure {name!r} failed on model {model.record['model_id']!r}"
+            f"measure {name!r} failed on model {model_id!r}"
             f" ({type(error).__name__}: {error}); values finished before are kept"
         ) from error
     return {"value": value, "seconds": time.perf_counter() - start, "note": note}
