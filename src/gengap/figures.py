@@ -1,0 +1,155 @@
+"""The book's figures in one style: readable at phone width, safe for the colour-blind.
+
+Each function takes plain data and returns the Figure; it puts no number into a title.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+# Okabe and Ito 2008: told apart with every kind of colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+WIDTH = 4.8  # inches: text of 10 points is still read when a phone shrinks the page's column
+NAMES = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10, grey",
+    "svhn_cropped": "SVHN, grey",
+}
+
+
+def use_style() -> None:
+    """Set the style for all figures that follow."""
+    sns.set_theme(context="paper", style="ticks", palette=COLOURS)
+    plt.rcParams |= {
+        "figure.dpi": 110,
+        "figure.constrained_layout.use": True,
+        "font.size": 10,
+        "axes.labelsize": 10,
+        "axes.titlesize": 10,
+        "xtick.labelsize": 9,
+        "ytick.labelsize": 9,
+        "legend.fontsize": 9,
+        "legend.frameon": False,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+
+
+def accuracy_histograms(index: pd.DataFrame) -> Figure:
+    """How many networks reach which test accuracy, a panel per family of the index."""
+    families = index["family"].unique()
+    figure, panels = _rows(len(families), height=1.3, sharex=True)
+    for panel, family, colour in zip(panels, families, COLOURS):
+        accuracies = index.loc[index["family"] == family, "test_accuracy"]
+        panel.hist(accuracies, bins=np.linspace(0, 1, 41), color=colour)
+        panel.set_title(_name(family), loc="left")
+    figure.supylabel("networks", fontsize=10)
+    panels[-1].set_xlabel("test accuracy")
+    return figure
+
+
+def train_against_test(index: pd.DataFrame) -> Figure:
+    """Test against training accuracy of each network, families by colour, with the diagonal."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.8 * WIDTH))
+    for family, colour in zip(index["family"].unique(), COLOURS):
+        part = index[index["family"] == family]
+        points = part["train_accuracy"], part["test_accuracy"]
+        axes.scatter(*points, s=8, alpha=0.5, color=colour, label=_name(family))
+    _diagonal(axes)
+    axes.set(xlabel="training accuracy", ylabel="test accuracy")
+    axes.legend(markerscale=2)
+    return figure
+
+
+def predicted_against_true(predictions: pd.DataFrame, *, reading: str = "leak_free") -> Figure:
+    """Predicted against true test accuracy, a panel per family.
+
+    `predictions` has columns family, target, and the predictions in the column `reading`.
+    """
+    families = predictions["family"].unique()
+    figure, panels = _rows(len(families), height=0.62 * WIDTH, sharex=True)
+    for panel, family, colour in zip(panels, families, COLOURS):
+        part = predictions[predictions["family"] == family]
+        panel.scatter(part["target"], part[reading], s=8, alpha=0.6, color=colour)
+        _diagonal(panel)
+        panel.set_title(_name(family), loc="left")
+    figure.supylabel("predicted test accuracy", fontsize=10)
+    panels[-1].set_xlabel("true test accuracy")
+    return figure
+
+
+def importance_by_layer(importance: pd.DataFrame) -> Figure:
+    """Share of the gain by layer, biases and kernels apart, a bar per family.
+
+    `importance` has columns family, layer, tensor and gain, as `predictors.importance_table` gives.
+    """
+    named = importance.assign(
+        tensor=importance["layer"] + " " + importance["tensor"],
+        family=importance["family"].map(_name),
+    )
+    shares = named.groupby(["tensor", "family"], sort=False)["gain"].sum().reset_index()
+    figure, axes = plt.subplots(figsize=(WIDTH, WIDTH))
+    colours = COLOURS[: shares["family"].nunique()]
+    sns.barplot(shares, y="tensor", x="gain", hue="family", palette=colours, ax=axes)
+    axes.set(xlabel="share of gain", ylabel="")
+    axes.legend(title="")
+    return figure
+
+
+def learning_curve(curve: pd.DataFrame, published: pd.Series, *, networks: int) -> Figure:
+    """R2 against the number of training networks, a panel per family, a line per predictor.
+
+    `curve` has columns family, predictor, networks, repeat and r2: lines are medians, bands the
+    range over repeats. `published` holds the reported R2, indexed by family and predictor; it is
+    marked by hollow points at `networks`.
+    """
+    families = curve["family"].unique()
+    figure, panels = _rows(len(families), height=0.55 * WIDTH, sharex=True)
+    for panel, family in zip(panels, families):
+        part = curve[curve["family"] == family]
+        for predictor, colour in zip(part["predictor"].unique(), COLOURS):
+            drawn = part[part["predictor"] == predictor].groupby("networks")["r2"]
+            median = drawn.median()
+            panel.plot(median, marker="o", markersize=3, color=colour, label=predictor)
+            panel.fill_between(median.index, drawn.min(), drawn.max(), color=colour, alpha=0.15)
+            point = networks, published[family, predictor]
+            panel.plot(*point, "o", color=colour, markerfacecolor="white")
+        panel.set(xscale="log", ylim=(-0.1, 1.05), ylabel="$R^2$")
+        panel.axvline(networks, color="0.8", linewidth=1, zorder=0)
+        panel.set_title(_name(family), loc="left")
+    panels[0].legend(loc="lower right")
+    panels[-1].set_xlabel(f"training networks (published: {networks:,})")
+    return figure
+
+
+def transfer_matrix(transfer: pd.DataFrame) -> Figure:
+    """Kendall's tau as a heat map; columns trained_on, tested_on and tau, one row a pair."""
+    order = transfer["trained_on"].unique()
+    matrix = transfer.pivot(index="trained_on", columns="tested_on", values="tau")
+    matrix = matrix.loc[order, order].rename(index=_name, columns=_name)
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.75 * WIDTH))
+    limits = {"vmin": 0, "vmax": 1}
+    sns.heatmap(matrix, annot=True, fmt=".2f", cmap="cividis", square=True, ax=axes, **limits)
+    axes.set(xlabel="tested on", ylabel="trained on")
+    axes.tick_params(axis="y", rotation=0)
+    axes.set_xticklabels(axes.get_xticklabels(), rotation=20, ha="right")
+    return figure
+
+
+def _rows(count: int, *, height: float, **options) -> tuple[Figure, np.ndarray]:
+    """Panels below one another, which a phone shows as large as a desktop does."""
+    size = WIDTH, count * height
+    figure, panels = plt.subplots(count, 1, figsize=size, squeeze=False, **options)
+    return figure, panels[:, 0]
+
+
+def _diagonal(axes: plt.Axes) -> None:
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, zorder=0)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+
+
+def _name(family: str) -> str:
+    return NAMES.get(family, family)
