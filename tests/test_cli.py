@@ -70,6 +70,14 @@ def test_list_tells_families_counts_places_and_what_is_missing(tiny, run):
     assert "table: " + str(tiny.root.parents[1] / "tables" / "tiny.parquet") in run("list").stdout
 
 
+def test_list_tells_which_images_are_not_there(tiny, run, tmp_path, monkeypatch):
+    monkeypatch.setenv("GENGAP_IMAGES", str(tmp_path / "nowhere"))
+    assert "mnist: The image folder" in run("list").stdout
+    monkeypatch.delenv("GENGAP_IMAGES")
+    monkeypatch.setenv("GENGAP_CACHE", str(tmp_path))
+    assert "cifar10: not here; downloaded when first needed" in run("list").stdout
+
+
 def test_measure_shows_tau_with_the_gap_in_each_family(tiny, run, tmp_path):
     (tmp_path / "mine.py").write_text(MODULE)
     result = run("measure", "tiny", "--module", tmp_path / "mine.py")
@@ -79,7 +87,7 @@ def test_measure_shows_tau_with_the_gap_in_each_family(tiny, run, tmp_path):
     for family, rows in index.assign(gap=gap).groupby("family"):
         tau = rows["hp_seed"].corr(rows["gap"], method="kendall")
         assert any(
-            line.split()[:2] == [family, "seed"] and float(line.split()[-1]) == round(tau, 3)
+            line.split()[:3] == [family, "seed", "4"] and line.split()[-1] == f"{tau:.4g}"
             for line in result.stdout.splitlines()
         )
     assert "parameter_norm" not in result.stdout  # with --module alone, only the user's own

@@ -88,12 +88,12 @@ def rank_correlations(values: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame
     """Kendall's tau of each measure with test accuracy and with the generalization gap, by family.
 
     `values` is a measure table (columns family, model_id, measure, value), `index` the index of its
-    models. Indexed by measure and family; columns models (that have a value), median (of the
+    models. Indexed by family and measure; columns models (that have a value), median (of the
     values), test accuracy and gap (train minus test accuracy), both tau.
     """
     accuracies = index[["model_id", "test_accuracy"]]
     accuracies = accuracies.assign(gap=index["train_accuracy"] - index["test_accuracy"])
-    groups = values.merge(accuracies, on="model_id").groupby(["measure", "family"])
+    groups = values.merge(accuracies, on="model_id").groupby(["family", "measure"])
     return groups.apply(_rank_correlation)
 
 

@@ -116,8 +116,8 @@ def measure(
 
     Only what is missing is computed; each value is kept as soon as it is there, so that the command
     may be stopped or killed and started again, and may run several times at once (then give each
-    its own --query). The table goes to data/tables. Shown are, in each family, Kendall's tau of the
-    measure with the gap (train minus test accuracy) and the measure's median.
+    its own --query). The table goes to data/tables. Shown are, in each family, the measure's median
+    and its Kendall tau with test accuracy and with the gap (train minus test accuracy).
 
     \b
     Examples:
@@ -125,6 +125,7 @@ def measure(
       gengap measure cnnzoo -m parameter_norm -m inverse_margin --query "family == 'mnist'"
       gengap measure cnnzoo --module my_measures.py --device cuda
     """
+    from gengap.analysis import rank_correlations
     from gengap.collection import open_collection
     from gengap.table import default_store, measure_table, table_of
 
@@ -132,7 +133,8 @@ def measure(
     opened = open_collection(collection, root, device)
     chosen = opened.select(query) if query else opened
     rows = measure_table(chosen, names or own, retry=retry)
-    typer.echo(_scores(rows, chosen.index()).to_string(index=False, na_rep="-"))
+    correlations = rank_correlations(rows, chosen.index()).astype({"models": int}).reset_index()
+    typer.echo(correlations.to_string(index=False, na_rep="-", float_format="{:.4g}".format))
     typer.echo(_reasons(rows), nl=False)
     typer.echo(f"table: {table_of(opened, default_store(opened))}")
 
@@ -330,22 +332,6 @@ def _measures_in(module: Path) -> list[str]:
     raise GengapError(f"{module} registers no measure; write @gengap.measure above its function")
 
 
-def _scores(rows: "DataFrame", index: "DataFrame") -> "DataFrame":
-    """A row per family and measure: values, median, and tau with the generalization gap."""
-    import pandas as pd
-
-    from gengap.analysis import kendall_tau
-
-    gaps = index.assign(gap=index["train_accuracy"] - index["test_accuracy"])
-    with_gap = rows.merge(gaps[["model_id", "gap"]], on="model_id")
-    scores = []
-    for (family, name), group in with_gap.groupby(["family", "measure"]):
-        found = group.dropna(subset=["value", "gap"])
-        tau = kendall_tau(found["value"], found["gap"]) if len(found) > 1 else float("nan")
-        scores.append((family, name, len(found), group["value"].median(), round(tau, 3)))
-    return pd.DataFrame(scores, columns=["family", "measure", "models", "median", "tau"])
-
-
 def _reasons(rows: "DataFrame") -> str:
     """A line per reason for which values are not there."""
     reasons = rows.loc[rows["note"] != "", "note"].value_counts()
@@ -374,16 +360,22 @@ def _names(files: list[Path], collection: "Collection") -> str:
 
 
 def _images_text() -> str:
-    from gengap.loaders.images import DATASETS, load_images
+    from gengap.loaders.images import DATASETS
 
-    lines = []
-    for dataset in DATASETS:
-        try:
-            load_images(dataset, "test", download=False)
-            lines.append(f"{dataset}: at hand")
-        except GengapError as error:
-            lines.append(f"{dataset}: {error}")
+    lines = [f"{dataset}: {_images_at_hand(dataset)}" for dataset in DATASETS]
     return "images\n" + _indented("\n".join(lines))
+
+
+def _images_at_hand(dataset: str) -> str:
+    from gengap.loaders.images import load_images
+
+    try:
+        load_images(dataset, "test", download=False)
+    except GengapError as error:
+        if os.environ.get("GENGAP_IMAGES"):
+            return str(error)
+        return "not here; downloaded when first needed, or set GENGAP_IMAGES to a folder with them"
+    return "at hand"
 
 
 def _indented(text: str) -> str:
