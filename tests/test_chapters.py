@@ -75,7 +75,7 @@ def test_a_parameter_given_by_hand_leaves_the_book_alone(checkout):
     [
         ({"names": ["03-none"]}, "no chapter 03-none; the chapters are: 01-works, 02-fails"),
         ({"profile": "papers"}, "no profile papers; .* has: published, replica"),
-        ({"profile": "published"}, "profile published in .* has no entry for 01-works"),
+        ({"profile": "published"}, "profile published has no entry for chapter 01-works"),
         ({"parameters": {"sizes": 1}}, "01-works has no parameter sizes; it has: size, name"),
     ],
 )
@@ -97,13 +97,22 @@ def test_a_book_with_a_reference_to_nothing_is_refused(checkout, capfd):
         (checkout / file).parent.mkdir(exist_ok=True)
         shutil.copy(repository() / file, checkout / file)
     shutil.copytree(repository() / "book" / "_static", checkout / "book" / "_static")
+    for litter in (".pytest_cache", ".venv", "data", "notebooks"):
+        (checkout / litter).mkdir(exist_ok=True)
+        (checkout / litter / "README.md").write_text("# Not a page of the book\n")
     (checkout / "_toc.yml").write_text("format: jb-book\nroot: book/intro\n")
     (checkout / "book" / "intro.md").write_text("# A book\n\nSee {doc}`nothing`.\n")
-    for source in (checkout / "notebooks").iterdir():
+    for source in (checkout / "notebooks").glob("*.ipynb"):
         source.unlink()
     with pytest.raises(GengapError, match="jupyter-book"):
         chapters.build_book()
-    assert "unknown document: 'nothing'" in capfd.readouterr().err
+    warnings = capfd.readouterr().err
+    assert warnings.count("WARNING") == 1 and "unknown document: 'nothing'" in warnings
+
+
+def test_a_book_with_a_chapter_that_was_never_executed_is_refused(checkout):
+    with pytest.raises(GengapError, match="chapter 01-works was never executed; gengap run"):
+        chapters.build_book()
 
 
 def test_nbval_finds_a_changed_number_in_a_compared_cell_and_only_there(tmp_path):

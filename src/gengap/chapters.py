@@ -85,7 +85,8 @@ def run_chapters(
 def build_book() -> Path:
     """Render the book with warnings as errors and return the path of its index.html.
 
-    Raises: GengapError if anything is amiss in the pages; jupyter-book says what.
+    Raises: GengapError if a chapter was never executed, or if anything is amiss in the pages;
+    jupyter-book says what.
     """
     root = repository()
     _write(root / "_build" / "status.md", _status())  # included by book/status.md
@@ -121,7 +122,10 @@ def _profile_parameters(profile: str, name: str) -> dict:
         raise GengapError(f"there is no profile {profile}; notebooks/profiles.yml has: {expected}")
     # Without an entry the chapter would run with its defaults and show another profile's numbers.
     if name not in profiles()[profile]:
-        raise GengapError(f"profile {profile} in notebooks/profiles.yml has no entry for {name}")
+        raise GengapError(
+            f"profile {profile} has no entry for chapter {name}; add its parameters to "
+            "notebooks/profiles.yml"
+        )
     return profiles()[profile][name]
 
 
@@ -207,7 +211,10 @@ def _status() -> str:
 
 
 def _status_row(name: str) -> str:
-    cells = nbformat.read(_book_folder() / f"{name}.ipynb", as_version=4).cells
+    executed = _book_folder() / f"{name}.ipynb"
+    if not executed.exists():
+        raise GengapError(f"chapter {name} was never executed; gengap run {name} does so")
+    cells = nbformat.read(executed, as_version=4).cells
     compared = sum("nbval-check-output" in cell.metadata.get("tags", []) for cell in cells)
     seconds = _recorded_seconds().get(name)
     elapsed = "not executed on this machine" if seconds is None else f"{seconds:.0f} s"
