@@ -223,6 +223,12 @@ def test_another_zoo_in_the_same_folder_is_refused(image_root, tmp_path):
         train(image_root, tmp_path)
 
 
+def test_images_that_are_not_there_are_one_sentence_before_anything_is_written(tmp_path):
+    with pytest.raises(gengap.GengapError, match="does not exist"):
+        train(tmp_path / "nowhere", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 RUN = """
 import sys
 from gengap.replicas.cnnzoo import train_zoo

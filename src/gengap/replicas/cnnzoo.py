@@ -17,6 +17,7 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -313,6 +314,8 @@ def train_zoo(
     Raises: GengapError where `out` holds a zoo of other settings, or images are not to be had.
     """
     out = Path(out)
+    for split in ("train", "test"):  # downloads once, and fails here rather than in every worker
+        load_images(dataset, split, root=images)
     _check_settings(out, dataset=dataset, epochs=epochs, seed=seed)
     kept = networks if all_checkpoints is None else all_checkpoints
     configurations = draw_configurations(dataset, networks, epochs, seed=seed)
@@ -370,6 +373,11 @@ def _run_in_processes(stacks: list[DataFrame], worker: tuple, workers: int) -> I
         pending = [pool.submit(_train_and_save, stack) for stack in stacks]
         try:
             yield from (future.result() for future in as_completed(pending))
+        except BrokenProcessPool as error:
+            raise GengapError(
+                "A training process died, perhaps for lack of memory; finished networks are kept: run"
+                " the same command again, with fewer workers if need be."
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
