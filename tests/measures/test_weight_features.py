@@ -77,8 +77,8 @@ def test_global_statistics_are_those_of_the_whole_row(zoo):
 
 def test_norms_are_sums_over_each_tensor(zoo):
     weights, index = zoo
-    absolute = input_features("wnorm-layers:0,1,2,3-l1", weights, index)
-    euclidean = input_features("wnorm-layers:0,1,2,3-l2", weights, index)
+    absolute = np.expm1(input_features("wnorm-layers:0,1,2,3-l1", weights, index))
+    euclidean = np.expm1(input_features("wnorm-layers:0,1,2,3-l2", weights, index))
     for slot in LAYOUT:
         part = weights[:, slot.start : slot.end].astype(float)
         np.testing.assert_allclose(absolute[slot.name], np.abs(part).sum(axis=1), rtol=1e-5)

@@ -23,8 +23,10 @@ def input_features(name: str, weights: np.ndarray, index: pd.DataFrame) -> pd.Da
     """One of the INPUT_SETS: (N, F), a named column for each feature, the rows of `index`.
 
     `weights` (N, 4970) and `index` (N rows, columns hp_*) describe the same networks in one order.
-    Categories are one-hot for every predictor (the released notebook gives LightGBM categorical
-    columns instead). Norms are taken tensor by tensor, which the released code does not show.
+    Weights, statistics and hyper-parameters are not standardized, as in the released notebook;
+    categories are one-hot for every predictor (there LightGBM gets categorical columns). The
+    released code does not show how norms were made: here log(1 + norm) of each tensor, because
+    sums of absolute weights as they are saturate the linear predictor's sigmoid.
 
     Raises: ValueError for an unknown name, unequal lengths, or a category the zoo does not have.
     """
@@ -58,11 +60,9 @@ def _global_statistics(weights, index):
 
 
 def _norms(weights, index, order):
-    norms = {
-        slot.name: np.linalg.norm(weights[:, slot.start : slot.end], ord=order, axis=1)
-        for slot in LAYOUT
-    }
-    return pd.DataFrame(norms)
+    parts = {slot.name: weights[:, slot.start : slot.end].astype(float) for slot in LAYOUT}
+    norms = {name: np.linalg.norm(part, ord=order, axis=1) for name, part in parts.items()}
+    return np.log1p(pd.DataFrame(norms))
 
 
 def _one_hot(column, categories):
