@@ -62,7 +62,10 @@ app = typer.Typer(
     help="Reproduced results on predicting generalization: a book, its numbers, and your measures.",
 )
 
-Root = Annotated[Path | None, typer.Option(help="The collection's folder (the embedded replica).")]
+Root = Annotated[
+    Path | None,
+    typer.Option(help="The collection's folder (the embedded replica).", readable=False),
+]
 Device = Annotated[str, typer.Option(help="Where to compute, as PyTorch names it: cpu, cuda.")]
 
 
