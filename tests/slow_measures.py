@@ -4,9 +4,10 @@ import os
 import time
 from pathlib import Path
 
+from tiny_collection import TinyCollection
+
 import gengap
 from gengap.errors import NotAvailable
-from tiny_collection import TinyCollection
 
 LOG = "MEASURE_LOG"
 

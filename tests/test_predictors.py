@@ -279,7 +279,7 @@ def test_a_logit_linear_target_is_learned_by_the_linear_predictor():
 @pytest.mark.parametrize("predictor", ["lgbm", "dnn"])
 def test_a_target_that_is_not_monotone_is_learned_by_the_others_only(predictor):
     x, _, parts = problem(400, 2)
-    y = np.exp(-x[:, 0] ** 2)
+    y = np.exp(-(x[:, 0] ** 2))
     score = {}
     for name in (predictor, "linear"):
         config = tuned_config(name, "mnist", ALL_LAYER_STATISTICS)

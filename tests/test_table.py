@@ -12,7 +12,7 @@ import pytest
 
 import gengap
 from gengap import table
-from gengap.measures import MEASURES, chosen_measures
+from gengap.measures import MEASURES
 from gengap.table import measure_table, source_hash
 
 
@@ -171,7 +171,7 @@ def test_only_the_code_of_a_measure_counts_not_how_it_is_told():
 
     def plain(model, *, power=2):
         """A docstring, and a comment."""
-        return model ** power  # here
+        return model**power  # here
 
     assert source_hash(told) == source_hash(plain) != ""
 

@@ -339,7 +339,7 @@ def _reasons(rows: "DataFrame") -> str:
     """A line per reason for which values are not there."""
     reasons = rows.loc[rows["note"] != "", "note"].value_counts()
     lines = [f"{count} values are missing: {reason}\n" for reason, count in reasons.items()]
-    return "".join([*lines, "--retry computes them again\n"] if lines else [])
+    return "".join([*lines, "--retry tries them again\n"] if lines else [])
 
 
 def _collection_text(name: str) -> str:

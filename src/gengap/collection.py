@@ -45,9 +45,7 @@ class Collection:
         """One row per model with COLUMNS, then `hp_*`; only the families that are on disk."""
         raise NotImplementedError
 
-    def read_network(
-        self, record: Series
-    ) -> tuple[nn.Sequential, dict[str, Tensor] | None]:
+    def read_network(self, record: Series) -> tuple[nn.Sequential, dict[str, Tensor] | None]:
         """The network of one index row on self.device, in eval mode, and its initial weights."""
         raise NotImplementedError
 

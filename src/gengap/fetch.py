@@ -22,11 +22,12 @@ def fetch_cnnzoo(
 ) -> Path:
     """The Small CNN Zoo as its authors published it; returns the folder to open as root.
 
-    30,000 networks a data set at nine checkpoints: 270,000 rows of 4,970 weights, a table of metrics
-    and a layout, in one .tar.xz a data set; 5.4 GB of weights each when unpacked. Licence CC BY 4.0.
-    Source: README of dnn_predict_accuracy in google-research/google-research, which gives no
-    checksums: only the three expected files are taken out of an archive, and their format is checked
-    when they are opened. `folder` defaults to `cnnzoo` in the cache; what is there already is kept.
+    30,000 networks a data set at nine checkpoints: 270,000 rows of 4,970 weights, a table of
+    metrics and a layout, in one .tar.xz a data set; 5.4 GB of weights each when unpacked. Licence
+    CC BY 4.0. Source: README of dnn_predict_accuracy in google-research/google-research, which
+    gives no checksums: only the three expected files are taken out of an archive, and their format
+    is checked when they are opened. `folder` defaults to `cnnzoo` in the cache; what is there
+    already is kept.
 
     Raises: GengapError for an unknown data set, a failed download or a damaged archive.
     """
@@ -44,7 +45,11 @@ def fetch_cnnzoo(
 def _download(address: str, folder: Path) -> Path:
     try:
         file = pooch.retrieve(
-            address, known_hash=None, fname=address.rpartition("/")[2], path=folder, progressbar=True
+            address,
+            known_hash=None,
+            fname=address.rpartition("/")[2],
+            path=folder,
+            progressbar=True,
         )
     except (OSError, ValueError) as error:
         raise GengapError(
@@ -68,7 +73,9 @@ def _unpack(archive: Path, folder: Path) -> None:
     except (OSError, EOFError, tarfile.TarError) as error:
         raise GengapError(f"{archive} is damaged ({error}): delete it and fetch again.") from error
     if lacking := sorted(set(cnnzoo.FILES) - found):
-        raise GengapError(f"{archive} lacks {', '.join(lacking)}: this is not an archive of the zoo.")
+        raise GengapError(
+            f"{archive} lacks {', '.join(lacking)}: this is not an archive of the zoo."
+        )
 
 
 def _copy(content, path: Path) -> None:

@@ -23,7 +23,7 @@ def cache() -> Path:
 
 
 def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
-    """`write` fills a temporary file beside `file`, which is then renamed: all of it, or nothing."""
+    """`write` fills a temporary file beside `file`, then it is renamed: all of it, or nothing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{os.getpid()}-{file.name}")
     try:

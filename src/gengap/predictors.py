@@ -465,9 +465,7 @@ def _problems(weights, index, inputs, seed) -> Iterator[Problem]:
         for name in inputs:
             table = input_features(name, ours, part)
             features, names = table.to_numpy(np.float32), tuple(table.columns)
-            yield Problem(
-                family, name, part["model_id"].to_numpy(), features, names, target, parts
-            )
+            yield Problem(family, name, part["model_id"].to_numpy(), features, names, target, parts)
 
 
 def _run(tasks, number, jobs) -> pd.DataFrame:
@@ -549,7 +547,9 @@ def _transfers(source, problems, seed):
     starts = np.cumsum([0] + [len(problem.target) for problem in problems])
     at = dict(zip((problem.family for problem in problems), starts))
     parts = source.parts
-    moved = Split(*(rows + at[source.family] for rows in (parts.train, parts.validation, parts.test)))
+    moved = Split(
+        *(rows + at[source.family] for rows in (parts.train, parts.validation, parts.test))
+    )
     joined = replace(
         source,
         features=np.concatenate([problem.features for problem in problems]),

@@ -1,7 +1,8 @@
 """Networks trained per second by size of stack: grouped convolutions against torch.func.vmap.
 
-Run: python tests/benchmarks/train_cnnzoo.py [--device cuda]. Made-up images of MNIST's size; one epoch of
-ten steps of 512 images, one thread on a CPU. The sizes that `gengap train` takes by default come from here.
+Run: python tests/benchmarks/train_cnnzoo.py [--device cuda]. Made-up images of MNIST's size; one
+epoch of ten steps of 512 images, one thread on a CPU. The sizes that `gengap train` takes by
+default come from here.
 """
 
 import argparse

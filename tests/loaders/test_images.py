@@ -131,7 +131,9 @@ def test_the_real_labels_are_in_the_published_order(
     assert "".join(map(str, labels[:10])) == first_labels
     counts = np.bincount(labels)
     assert (counts.min(), counts.max(), counts.sum()) == (
-        smallest_class, largest_class, len(loaded)
+        smallest_class,
+        largest_class,
+        len(loaded),
     )
 
 

@@ -16,7 +16,6 @@ import torch
 import gengap
 from gengap.loaders import cnnzoo as loader
 from gengap.loaders.cnnzoo import LAYOUT, PARAMETERS
-from gengap.loaders.images import network_inputs
 from gengap.replicas import cnnzoo as trainer
 
 TRAIN, TEST, EPOCHS = 2100, 300, 2

@@ -1,9 +1,9 @@
 """The Small CNN Zoo (Unterthiner et al. 2020, arXiv 2002.11448): 4 x 30,000 tiny image classifiers.
 
 One folder a data set, with `weights.npy` (rows x 4970), `metrics.csv.gz` and `layout.csv`; a row is
-one network at one checkpoint. A network is three times [convolution 3x3, 16 channels, stride 2, valid;
-ReLU or tanh; dropout], a global average pool and a dense layer to ten classes; inputs are grey images in
-[-1, 1].
+one network at one checkpoint. A network is three times [convolution 3x3, 16 channels, stride 2,
+valid; ReLU or tanh; dropout], a global average pool and a dense layer to ten classes; inputs are
+grey images in [-1, 1].
 """
 
 import gzip
@@ -76,7 +76,8 @@ class SmallCNNZoo(Collection):
     share it), `row` (in the weight matrix) and the hyper-parameters `hp_*` of the published table.
     Rows whose recorded loss or accuracy is not finite are left out of the index and reported.
 
-    Format: README of google-research/dnn_predict_accuracy. Licence of the published data: CC BY 4.0.
+    Format: README of google-research/dnn_predict_accuracy. Licence of the published data: CC BY
+    4.0.
     """
 
     name = "cnnzoo"
@@ -192,7 +193,7 @@ def _runs(metrics: DataFrame) -> Series:
 
 
 def check_layout(file: Path) -> None:
-    """Raises GengapError unless the file describes exactly LAYOUT, whatever it names the tensors."""
+    """Raises GengapError unless the file describes LAYOUT, whatever it names the tensors."""
     table = pd.read_csv(file)
     if lacking := sorted({"start_idx", "end_idx", "shape"} - set(table.columns)):
         raise GengapError(f"{file} lacks the columns {', '.join(lacking)}.")
@@ -203,8 +204,8 @@ def check_layout(file: Path) -> None:
     expected = [(slot.start, slot.end, slot.shape) for slot in LAYOUT]
     if sorted(found) != expected:
         raise GengapError(
-            f"{file} describes the tensors {found}, expected (start, end, shape) {expected}: this is"
-            " not a table of the Small CNN Zoo."
+            f"{file} describes the tensors {found}, expected (start, end, shape) {expected}: this"
+            " is not a table of the Small CNN Zoo."
         )
 
 
@@ -253,7 +254,9 @@ def state_dict(weights: np.ndarray) -> dict[str, Tensor]:
     flat = torch.from_numpy(np.array(weights, np.float32))
     tensors = [flat[slot.start : slot.end].reshape(slot.shape) for slot in LAYOUT]
     state = {}
-    for stage, (bias, kernel) in zip(("h1.0", "h2.0", "h3.0", "logits"), zip(tensors[::2], tensors[1::2])):
+    for stage, (bias, kernel) in zip(
+        ("h1.0", "h2.0", "h3.0", "logits"), zip(tensors[::2], tensors[1::2])
+    ):
         state[f"{stage}.bias"] = bias
         state[f"{stage}.weight"] = kernel.T if kernel.ndim == 2 else kernel.permute(3, 2, 0, 1)
     return state

@@ -70,6 +70,7 @@ LABELS_SHA256 = {
     "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9": "fashion_mnist",
 }
 
+
 def load_images(
     dataset: str, split: str, *, root: str | Path | None = None, download: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -6,8 +6,8 @@ Networks of a stack share the activation and the training images, because these 
 computation. Order of images and dropout noise depend on the seed and the epoch alone, so a network
 comes out the same whatever stack it trains in.
 
-Measured by tests/benchmarks/train_cnnzoo.py: on a CPU a stack of one network in one process a core is
-fastest, since larger stacks leave the cache, and grouped convolutions equal `torch.func.vmap`.
+Measured by tests/benchmarks/train_cnnzoo.py: on a CPU a stack of one network in one process a core
+is fastest, since larger stacks leave the cache, and grouped convolutions equal `torch.func.vmap`.
 """
 
 import json
@@ -168,7 +168,8 @@ class DropoutMasks:
     """Inverted dropout with one noise for all networks of a stack, and a rate for each.
 
     Each network sees fair noise of its own rate; sharing it saves G - 1 of G random numbers. 16
-    random bits decide, so rates are rounded to 1/65536: on a CPU many times faster than `bernoulli_`.
+    random bits decide, so rates are rounded to 1/65536: on a CPU many times faster than
+    `bernoulli_`.
     """
 
     def __init__(self, rates, device, *, seed: int, epoch: int):
@@ -306,10 +307,10 @@ def train_zoo(
 ) -> Path:
     """Train a zoo and write it in the published format to `out`; resumes what it began there.
 
-    `stack` networks train at once: by default 1 on a CPU, in each of `workers` processes (one a core),
-    and 256 on a GPU, which one process drives. The first `all_checkpoints` networks (all by default)
-    keep every published checkpoint, the others the last only. A finished network is a file of its
-    own in `out/networks`, renamed into place: killing the run loses none.
+    `stack` networks train at once: by default 1 on a CPU, in each of `workers` processes (one a
+    core), and 256 on a GPU, which one process drives. The first `all_checkpoints` networks (all by
+    default) keep every published checkpoint, the others the last only. A finished network is a file
+    of its own in `out/networks`, renamed into place: killing the run loses none.
 
     Raises: GengapError where `out` holds a zoo of other settings, or images are not to be had.
     """
@@ -375,8 +376,8 @@ def _run_in_processes(stacks: list[DataFrame], worker: tuple, workers: int) -> I
             yield from (future.result() for future in as_completed(pending))
         except BrokenProcessPool as error:
             raise GengapError(
-                "A training process died, perhaps for lack of memory; finished networks are kept: run"
-                " the same command again, with fewer workers if need be."
+                "A training process died, perhaps for lack of memory; finished networks are kept:"
+                " run the same command again, with fewer workers if need be."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -434,7 +435,9 @@ def publish(out: Path, configurations: DataFrame) -> Path:
             weights.append(saved["weights"])
         config = {f"config.{key}": value for key, value in configuration.items()}
         modeldir = f"{configuration['dataset']}/{network:06d}"
-        metrics.append(rows.assign(**config, modeldir=modeldir)[[*sorted(config), "modeldir", *METRICS]])
+        metrics.append(
+            rows.assign(**config, modeldir=modeldir)[[*sorted(config), "modeldir", *METRICS]]
+        )
     matrix, table = np.concatenate(weights), pd.concat(metrics, ignore_index=True)
     finite = finite_rows(matrix) & np.isfinite(table[list(METRICS)]).all(axis=1).to_numpy()
     write_zoo(out, matrix[finite], table[finite])
