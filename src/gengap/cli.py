@@ -173,7 +173,7 @@ def run(
     Examples:
       gengap run
       gengap run 01-small-cnn-zoo --profile published
-      gengap run 01-small-cnn-zoo -p seed 7 -p training_networks 200
+      gengap run 01-small-cnn-zoo -p seed 7 -p curve_repeats 5
     """
     from gengap.chapters import run_chapters
 
