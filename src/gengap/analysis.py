@@ -94,7 +94,7 @@ def rank_correlations(values: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame
     accuracies = index[["model_id", "test_accuracy"]]
     accuracies = accuracies.assign(gap=index["train_accuracy"] - index["test_accuracy"])
     groups = values.merge(accuracies, on="model_id").groupby(["family", "measure"])
-    return groups.apply(_rank_correlation)
+    return groups.apply(_rank_correlation).astype({"models": int})
 
 
 def _rank_correlation(models: pd.DataFrame) -> pd.Series:

@@ -5,8 +5,6 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-import pooch
-
 from gengap import folders
 from gengap.errors import GengapError
 from gengap.loaders import cnnzoo
@@ -43,6 +41,8 @@ def fetch_cnnzoo(
 
 
 def _download(address: str, folder: Path) -> Path:
+    import pooch  # here: in a notebook its import warns of lacking widgets
+
     try:
         file = pooch.retrieve(
             address,

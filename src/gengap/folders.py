@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import pooch
+import platformdirs
 
 
 def repository() -> Path:
@@ -19,7 +19,7 @@ def data() -> Path:
 
 def cache() -> Path:
     """Downloads: GENGAP_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("GENGAP_CACHE") or pooch.os_cache("gengap"))
+    return Path(os.environ.get("GENGAP_CACHE") or platformdirs.user_cache_dir("gengap"))
 
 
 def write_atomically(file: Path, write: Callable[[Path], object]) -> None:

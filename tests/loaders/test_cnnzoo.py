@@ -1,6 +1,8 @@
 """The Small CNN Zoo's loader: golden values, closed forms, the real table's format, bad files."""
 
 import shutil
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -79,6 +81,25 @@ def test_weight_statistics_leave_a_read_only_memory_map_as_it_is(tmp_path, weigh
     np.save(tmp_path / "w.npy", weights)
     mapped = np.load(tmp_path / "w.npy", mmap_mode="r")
     np.testing.assert_array_equal(weight_statistics(mapped), weight_statistics(weights))
+
+
+PEAK = """
+import resource, sys
+from gengap.loaders.cnnzoo import open_matrix, weight_statistics
+weight_statistics(open_matrix(sys.argv[1]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_rows(tmp_path):
+    peaks = []
+    for rows in (1_000, 20_000):  # 20 MB and 400 MB of weights, in sparse files
+        file = tmp_path / f"{rows}.npy"
+        shape = (rows, PARAMETERS)
+        np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape).flush()
+        run = [sys.executable, "-c", PEAK, file]
+        peaks.append(float(subprocess.run(run, capture_output=True, check=True).stdout))
+    assert peaks[1] - peaks[0] < 100  # MB, of which the statistics themselves take 9
 
 
 def test_a_nan_shows_in_the_seven_statistics_of_its_tensor_alone(weights):

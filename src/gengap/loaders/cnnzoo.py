@@ -8,6 +8,7 @@ grey images in [-1, 1].
 
 import gzip
 import math
+import mmap
 import re
 import warnings
 import zlib
@@ -286,7 +287,15 @@ def weight_statistics(weights: np.ndarray | Tensor, *, rows_at_once: int | None 
         rows = torch.from_numpy(np.array(rows)) if is_array else rows
         parts = [vector_statistics(rows[:, slot.start : slot.end]) for slot in LAYOUT]
         torch.cat(parts, dim=1, out=result[first : first + len(rows)])
+        _drop_mapped_pages(weights)
     return result.numpy() if is_array else result
+
+
+def _drop_mapped_pages(weights: np.ndarray | Tensor) -> None:
+    """What was read of a mapped file counts as this process's memory until it is given back."""
+    mapped = getattr(weights, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED") and not weights.flags.writeable:
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def vector_statistics(vectors: Tensor) -> Tensor:

@@ -24,7 +24,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pooch
 from PIL import Image
 
 from gengap import folders
@@ -283,6 +282,8 @@ def _cached_folder(dataset: str, split: str, download: bool) -> Path:
 
 def _download(dataset: str, name: str, folder: Path) -> None:
     """Into the cache, unless a file with the right checksum is already there."""
+    import pooch  # here: in a notebook its import warns of lacking widgets
+
     address, checksum = ADDRESSES[dataset] + name, f"md5:{MD5[dataset][name]}"
     try:
         pooch.retrieve(address, checksum, fname=name, path=folder, progressbar=True)
