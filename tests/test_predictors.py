@@ -188,7 +188,7 @@ def test_published_configurations_are_used_as_they_are_with_the_published_number
 
 def test_fewer_networks_get_smaller_batches_and_penalties():
     assert batch_size(512, 1500) == 51
-    assert batch_size(512, 240) == batch_size(64, 240) == 8
+    assert batch_size(512, 240) == batch_size(64, 240) == 32
     config = tuned_config("lgbm", "mnist", ALL_LAYER_STATISTICS)
     parameters = predictors._tree_parameters(config, 1500, 0)
     assert parameters["reg_lambda"] == pytest.approx(config["reg_lambda"] / 10)
