@@ -381,13 +381,13 @@ def selection_table(
     )
     number = index["family"].nunique() * len(predictors) * len(DATASETS)
     candidates = _run(tasks, number, jobs).fillna({"validation": -np.inf, "test": -np.inf})
-    groups = candidates.groupby(["family", "predictor"], sort=False)
-    parts = [
-        candidates.loc[groups[part].idxmax()].assign(chosen_by=part)
+    rows = [
+        {**group.loc[group[part].idxmax()], "chosen_by": part}
+        for _, group in candidates.groupby(["family", "predictor"], sort=False)
         for part in ("test", "validation")
     ]
-    chosen = pd.concat(parts).sort_index(kind="stable").rename(columns={"test": "r2"})
-    return chosen[["family", "predictor", "chosen_by", "tuned_for", "r2"]].reset_index(drop=True)
+    chosen = pd.DataFrame(rows).rename(columns={"test": "r2"})
+    return chosen[["family", "predictor", "chosen_by", "tuned_for", "r2"]]
 
 
 def learning_curve(

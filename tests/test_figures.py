@@ -1,0 +1,139 @@
+"""The data that figures draw, and that their text is large enough for a phone."""
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+
+from gengap import figures
+
+FAMILIES = ("mnist", "cifar10")
+
+
+@pytest.fixture(autouse=True)
+def style():
+    with plt.rc_context():
+        figures.use_style()
+        yield
+    plt.close("all")
+
+
+@pytest.fixture
+def index():
+    accuracy = np.linspace(0.1, 0.9, 10)
+    parts = [
+        {"family": family, "train_accuracy": accuracy, "test_accuracy": accuracy * share}
+        for family, share in zip(FAMILIES, (0.95, 0.5))
+    ]
+    return pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
+
+
+@pytest.fixture
+def curve():
+    levels = {
+        "family": FAMILIES,
+        "predictor": ("linear", "lgbm"),
+        "networks": (10, 100),
+        "repeat": range(3),
+    }
+    table = pd.MultiIndex.from_product(levels.values(), names=levels).to_frame(index=False)
+    return table.assign(r2=table["networks"] / 200 + table["repeat"] / 10)
+
+
+@pytest.fixture
+def published():
+    pairs = pd.MultiIndex.from_product([FAMILIES, ("linear", "lgbm")])
+    return pd.Series([0.8, 0.99, 0.7, 0.98], index=pairs)
+
+
+@pytest.fixture
+def transfer():
+    pairs = [(a, b) for a in FAMILIES for b in FAMILIES]
+    table = pd.DataFrame(pairs, columns=["trained_on", "tested_on"])
+    return table.assign(tau=[0.9, 0.6, -0.3, 0.8])
+
+
+@pytest.fixture
+def importance():
+    levels = {"family": FAMILIES, "layer": ("conv1", "dense"), "tensor": ("bias", "kernel")}
+    table = pd.MultiIndex.from_product(levels.values(), names=levels).to_frame(index=False)
+    return pd.concat([table.assign(gain=0.1), table.assign(gain=0.15)])
+
+
+def test_histograms_count_every_network_of_their_family(index):
+    panels = figures.accuracy_histograms(index).axes
+    assert [panel.get_title("left") for panel in panels] == ["MNIST", "CIFAR-10, grey"]
+    for panel in panels:
+        assert sum(bar.get_height() for bar in panel.patches) == 10
+
+
+def test_train_against_test_draws_every_network_once(index):
+    [axes] = figures.train_against_test(index).axes
+    for points, (_, part) in zip(axes.collections, index.groupby("family", sort=False)):
+        expected = part[["train_accuracy", "test_accuracy"]]
+        np.testing.assert_array_equal(points.get_offsets(), expected)
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["MNIST", "CIFAR-10, grey"]
+
+
+def test_predictions_are_drawn_in_the_reading_that_was_asked_for(index):
+    predictions = index.rename(columns={"test_accuracy": "target", "train_accuracy": "leak_free"})
+    predictions["leaky"] = 0.5
+    panels = figures.predicted_against_true(predictions, reading="leaky").axes
+    assert len(panels) == 2
+    np.testing.assert_array_equal(panels[0].collections[0].get_offsets()[:, 1], np.full(10, 0.5))
+
+
+def test_the_curve_draws_medians_ranges_and_the_published_points(curve, published):
+    panels = figures.learning_curve(curve, published, networks=15_000).axes
+    lines = {line.get_label(): line for line in panels[1].lines}
+    np.testing.assert_allclose(lines["lgbm"].get_xydata(), [[10, 0.15], [100, 0.6]])
+    marked = [tuple(line.get_xydata()[0]) for line in panels[1].lines if len(line.get_xdata()) == 1]
+    assert marked == [(15_000, 0.7), (15_000, 0.98)]
+    assert "15,000" in panels[1].get_xlabel()
+
+
+def test_the_transfer_matrix_has_training_families_in_its_rows(transfer):
+    heat = figures.transfer_matrix(transfer).axes[0]
+    np.testing.assert_allclose(heat.collections[0].get_array(), [[0.9, 0.6], [-0.3, 0.8]])
+    assert heat.get_ylabel() == "trained on"
+
+
+def test_importance_sums_the_features_of_a_tensor(importance):
+    [axes] = figures.importance_by_layer(importance).axes
+    widths = [bar.get_width() for container in axes.containers for bar in container]
+    np.testing.assert_allclose(widths, 0.25)
+    assert [label.get_text() for label in axes.get_yticklabels()][0] == "conv1 bias"
+
+
+def test_no_text_is_smaller_than_nine_points_and_no_figure_wider_than_a_phone_shrinks(
+    index, curve, published, transfer, importance
+):
+    predictions = index.rename(columns={"test_accuracy": "target", "train_accuracy": "leak_free"})
+    drawn = [
+        figures.accuracy_histograms(index),
+        figures.train_against_test(index),
+        figures.predicted_against_true(predictions),
+        figures.learning_curve(curve, published, networks=15_000),
+        figures.transfer_matrix(transfer),
+        figures.importance_by_layer(importance),
+    ]
+    for figure in drawn:
+        assert figure.get_figwidth() == figures.WIDTH
+        texts = [text for text in figure.findobj(Text) if text.get_text()]
+        assert min(text.get_fontsize() for text in texts) >= 9
+
+
+def test_the_colours_used_together_stay_apart_without_red_or_green_cones():
+    """Distances of linear RGB values as Vienot et al. (1999) simulate them."""
+    rgb = np.array([matplotlib.colors.to_rgb(colour) for colour in figures.COLOURS[:3]]) ** 2.2
+    for red, blue in (((0.11238, 0.88762, 0), (0.00401, -0.00401, 1)),
+                      ((0.29275, 0.70725, 0), (-0.02234, 0.02234, 1))):  # fmt: skip
+        seen = rgb @ np.array([red, red, blue]).T
+        distances = np.linalg.norm(seen[:, None] - seen[None], axis=-1)
+        assert distances[~np.eye(3, dtype=bool)].min() > 0.1
