@@ -175,7 +175,8 @@ def _tree_parameters(config, networks, seed):
     """The published configuration, with what belongs to 15,000 networks scaled to fewer.
 
     Penalties and the smallest leaf (LightGBM's default, 20 networks) shrink in proportion, the leaf
-    no further than to 5. The bound on leaves changes no tree; without it, memory grows by gigabytes.
+    no further than to 5. The bound on leaves changes no tree; without it, memory grows by
+    gigabytes.
     """
     share = min(1.0, networks / PUBLISHED_NETWORKS)
     leaf = max(SMALLEST_LEAF, round(PUBLISHED_LEAF * share))
