@@ -182,13 +182,15 @@ def test_published_configurations_are_used_as_they_are_with_the_published_number
     changed = {key for key in config if parameters[key] != config[key]}
     assert changed == {"num_leaves"}
     assert parameters["min_child_samples"] == 20
-    assert batch_size(512, predictors.PUBLISHED_NETWORKS) == 512
-    assert batch_size(64, predictors.PUBLISHED_NETWORKS) == 64
+    for predictor in ("linear", "dnn"):
+        assert batch_size(predictor, 512, predictors.PUBLISHED_NETWORKS) == 512
+        assert batch_size(predictor, 64, predictors.PUBLISHED_NETWORKS) == 64
 
 
 def test_fewer_networks_get_smaller_batches_and_penalties():
-    assert batch_size(512, 1500) == 51
-    assert batch_size(512, 240) == batch_size(64, 240) == 32
+    assert batch_size("linear", 512, 1500) == batch_size("dnn", 512, 1500) == 51
+    assert batch_size("linear", 64, 240) == 8
+    assert batch_size("dnn", 512, 240) == 32
     config = tuned_config("lgbm", "mnist", ALL_LAYER_STATISTICS)
     parameters = predictors._tree_parameters(config, 1500, 0)
     assert parameters["reg_lambda"] == pytest.approx(config["reg_lambda"] / 10)
