@@ -17,7 +17,7 @@ import yaml
 from tqdm import tqdm
 
 from gengap.errors import GengapError
-from gengap.folders import repository
+from gengap.folders import repository, write_atomically
 
 # Kernels under papermill and under nbval (book/chapters/conftest.py) run alike: outputs differ in
 # the last digits between numbers of threads, and a progress bar is no output.
@@ -230,7 +230,4 @@ def _seconds_file() -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    write_atomically(path, lambda temporary: temporary.write_text(text))

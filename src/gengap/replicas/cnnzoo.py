@@ -315,12 +315,12 @@ def train_zoo(
     Raises: GengapError where `out` holds a zoo of other settings, or images are not to be had.
     """
     out = Path(out)
-    for split in ("train", "test"):  # downloads once, and fails here rather than in every worker
-        load_images(dataset, split, root=images)
-    _check_settings(out, dataset=dataset, epochs=epochs, seed=seed)
     kept = networks if all_checkpoints is None else all_checkpoints
     configurations = draw_configurations(dataset, networks, epochs, seed=seed)
     missing = [i for i in configurations.index if not _network_file(out, i).exists()]
+    for split in ("train", "test") if missing else ():
+        load_images(dataset, split, root=images)  # downloads and fails once, not in every worker
+    _check_settings(out, dataset=dataset, epochs=epochs, seed=seed)
     on_cpu = torch.device(device).type == "cpu"
     size = stack or (CPU_STACK if on_cpu else GPU_STACK)
     stacks = _stacks(configurations.loc[missing], size, kept)
