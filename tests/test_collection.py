@@ -8,7 +8,7 @@ from gengap.collection import COLUMNS, Collection
 
 
 def test_an_unknown_collection_is_answered_with_the_known_ones():
-    with pytest.raises(gengap.GengapError, match="no collection 'cnnzo'; there are: cnnzoo"):
+    with pytest.raises(gengap.GengapError, match="no collection 'cnnzo'; there are: cnnzoo, pgdl"):
         gengap.open_collection("cnnzo")
 
 
@@ -17,6 +17,16 @@ def test_a_root_that_is_no_folder_is_one_sentence(tiny, tmp_path):
     for root in (tmp_path / "nowhere", tmp_path / "file"):
         with pytest.raises(gengap.GengapError, match="is no folder that can be read"):
             gengap.open_collection("tiny", root)
+
+
+def test_a_root_may_be_a_zip_file_only_where_the_collection_reads_one(tiny, tmp_path, monkeypatch):
+    file = tmp_path / "some.zip"
+    file.touch()
+    assert not tiny.is_root(file)
+    monkeypatch.setattr(type(tiny), "root_may_be_zip", True)
+    assert gengap.open_collection("tiny", file).index().equals(tiny.index())
+    with pytest.raises(gengap.GengapError, match="is no folder that can be read"):
+        gengap.open_collection("tiny", tmp_path / "nowhere.zip")
 
 
 @pytest.mark.parametrize("device", ["tpu", "meta", "cuda:99", 77])

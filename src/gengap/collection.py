@@ -19,7 +19,7 @@ from gengap.errors import GengapError, NotAvailable
 from gengap.model import Model
 
 # Public name -> where its class is; a class is imported only when its collection is opened.
-COLLECTIONS = {"cnnzoo": "gengap.loaders.cnnzoo:SmallCNNZoo"}
+COLLECTIONS = {"cnnzoo": "gengap.loaders.cnnzoo:SmallCNNZoo", "pgdl": "gengap.loaders.pgdl:PGDL"}
 
 FRACTIONS = ["train_accuracy", "test_accuracy"]
 COLUMNS = ["model_id", "family", "epoch", *FRACTIONS, "train_loss", "test_loss"]
@@ -34,6 +34,7 @@ class Collection:
 
     name: str
     expected_families: tuple[str, ...] = ()
+    root_may_be_zip = False  # a zip file in place of the root folder
 
     def __init__(self, root: str | Path, device: str | torch.device = "cpu"):
         self.root = Path(root).expanduser()
@@ -53,6 +54,16 @@ class Collection:
         """Training inputs (N, C, H, W) float32 and labels (N,) int64 of the row's family."""
         raise NotImplementedError
 
+    @classmethod
+    def is_root(cls, root: str | Path) -> bool:
+        """Whether there is a folder, or where the collection can read one, a zip file."""
+        root = os.path.expanduser(root)
+        return os.path.isdir(root) or (cls.root_may_be_zip and os.path.isfile(root))
+
+    def known_families(self) -> list[str]:
+        """The expected families, and those that are seen on disk without reading the index."""
+        return list(self.expected_families)
+
     def family_files(self, family: str) -> tuple[Path, ...]:
         """The files that hold one family."""
         return (self.root / family,)
@@ -67,7 +78,7 @@ class Collection:
 
     @cached_property
     def _index(self) -> DataFrame:
-        if not os.path.isdir(self.root):
+        if not self.is_root(self.root):
             raise GengapError(
                 f"{self.name} has no folder {self.root}; give root= (--root) the folder that"
                 " holds the collection"
@@ -126,7 +137,7 @@ class Collection:
 
     def families(self) -> DataFrame:
         """A row per family: models at hand, and which of its files are missing (paths)."""
-        missing = {name: self._missing(name) for name in self.expected_families}
+        missing = {name: self._missing(name) for name in self.known_families()}
         nothing = bool(missing) and all(missing.values())
         counts = {} if nothing else dict(self._index["family"].value_counts())
         missing |= {name: self._missing(name) for name in sorted(counts) if name not in missing}
@@ -160,9 +171,10 @@ def open_collection(
     """
     if name not in COLLECTIONS:
         raise GengapError(f"no collection {name!r}; there are: {', '.join(sorted(COLLECTIONS))}")
-    if root is not None and not os.path.isdir(os.path.expanduser(root)):
+    collection = pkgutil.resolve_name(COLLECTIONS[name])
+    if root is not None and not collection.is_root(root):
         raise GengapError(f"root {root} of {name} is no folder that can be read; give its own")
-    return pkgutil.resolve_name(COLLECTIONS[name])(root or default_root(name), device)
+    return collection(root or default_root(name), device)
 
 
 def usable_device(device: str | torch.device) -> torch.device:

@@ -180,6 +180,8 @@ def weights_in(file: Path | BinaryIO, network: nn.Sequential) -> dict[str, Tenso
     try:
         with h5py.File(file, "r") as opened:
             return _matched(opened, _slots(network))
+    except FileNotFoundError as error:
+        raise GengapError("the weights are missing: put them there") from error
     except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise GengapError(
             f"no Keras weights can be read ({error}): the file is truncated or damaged, get it"
@@ -188,7 +190,7 @@ def weights_in(file: Path | BinaryIO, network: nn.Sequential) -> dict[str, Tenso
 
 
 def write_weights(file: Path, network: nn.Sequential) -> None:
-    """Write a network's weights as Keras's `model.save_weights` does, for the same configuration."""
+    """Write a network's weights as `model.save_weights` of Keras does."""
 
     def write(path: Path) -> None:
         with h5py.File(path, "w") as opened:

@@ -39,12 +39,11 @@ DIM, UNKNOWN_RANK = 2, 3  # fields of TensorShapeProto; a dimension's size is fi
 Field = tuple[int, int | memoryview]
 
 
-def read_tfrecord(file: BinaryIO, name: str) -> tuple[np.ndarray, np.ndarray]:
+def read_tfrecord(file: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
     """Inputs (N, ...) as stored and labels (N,) int64 of one file, in its order.
 
-    name: what errors call the file.
-    Raises: GengapError that names file and record where a record is truncated, damaged, lacks a
-    feature, or differs in shape from the first; and for a file without records.
+    Raises: GengapError that names the record where one is truncated, damaged, lacks a feature, or
+    differs in shape from the first; and for a file without records.
     """
     inputs, labels = [], []
     try:
@@ -60,9 +59,9 @@ def read_tfrecord(file: BinaryIO, name: str) -> tuple[np.ndarray, np.ndarray]:
             inputs.append(values)
             labels.append(label)
     except ValueError as error:
-        raise GengapError(f"{name}, record {len(labels)}: {error}; get the file again") from error
+        raise GengapError(f"record {len(labels)}: {error}; get the file again") from error
     if not labels:
-        raise GengapError(f"{name} holds no records; get the file again")
+        raise GengapError("there are no records; get the file again")
     return np.stack(inputs), np.array(labels, np.int64)
 
 
@@ -214,6 +213,8 @@ def _varints(message: memoryview) -> list[int]:
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
     """The number that starts at a position, at most ten bytes, and where the next field starts."""
+    if position < len(message) and message[position] < 0x80:  # nearly all: spares them the loop
+        return message[position], position + 1
     value = 0
     for shift, byte in enumerate(message[position : position + 10]):
         value |= (byte & 0x7F) << 7 * shift
