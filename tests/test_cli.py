@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import subprocess
@@ -44,7 +45,7 @@ def one_line(result, exit_code: int = 1) -> str:
 
 def test_every_command_has_help_with_an_example(run):
     assert run("--help").exit_code == 0
-    for command in ("list", "measure", "run", "book", "train", "fetch"):
+    for command in ("list", "measure", "score-predictions", "run", "book", "train", "fetch"):
         assert f"  {command} " in run("--help").stdout
         assert "Example" in run(command, "--help").stdout
 
@@ -144,6 +145,55 @@ def test_an_interruption_ends_with_one_line_and_the_count_of_what_is_kept(tiny, 
 
     result = run("measure", "tiny", "-m", "pressed")
     assert "interrupted: 3 of 8 values are computed and kept in" in one_line(result, 130)
+
+
+def test_predictions_are_scored_as_a_fraction_and_times_a_hundred(run, tmp_path):
+    configs, predictions = grid_of_eight(tmp_path)
+    result = run("score-predictions", predictions, configs)
+    assert result.exit_code == 0, result.output
+    score, hundred, random = re.fullmatch(
+        r"(\S+) \(x 100: (\S+)\)\nrandom measures: (\S+) on average, one in 20 above \S+\n",
+        result.stdout,
+    ).groups()
+    assert float(score) == pytest.approx(1, abs=1e-10)
+    assert float(hundred) == pytest.approx(100, abs=1e-8)
+    assert 0 < float(random) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda given: given.pop("model_2"), "1 models have no prediction (model_2)"),
+        (lambda given: given.update(model_7=1), "1 models are not of this task (model_7)"),
+        (
+            lambda given: given.update(model_2="EXCEEDED"),
+            "for model_2 is 'EXCEEDED'; give a number",
+        ),
+    ],
+)
+def test_predictions_that_do_not_fit_are_answered_in_one_line(run, tmp_path, change, sentence):
+    configs, file = grid_of_eight(tmp_path)
+    predictions = json.loads(file.read_text())
+    change(predictions)
+    file.write_text(json.dumps(predictions))
+    assert sentence in one_line(run("score-predictions", file, configs))
+    assert "cannot be read" in one_line(run("score-predictions", tmp_path / "none", configs))
+
+
+def grid_of_eight(folder: Path) -> tuple[Path, Path]:
+    """Configurations of eight networks on a grid of two by two by two, and a perfect prediction."""
+    gaps = (0.3, 0.1, 0.4, 0.15, 0.9, 0.2, 0.6, 0.5)
+    specs = {}
+    for model, gap in enumerate(gaps):
+        bits = {"width": model >> 2, "depth": model >> 1 & 1, "bs": model & 1}
+        hparams = {
+            name: {"possible_values": [0, 1], "current_value": bit} for name, bit in bits.items()
+        }
+        specs[str(model)] = {"hparams": hparams, "metrics": {"train_acc": 1, "test_acc": 1 - gap}}
+    predictions = {f"model_{model}": gap for model, gap in enumerate(gaps)}
+    for name, content in (("model_configs.json", specs), ("task.predict", predictions)):
+        (folder / name).write_text(json.dumps(content))
+    return folder / "model_configs.json", folder / "task.predict"
 
 
 def test_parameters_are_pairs_read_as_python_writes_them(run, monkeypatch):

@@ -1,4 +1,4 @@
-"""The command line: `gengap list`, `measure`, `run`, `book`, `train`, `fetch`.
+"""The command line: `gengap list`, `measure`, `score-predictions`, `run`, `book`, `train`, `fetch`.
 
 Imports stand inside the commands: PyTorch takes seconds, and `gengap --help` must not wait for it.
 """
@@ -140,6 +140,37 @@ def measure(
     typer.echo(correlations.to_string(index=False, na_rep="-", float_format="{:.4g}".format))
     typer.echo(_reasons(rows), nl=False)
     typer.echo(f"table: {table_of(opened, default_store(opened))}")
+
+
+@app.command()
+def score_predictions(
+    predictions: Annotated[
+        Path, typer.Argument(metavar="FILE.predict", help="A measure by model_<id>, as JSON.")
+    ],
+    model_configs: Annotated[
+        Path, typer.Argument(metavar="model_configs.json", help="The task's reference data.")
+    ],
+) -> None:
+    """Score a measure as the competition Predicting Generalization in Deep Learning did.
+
+    Prints the conditional mutual information as a fraction, and times 100 as it was reported; then
+    how high random measures score on this task.
+
+    \b
+    Example:
+      gengap score-predictions task1_v4.predict reference_data/task1_v4/model_configs.json
+    """
+    from numpy import quantile
+
+    from gengap.loaders.predictions import read_model_configs, read_predictions
+    from gengap.scores import cmi, random_scores, read_task, values_of
+
+    task = read_task(read_model_configs(model_configs))
+    score = float(cmi(values_of(read_predictions(predictions), task), task))
+    chance = random_scores(task)
+    typer.echo(f"{score:.12f} (x 100: {100 * score:.10f})")
+    above = quantile(chance, 0.95)
+    typer.echo(f"random measures: {chance.mean():.4f} on average, one in 20 above {above:.4f}")
 
 
 @app.command(cls=PairedParameters)
