@@ -26,7 +26,8 @@ def parameter_norm(model: Model) -> float:
 def distance_from_initialization(model: Model) -> float:
     """Squared Euclidean distance of the weights from their start: sum_i ||w_i - w0_i||_F^2.
 
-    Unit: weight^2.
+    Of all that training moves: the moving statistics of batch normalization count where their
+    start is known. Unit: weight^2.
 
     Source: Jiang et al. 2020 (PGDL competition), baseline `distance_from_init` of its kit, where
     it is squared too.
@@ -34,8 +35,8 @@ def distance_from_initialization(model: Model) -> float:
     """
     if model.initial_weights is None:
         raise NotAvailable("this model comes without initial weights")
-    named = model.network.named_parameters()
-    return squared_norm(weight - model.initial_weights[name] for name, weight in named)
+    weights = model.network.state_dict()
+    return squared_norm(weights[name] - start for name, start in model.initial_weights.items())
 
 
 def squared_norm(tensors: Iterable[Tensor]) -> float:
