@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -9,8 +10,8 @@ from threading import Thread
 import numpy as np
 import pytest
 
-from gengap import GengapError
-from gengap.fetch import fetch_cnnzoo
+from gengap import GengapError, open_collection
+from gengap.fetch import fetch_cnnzoo, fetch_pgdl
 from gengap.loaders.cnnzoo import FILES
 
 
@@ -94,3 +95,52 @@ def test_an_address_that_does_not_answer_is_one_sentence(server):
 def test_an_unknown_data_set_is_refused_before_anything_is_downloaded():
     with pytest.raises(GengapError, match="choose from mnist, fashion_mnist"):
         fetch_cnnzoo(["svhn"])
+
+
+def pack_tasks(archive, *tasks):
+    """A zip file with the reference data of tasks, as the published ones have it."""
+    with zipfile.ZipFile(archive, "w") as members:
+        for task in tasks:
+            spec = '{"7": {"hparams": {"bs": {"current_value": 8}}, "metrics": {"train_acc": 1}}}'
+            members.writestr(f"data/input_data/{task}/model_7/config.json", "{}")
+            members.writestr(f"data/reference_data/{task}/model_configs.json", spec)
+
+
+def test_only_the_archives_of_the_tasks_are_fetched_and_they_are_not_unpacked(server, tmp_path):
+    served, address = server
+    pack_tasks(served / "public_data.zip", "task1_v4", "task2_v1")
+    pack_tasks(served / "phase_two_data.zip", "task6", "task8")
+    root = fetch_pgdl(["task2_v1", "task1_v4"], address=address)
+    assert root == tmp_path / "cache" / "pgdl"
+    assert [path.name for path in root.iterdir()] == ["public_data.zip"]
+    fetch_pgdl(["task8"], address=address)
+    for path in served.iterdir():
+        path.unlink()
+    assert fetch_pgdl(["task1_v4", "task6"], address=address) == root  # nothing comes twice
+    assert {path.name for path in root.iterdir()} == {"public_data.zip", "phase_two_data.zip"}
+    assert list(open_collection("pgdl", root).index()["model_id"]) == [
+        f"{task}/model_7" for task in ("task1_v4", "task2_v1", "task6", "task8")
+    ]
+
+
+def test_all_three_archives_are_fetched_without_a_task_into_the_folder_that_is_given(
+    server, tmp_path
+):
+    served, address = server
+    for name in ("public_data.zip", "phase_one_data.zip", "phase_two_data.zip"):
+        pack_tasks(served / name, "task4")
+    root = fetch_pgdl(folder=tmp_path / "here", address=address)
+    assert {path.name for path in root.iterdir()} == {path.name for path in served.iterdir()}
+
+
+def test_what_is_no_zip_file_or_does_not_come_is_one_sentence(server):
+    served, address = server
+    pack_tasks(served / "phase_one_data.zip", "task4")
+    content = (served / "phase_one_data.zip").read_bytes()
+    (served / "phase_one_data.zip").write_bytes(content[:-50])
+    with pytest.raises(GengapError, match="phase_one_data.zip is damaged .* fetch again"):
+        fetch_pgdl(["task4"], address=address)
+    with pytest.raises(GengapError, match="public_data.zip could not be downloaded"):
+        fetch_pgdl(["task1_v4"], address=address)
+    with pytest.raises(GengapError, match="No task 'task3' in PGDL: choose from task1_v4"):
+        fetch_pgdl(["task4", "task3"], address=address)

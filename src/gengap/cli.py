@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # The collections that can be trained anew, and the originals that can be downloaded.
 RECIPES = {"cnnzoo": "gengap.replicas.cnnzoo:train_zoo"}
-ORIGINALS = {"cnnzoo": "gengap.fetch:fetch_cnnzoo"}
+ORIGINALS = {"cnnzoo": "gengap.fetch:fetch_cnnzoo", "pgdl": "gengap.fetch:fetch_pgdl"}
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended, as shells give it
 
 

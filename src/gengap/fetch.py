@@ -2,14 +2,16 @@
 
 import shutil
 import tarfile
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from gengap import folders
 from gengap.errors import GengapError
-from gengap.loaders import cnnzoo
+from gengap.loaders import cnnzoo, pgdl
 
 SMALL_CNN_ZOO = "https://storage.googleapis.com/gresearch/smallcnnzoo-dataset/"
+PGDL = "https://storage.googleapis.com/gresearch/pgdl/"
 
 
 def fetch_cnnzoo(
@@ -38,6 +40,39 @@ def fetch_cnnzoo(
             archive = _download(f"{address}{dataset}.tar.xz", folders.cache() / "archives")
             _unpack(archive, folder / dataset)
     return folder
+
+
+def fetch_pgdl(
+    datasets: Iterable[str] = pgdl.PGDL.expected_families,
+    folder: Path | None = None,
+    *,
+    address: str = PGDL,
+) -> Path:
+    """PGDL's tasks as the competition published them; returns the folder to open as root.
+
+    Three zip files, read without being unpacked: public_data.zip (8.8 GB: task1_v4, task2_v1),
+    phase_one_data.zip (2.5 GB: task4, task5) and phase_two_data.zip (9.0 GB: task6 to task9); 550
+    networks with their initial weights and the tasks' training images. Licence Apache 2.0. Source:
+    README of google-research/pgdl, which gives no checksums; the zip files have one for each
+    member, checked when it is read. `folder` defaults to `pgdl` in the cache; what is there already
+    is kept.
+
+    Raises: GengapError for an unknown task, a failed download or a damaged archive.
+    """
+    folder = Path(folder or folders.cache() / "pgdl")
+    archives = [_archive_of(task) for task in datasets]
+    for archive in dict.fromkeys(archives):
+        file = _download(f"{address}{archive}", folder)
+        if not zipfile.is_zipfile(file):
+            raise GengapError(f"{file} is damaged or no zip file: delete it and fetch again.")
+    return folder
+
+
+def _archive_of(task: str) -> str:
+    if task not in pgdl.ARCHIVES:
+        known = ", ".join(pgdl.ARCHIVES)
+        raise GengapError(f"No task {task!r} in PGDL: choose from {known}.")
+    return pgdl.ARCHIVES[task]
 
 
 def _download(address: str, folder: Path) -> Path:
