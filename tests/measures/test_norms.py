@@ -1,12 +1,23 @@
 from collections import OrderedDict
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 import gengap
-from gengap.measures.norms import distance_from_initialization, parameter_norm
+from gengap.measures.norms import (
+    distance_from_initialization,
+    frobenius_over_spectral_norms,
+    log_product_of_frobenius_norms,
+    log_product_of_spectral_norms,
+    log_sum_of_spectral_norms,
+    parameter_norm,
+    path_norm,
+    spectral_distance_from_initialization,
+    spectral_norm,
+)
 
 
 def orthogonal_model(scale: float = 1.0) -> gengap.Model:
@@ -47,3 +58,120 @@ def test_a_million_equal_weights_are_summed_without_loss():
     model = gengap.Model(nn.Sequential(stage), pd.Series())
     exact = 1_000_000 * float(torch.tensor(0.1)) ** 2
     assert parameter_norm(model) == pytest.approx(exact, rel=1e-12)
+
+
+def deep_model(*scales: float, width: int = 6) -> gengap.Model:
+    """Orthogonal layers times these scales, without biases."""
+    torch.manual_seed(0)
+    stages = OrderedDict((f"h{i}", nn.Linear(width, width, bias=False)) for i in range(len(scales)))
+    for stage, scale in zip(stages.values(), scales):
+        nn.init.orthogonal_(stage.weight, gain=scale)
+    return gengap.Model(nn.Sequential(stages), pd.Series())
+
+
+def relu_network() -> nn.Sequential:
+    torch.manual_seed(1)
+    stages = OrderedDict(h1=nn.Linear(4, 5), relu=nn.ReLU(), logits=nn.Linear(5, 3))
+    return nn.Sequential(stages).double()
+
+
+def with_inputs(network: nn.Sequential, *shape: int) -> gengap.Model:
+    sample = torch.randn(2, *shape, dtype=torch.float64), torch.tensor([0, 1])
+    return gengap.Model(network, pd.Series(), read_sample=lambda: sample)
+
+
+def test_orthogonal_layers_have_norms_of_their_scale_and_width():
+    model = deep_model(1.0, 3.0, 0.5)
+    assert log_product_of_spectral_norms(model) == pytest.approx(2 * np.log(1.5), rel=1e-5)
+    frobenius = 2 * np.log(1.5) + 3 * np.log(6)
+    assert log_product_of_frobenius_norms(model) == pytest.approx(frobenius, rel=1e-5)
+    assert frobenius_over_spectral_norms(model) == pytest.approx(3 * 6, rel=1e-5)
+    expected = np.log(3) + 2 * np.log(1.5) / 3
+    assert log_sum_of_spectral_norms(model) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 200), (200, 3), (40, 40)])
+def test_the_spectral_norm_equals_the_largest_singular_value(shape):
+    matrix = np.random.default_rng(0).standard_normal(shape)
+    expected = np.linalg.svd(matrix, compute_uv=False)[0]
+    assert float(spectral_norm(torch.tensor(matrix))) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_kernel_counts_as_a_matrix_of_its_outputs_with_the_batch_norm_after_it():
+    convolution, norm = nn.Conv2d(3, 4, 2), nn.BatchNorm2d(4)
+    nn.init.uniform_(norm.weight, 1, 5)
+    network = nn.Sequential(OrderedDict(conv2d=convolution, batch_normalization=norm)).eval()
+    scale = norm.weight.detach() / (1 + norm.eps) ** 0.5
+    matrix = (convolution.weight.detach().flatten(1) * scale[:, None]).double().numpy()
+    expected = 2 * np.log(np.linalg.norm(matrix, 2))
+    model = gengap.Model(network, pd.Series())
+    assert log_product_of_spectral_norms(model) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_layer_of_zeros_has_no_logarithm():
+    model = deep_model(1.0, 0.0)
+    with pytest.raises(gengap.NotAvailable, match="all weights of a layer are 0"):
+        log_product_of_spectral_norms(model)
+
+
+def test_the_spectral_distance_of_a_rank_one_change_is_the_product_of_its_factors():
+    network = relu_network()
+    start = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    left, right = torch.randn(5).double(), torch.randn(4).double()
+    network.h1.weight.data += torch.outer(left, right)
+    model = gengap.Model(network, pd.Series(), start)
+    expected = float(left.square().sum() * right.square().sum())
+    assert spectral_distance_from_initialization(model) == pytest.approx(expected, rel=1e-10)
+
+
+def test_the_spectral_distance_takes_batch_norm_from_its_start():
+    stages = OrderedDict(conv2d=nn.Conv2d(1, 2, 1, bias=False), norm=nn.BatchNorm2d(2, eps=0.0))
+    network = nn.Sequential(stages).eval()
+    start = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    network.norm.running_var.fill_(1 / 9)
+    model = gengap.Model(network, pd.Series(), start)
+    expected = 4 * float(start["conv2d.weight"].square().sum())  # three times the weights, less one
+    assert spectral_distance_from_initialization(model) == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_initial_weights_there_is_no_spectral_distance():
+    with pytest.raises(gengap.NotAvailable, match="without initial weights"):
+        spectral_distance_from_initialization(deep_model(1.0))
+
+
+def test_the_path_norm_sums_the_squared_weights_over_all_paths():
+    network = relu_network().requires_grad_(False)
+    first, second = network.h1, network.logits
+    expected = float(second.bias.square().sum())
+    for k in range(3):
+        for j in range(5):
+            into = float(first.bias[j]) ** 2 + sum(float(first.weight[j, i]) ** 2 for i in range(4))
+            expected += float(second.weight[k, j]) ** 2 * into
+    assert path_norm(with_inputs(network, 4)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_path_norm_does_not_see_scale_moved_from_one_layer_to_the_next():
+    network, moved = relu_network(), relu_network()
+    with torch.no_grad():
+        for parameter in moved.h1.parameters():
+            parameter.mul_(100)
+        moved.logits.weight.div_(100)
+    expected = path_norm(with_inputs(network, 4))
+    assert path_norm(with_inputs(moved, 4)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_path_norm_of_a_network_with_batch_norm_is_that_of_the_network_it_computes():
+    torch.manual_seed(2)
+    convolution, norm = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)
+    nn.init.normal_(norm.running_mean)
+    nn.init.uniform_(norm.running_var, 1, 2)
+    scale = (norm.running_var + norm.eps) ** -0.5
+    plain = nn.Conv2d(2, 3, 3)
+    plain.weight.data = convolution.weight.detach() * scale[:, None, None, None]
+    plain.bias.data = (convolution.bias.detach() - norm.running_mean) * scale
+    tail = [nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 3)]
+    values = [
+        path_norm(with_inputs(nn.Sequential(*head, *tail).double().eval(), 2, 6, 6))
+        for head in ([convolution, norm], [plain])
+    ]
+    assert values[0] == pytest.approx(values[1], rel=1e-6)

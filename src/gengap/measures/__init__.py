@@ -57,4 +57,10 @@ def _is_typed_again(old: Measure, new: Measure) -> bool:
     return old.__module__ == new.__module__ == "__main__"
 
 
-from gengap.measures import margins, norms  # noqa: E402, F401  (they register themselves above)
+from gengap.measures import (  # noqa: E402, F401  (they register themselves above)
+    augmented_margins,
+    flatness,
+    margins,
+    norms,
+    transport,
+)

@@ -1,14 +1,23 @@
 """Measures of the size of the weights.
 
-Sums run in float64 on the CPU, so that a value does not depend on the device.
+Sums run in float64 on the CPU, so that a value does not depend on the device. Measures of layers
+fold batch norm into the layer before it, take a kernel as the matrix (out, in * kh * kw), as the
+released code of Dziugaite et al. 2020 does, and leave biases out.
 """
 
+import copy
+import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gengap.errors import NotAvailable
 from gengap.measures import measure
+from gengap.measures.folding import folded, weight_matrices
+from gengap.measures.shared import once_per_model
 from gengap.model import Model
 
 
@@ -37,6 +46,130 @@ def distance_from_initialization(model: Model) -> float:
         raise NotAvailable("this model comes without initial weights")
     weights = model.network.state_dict()
     return squared_norm(weights[name] - start for name, start in model.initial_weights.items())
+
+
+@measure
+def log_product_of_spectral_norms(model: Model) -> float:
+    """Logarithm of the product of the layers' squared spectral norms: sum_i ln ||W_i||_2^2.
+
+    No unit. Of kernels as matrices, not as the linear maps between images that they make.
+
+    Source: Jiang et al. 2020 (Fantastic Generalization Measures), eq. 32.
+    Raises: NotAvailable if all weights of a layer are 0.
+    """
+    return float(layer_norms(model).spectral.square().log().sum())
+
+
+@measure
+def log_sum_of_spectral_norms(model: Model) -> float:
+    """Logarithm of the layers' geometric mean squared spectral norm, times their number.
+
+    ln(d (prod_i ||W_i||_2^2)^(1/d)) over d layers. No unit.
+
+    Source: Jiang et al. 2020 (Fantastic Generalization Measures), eq. 35: the product made a sum,
+    for networks of different depth.
+    Raises: NotAvailable if all weights of a layer are 0.
+    """
+    logs = layer_norms(model).spectral.square().log()
+    return float(logs.mean()) + math.log(len(logs))
+
+
+@measure
+def log_product_of_frobenius_norms(model: Model) -> float:
+    """Logarithm of the product of the layers' squared Frobenius norms: sum_i ln ||W_i||_F^2.
+
+    No unit.
+
+    Source: Jiang et al. 2020 (Fantastic Generalization Measures), eq. 37.
+    Raises: NotAvailable if all weights of a layer are 0.
+    """
+    return float(layer_norms(model).frobenius.square().log().sum())
+
+
+@measure
+def frobenius_over_spectral_norms(model: Model) -> float:
+    """Sum of the layers' stable ranks: sum_i ||W_i||_F^2 / ||W_i||_2^2. No unit.
+
+    Source: Jiang et al. 2020 (Fantastic Generalization Measures), eq. 33.
+    Raises: NotAvailable if all weights of a layer are 0.
+    """
+    norms = layer_norms(model)
+    return float((norms.frobenius / norms.spectral).square().sum())
+
+
+@measure
+def spectral_distance_from_initialization(model: Model) -> float:
+    """Sum of squared spectral norms of the layers' changes: sum_i ||W_i - W0_i||_2^2.
+
+    Unit: weight^2. Batch norm starts with the mean 0 and the variance 1.
+
+    Source: Jiang et al. 2020 (Fantastic Generalization Measures), eq. 41.
+    Raises: NotAvailable if the model comes without initial weights.
+    """
+    if model.initial_weights is None:
+        raise NotAvailable("this model comes without initial weights")
+    pairs = zip(_matrices(model.network), _matrices(_initial_network(model)))
+    return float(sum(spectral_norm(end - start) ** 2 for end, start in pairs))
+
+
+@measure
+@torch.no_grad()
+def path_norm(model: Model) -> float:
+    """Sum over paths from inputs to logits of the product of the squared weights on them.
+
+    The sum of the logits of the network with squared weights and biases at an input of ones, batch
+    norm folded in. Unit: weight^(2 layers). Max pooling passes the largest of its paths; with
+    another activation than ReLU it is this output, no longer a sum over paths.
+
+    Source: Jiang et al. 2020 (Fantastic Generalization Measures), eq. 44, without a root.
+    Raises: NotAvailable without a training sample, from which the size of an input is known.
+    """
+    inputs = model.sample[0][:1].cpu().double()
+    network = folded(copy.deepcopy(model.network).cpu().double())
+    for parameter in network.parameters():
+        parameter.square_()
+    return float(network(torch.ones_like(inputs)).sum())
+
+
+@dataclass(frozen=True)
+class LayerNorms:
+    """Norms of each layer's matrix, float64 on the CPU, none of them 0."""
+
+    spectral: Tensor  # (layers,)
+    frobenius: Tensor  # (layers,)
+    units: Tensor  # (layers,) sum of the Euclidean norms of the rows, ||W^T||_{2,1}
+
+
+@once_per_model
+def layer_norms(model: Model) -> LayerNorms:
+    """Norms of the layers, batch norm folded in; NotAvailable if all weights of a layer are 0."""
+    matrices = _matrices(model.network)
+    frobenius = torch.stack([matrix.norm() for matrix in matrices])
+    if not frobenius.all():
+        raise NotAvailable("all weights of a layer are 0: its norm has no logarithm or inverse")
+    units = torch.stack([matrix.norm(dim=1).sum() for matrix in matrices])
+    return LayerNorms(torch.stack([spectral_norm(m) for m in matrices]), frobenius, units)
+
+
+def spectral_norm(matrix: Tensor) -> Tensor:
+    """The largest singular value, from the smaller Gram matrix: fast where one side is short."""
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    return torch.linalg.eigvalsh(wide @ wide.T)[-1].clamp(min=0).sqrt()
+
+
+def _matrices(network: nn.Sequential) -> list[Tensor]:
+    return weight_matrices(folded(copy.deepcopy(network).cpu().double()))
+
+
+@torch.no_grad()
+def _initial_network(model: Model) -> nn.Sequential:
+    network = copy.deepcopy(model.network)
+    for name, weight in network.named_parameters():
+        weight.copy_(model.initial_weights[name])
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.reset_running_stats()
+    return network
 
 
 def squared_norm(tensors: Iterable[Tensor]) -> float:
