@@ -394,6 +394,22 @@ def test_a_truncated_file_is_one_sentence(two_layers):
         read_weights(io.BytesIO(b"no HDF5 at all"), made)
 
 
+def test_a_damaged_header_is_one_sentence(two_layers):
+    made, file = two_layers
+    whole = file.read_bytes()
+    generator = np.random.default_rng(0)
+    refused = 0
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for position in generator.integers(200, size=5):
+            damaged[position] ^= 0xFF
+        try:
+            weights_in(io.BytesIO(damaged), made)
+        except GengapError:
+            refused += 1
+    assert refused > 50
+
+
 def test_a_failed_write_leaves_nothing(tmp_path):
     made = nn.Sequential()
     made.add_module("five_axes", nn.Conv3d(1, 1, 1))

@@ -203,6 +203,19 @@ def test_a_record_that_is_no_pair_of_input_and_class_is_named(example, reason):
         read(records(GOOD, example))
 
 
+def test_any_message_under_a_right_checksum_is_read_or_refused_in_one_sentence():
+    generator = np.random.default_rng(0)
+    refused = 0
+    for _ in range(2000):
+        message = bytearray(GOOD)
+        message[generator.integers(len(message))] = generator.integers(256)
+        try:
+            read(records(bytes(message)))
+        except GengapError:
+            refused += 1
+    assert refused > 1000
+
+
 def test_inputs_and_labels_of_different_numbers_are_not_written(tmp_path):
     with pytest.raises(GengapError, match="3 inputs and 2 labels"):
         write_tfrecord(tmp_path / "shard", np.zeros((3, 2)), np.zeros(2))

@@ -47,6 +47,8 @@ ALIASES = {
     "GlobalMaxPool2D": "GlobalMaxPooling2D",
     "MaxPool2D": "MaxPooling2D",
 }
+# What HDF5's library and reading by its names raise where a file is damaged.
+DAMAGE = (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError)
 # Axes of a kernel in Keras, by their number: HWIO becomes OIHW, (in, out) becomes (out, in).
 TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 TO_KERAS = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
@@ -182,7 +184,7 @@ def weights_in(file: Path | BinaryIO, network: nn.Sequential) -> dict[str, Tenso
             return _matched(opened, _slots(network))
     except FileNotFoundError as error:
         raise GengapError("the weights are missing: put them there") from error
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except DAMAGE as error:
         raise GengapError(
             f"no Keras weights can be read ({error}): the file is truncated or damaged, get it"
             " again"

@@ -21,6 +21,8 @@ import numpy as np
 from gengap import folders
 from gengap.errors import GengapError
 
+# What a message raises whose fields are not the expected ones, or lack some.
+MALFORMED = (ValueError, TypeError, LookupError, OverflowError)
 LARGEST = 2**31 - 1  # bytes of a message: protobuf's own limit
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 # TensorProto: dtype -> the type and the field that holds values which are not in tensor_content.
@@ -58,7 +60,7 @@ def read_tfrecord(file: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
                 )
             inputs.append(values)
             labels.append(label)
-    except ValueError as error:
+    except MALFORMED as error:
         raise GengapError(f"record {len(labels)}: {error}; get the file again") from error
     if not labels:
         raise GengapError("there are no records; get the file again")
@@ -106,9 +108,9 @@ def read_example(message: memoryview) -> dict[str, memoryview]:
     for part in _all(message, 1):  # Example.features
         for entry in _all(part, 1):  # Features.feature, a map
             pair = dict(_fields(entry))
-            values = [v for bytes_list in _all(pair[2], 1) for v in _all(bytes_list, 1)]
+            values = [v for bytes_list in _all(pair.get(2, b""), 1) for v in _all(bytes_list, 1)]
             if len(values) == 1:
-                features[bytes(pair[1]).decode()] = values[0]
+                features[bytes(pair.get(1, b"")).decode()] = values[0]
     return features
 
 
