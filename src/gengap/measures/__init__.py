@@ -59,8 +59,12 @@ def _is_typed_again(old: Measure, new: Measure) -> bool:
 
 from gengap.measures import (  # noqa: E402, F401  (they register themselves above)
     augmented_margins,
+    capacity,
     flatness,
     margins,
     norms,
+    representations,
+    sensitivity,
+    sharpness,
     transport,
 )

@@ -1,0 +1,25 @@
+"""Measures of how much a network of its shape could fit, whatever its weights are."""
+
+import math
+
+from gengap.errors import NotAvailable
+from gengap.measures import measure
+from gengap.model import Model
+
+
+@measure
+def vc_dimension(model: Model) -> float:
+    """An upper bound on the VC dimension of a convolutional network: d + 2 d log(22 d 32^2) P.
+
+    d is the number of kernels (of convolutions and dense layers), P the number of their entries;
+    biases and normalizations are not counted. Unit: samples, with a natural logarithm.
+
+    Source: Jiang et al. 2020 (PGDL competition), baseline `vc_dim` of its kit, which takes 32 x 32
+    inputs for granted, as here.
+    Raises: NotAvailable for a network without kernels.
+    """
+    kernels = [weight.numel() for weight in model.network.parameters() if weight.ndim > 1]
+    if not kernels:
+        raise NotAvailable("this network has neither convolutions nor dense layers")
+    depth = len(kernels)
+    return depth + 2 * depth * math.log(22 * depth * 32**2) * sum(kernels)
