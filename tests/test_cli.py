@@ -164,7 +164,7 @@ def test_predictions_are_scored_as_a_fraction_and_times_a_hundred(run, tmp_path)
     ("change", "sentence"),
     [
         (lambda given: given.pop("model_2"), "1 models have no prediction (model_2)"),
-        (lambda given: given.update(model_7=1), "1 models are not of this task (model_7)"),
+        (lambda given: given.update(model_9=1), "1 models are not of this task (model_9)"),
         (
             lambda given: given.update(model_2="EXCEEDED"),
             "for model_2 is 'EXCEEDED'; give a number",

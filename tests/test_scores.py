@@ -54,7 +54,7 @@ def real(reference, request):
 def grid(*sizes, gap, names=None):
     """Configurations of a complete grid with this gap, as the competition writes them."""
     names = names or [
-        [f"{'abcdef'[at]}{level}" for level in range(n)] for at, n in enumerate(sizes)
+        [f"{'abcdefgh'[at]}{level}" for level in range(n)] for at, n in enumerate(sizes)
     ]
     specs = {}
     for number, (values, value) in enumerate(zip(itertools.product(*names), gap, strict=True)):

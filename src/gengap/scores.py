@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import permutations, product
+from itertools import combinations, permutations, product
 
 import numpy as np
 import pandas as pd
@@ -55,7 +55,7 @@ class Conditions:
     network and of the second for either. Conditions follow each other, and so do their cells.
     """
 
-    pairs: sparse.csr_array  # (2 cells, n * n) of 0 and 1: two rows a cell, gap not larger, larger
+    pairs: sparse.csc_array  # (2 cells, n * n) of 0 and 1: two rows a cell, gap not larger, larger
     first: np.ndarray  # (conditions,) position of each condition's first cell
     undefined: np.ndarray  # (conditions,) bool: a cell is empty, its entropy 0 / 0
 
@@ -326,22 +326,32 @@ def _conditions(task: Task) -> Conditions:
             f" {', '.join(task.possible) or 'none'}"
         )
     _check_grid(task)
-    cell_of_pair, cells = [], []
-    for names, levels in zip(permutations(task.possible, 2), permutations(task.levels.T, 2)):
-        choices = [task.possible[name] for name in names for _ in range(2)]
-        keys = ["".join(key) for key in product(*choices)]
-        place = {key: at for at, key in enumerate(keys)}  # of keys written alike the last
-        cell = np.array([place[key] for key in keys]).reshape([len(values) for values in choices])
-        one, other = levels
-        cell_of_pair.append(sum(cells) + cell[one[:, None], one, other[:, None], other].ravel())
-        cells.append(len(keys))
-    row = 2 * np.array(cell_of_pair) + task.larger_gap.ravel()
-    pair = np.broadcast_to(np.arange(row.shape[1]), row.shape)
-    shape = (2 * sum(cells), row.shape[1])
-    pairs = sparse.csr_array((np.ones(row.size), (row.ravel(), pair.ravel())), shape=shape)
+    places = {pair: _places(task, *pair) for pair in permutations(task.possible, 2)}
+    if all(np.array_equal(place, np.arange(len(place))) for place in places.values()):
+        # Where no cells are written alike, the reversed order only names the cells otherwise.
+        places = {pair: places[pair] for pair in combinations(task.possible, 2)}
+    both = {}  # of each hyper-parameter the values of a pair of networks, as one number
+    for levels, (name, values) in zip(task.levels.T, task.possible.items(), strict=True):
+        both[name] = (levels[:, None] * len(values) + levels).ravel()
+    cells = [len(place) for place in places.values()]
     first = np.concatenate([[0], np.cumsum(cells)[:-1]])
-    empty = pairs.sum(axis=1).reshape(-1, 2).sum(axis=1) == 0
+    row = np.empty((len(task.gap) ** 2, len(places)), np.int32)
+    for at, ((one, other), place) in enumerate(places.items()):
+        row[:, at] = first[at] + place[both[one] * len(task.possible[other]) ** 2 + both[other]]
+    empty = np.bincount(row.ravel(), minlength=sum(cells)) == 0
+    row = 2 * row + task.larger_gap.reshape(-1, 1)
+    starts = np.arange(0, row.size + 1, row.shape[1])
+    shape = (len(row), 2 * sum(cells))
+    pairs = sparse.csr_array((np.ones(row.size), row.ravel(), starts), shape=shape).T
     return Conditions(pairs, first, np.logical_or.reduceat(empty, first))
+
+
+def _places(task: Task, one: str, other: str) -> np.ndarray:
+    """(cells,) where each cell of a condition is counted: of cells written alike the last."""
+    choices = [task.possible[name] for name in (one, one, other, other)]
+    keys = ["".join(key) for key in product(*choices)]
+    last = {key: at for at, key in enumerate(keys)}
+    return np.array([last[key] for key in keys])
 
 
 def _check_grid(task: Task) -> None:
