@@ -134,6 +134,18 @@ def test_the_spectral_distance_takes_batch_norm_from_its_start():
     assert spectral_distance_from_initialization(model) == pytest.approx(expected, rel=1e-5)
 
 
+def test_moving_statistics_count_from_their_start_where_it_is_known():
+    stages = OrderedDict(conv2d=nn.Conv2d(1, 2, 1, bias=False), norm=nn.BatchNorm2d(2, eps=0.0))
+    network = nn.Sequential(stages).eval()
+    network.norm.running_var.fill_(1 / 9)
+    start = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    assert spectral_distance_from_initialization(gengap.Model(network, pd.Series(), start)) == 0
+    start["norm.running_var"].fill_(1 / 4)
+    expected = float(start["conv2d.weight"].square().sum())  # three times the weights, less twice
+    model = gengap.Model(network, pd.Series(), start)
+    assert spectral_distance_from_initialization(model) == pytest.approx(expected, rel=1e-5)
+
+
 def test_without_initial_weights_there_is_no_spectral_distance():
     with pytest.raises(gengap.NotAvailable, match="without initial weights"):
         spectral_distance_from_initialization(deep_model(1.0))

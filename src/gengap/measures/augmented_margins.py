@@ -66,7 +66,7 @@ def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
     zoomed in to 0.85 to 0.99 of the sides, half of them.
 
     Source: the released code of Natekar & Sharma 2020. Differs: the hue is turned around the grey
-    axis, which needs no pixel to be in [0, 1].
+    axis and saturation is not clipped, so that pixels need not be in [0, 1].
     """
 
     def uniform(low: float, high: float) -> Tensor:

@@ -101,7 +101,7 @@ def frobenius_over_spectral_norms(model: Model) -> float:
 def spectral_distance_from_initialization(model: Model) -> float:
     """Sum of squared spectral norms of the layers' changes: sum_i ||W_i - W0_i||_2^2.
 
-    Unit: weight^2. Batch norm starts with the mean 0 and the variance 1.
+    Unit: weight^2. Moving statistics whose start is not known start at mean 0 and variance 1.
 
     Source: Jiang et al. 2020 (Fantastic Generalization Measures), eq. 41.
     Raises: NotAvailable if the model comes without initial weights.
@@ -161,14 +161,12 @@ def _matrices(network: nn.Sequential) -> list[Tensor]:
     return weight_matrices(folded(copy.deepcopy(network).cpu().double()))
 
 
-@torch.no_grad()
 def _initial_network(model: Model) -> nn.Sequential:
     network = copy.deepcopy(model.network)
-    for name, weight in network.named_parameters():
-        weight.copy_(model.initial_weights[name])
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             module.reset_running_stats()
+    network.load_state_dict(dict(model.initial_weights), strict=False)
     return network
 
 

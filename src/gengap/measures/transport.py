@@ -138,8 +138,8 @@ def _weighted_sum(of_classes: dict[int, float], model: Model) -> float:
 
 
 def _pot():
-    """POT, of whose backends only the one for NumPy is needed here; importing it takes seconds."""
-    for backend in ("PYTORCH", "JAX", "CUPY", "TENSORFLOW"):
+    """POT, imported only where it is needed: that takes seconds, with more frameworks even more."""
+    for backend in ("JAX", "CUPY", "TENSORFLOW"):
         os.environ.setdefault(f"POT_BACKEND_DISABLE_{backend}", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its own source, while Python compiles it
