@@ -5,6 +5,7 @@ Imports stand inside the commands: PyTorch takes seconds, and `gengap --help` mu
 
 import ast
 import importlib.util
+import inspect
 import os
 import sys
 import textwrap
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from gengap.collection import Collection
 
 # The collections that can be trained anew, and the originals that can be downloaded.
-RECIPES = {"cnnzoo": "gengap.replicas.cnnzoo:train_zoo"}
+RECIPES = {
+    "cnnzoo": "gengap.replicas.cnnzoo:train_zoo",
+    "pgdl": "gengap.replicas.pgdl:train_pgdl",
+}
 ORIGINALS = {"cnnzoo": "gengap.fetch:fetch_cnnzoo", "pgdl": "gengap.fetch:fetch_pgdl"}
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended, as shells give it
 
@@ -230,26 +234,37 @@ def book() -> None:
 def train(
     collection: Annotated[str, typer.Argument(help=f"One of: {', '.join(RECIPES)}.")],
     dataset: Annotated[
-        str, typer.Option(help="Images to train on: mnist, fashion_mnist or cifar10 (as grey).")
+        str,
+        typer.Option(
+            help="cnnzoo: mnist, fashion_mnist or cifar10 (as grey); pgdl: vgg_fashion_mnist or"
+            " nin_fashion_mnist."
+        ),
     ],
-    networks: Annotated[int, typer.Option(min=1, help="How many networks.")] = 100,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each; the paper took 86.")] = 86,
+    networks: Annotated[
+        int | None, typer.Option(min=1, help="How many (cnnzoo: 100; pgdl: its whole grid).")
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of each (cnnzoo: 86, as published), or at most (pgdl)."),
+    ] = None,
     device: Device = "cpu",
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder to write (trained/COLLECTION/DATASET); a run begun there is resumed."
-        ),
+        typer.Option(help="Folder to write (under trained/); a run begun there is resumed."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of hyper-parameters, weights and batches.")] = 42,
+    seed: Annotated[
+        int | None, typer.Option(help="Of hyper-parameters, weights and batches (42).")
+    ] = None,
     stack: Annotated[
-        int | None, typer.Option(min=1, help="Networks trained as one (1 on a CPU, 256 on a GPU).")
+        int | None,
+        typer.Option(min=1, help="cnnzoo: networks trained as one (1 on a CPU, 256 on a GPU)."),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes on a CPU (the number of cores).")
     ] = None,
     all_checkpoints: Annotated[
-        int | None, typer.Option(min=0, help="Networks that keep every checkpoint (all).")
+        int | None,
+        typer.Option(min=0, help="cnnzoo: networks that keep every checkpoint (all)."),
     ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of the images (GENGAP_IMAGES, or a download).")
@@ -261,27 +276,37 @@ def train(
     again with the same arguments.
 
     \b
-    Example:
+    Examples:
       gengap train cnnzoo --dataset fashion_mnist --networks 600 --epochs 20
       gengap measure cnnzoo --root trained/cnnzoo
+      gengap train pgdl --dataset vgg_fashion_mnist
     """
-    train_zoo = _function_for(collection, RECIPES, "trained")
+    recipe = _function_for(collection, RECIPES, "trained")
     from gengap.collection import usable_device
 
     usable_device(device)
-    out = out or Path("trained") / collection / dataset
-    settings = {"seed": seed, "stack": stack, "workers": workers, "images": images}
+    folder = out or Path("trained") / collection / dataset
+    wanted = {
+        "networks": networks,
+        "epochs": epochs,
+        "seed": seed,
+        "stack": stack,
+        "workers": workers,
+        "all_checkpoints": all_checkpoints,
+        "images": images,
+    }
+    options = {name: value for name, value in wanted.items() if value is not None}
+    if foreign := options.keys() - inspect.signature(recipe).parameters:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(foreign))
+        raise GengapError(f"{collection} is trained without {names}; leave it out")
     try:
-        written = train_zoo(
-            dataset, networks, epochs, device, out, all_checkpoints=all_checkpoints, **settings
-        )
+        written = recipe(dataset, folder, device=device, **options)
     except KeyboardInterrupt:
-        kept = len(list((out / "networks").glob("*.npz")))
         raise KeyboardInterrupt(
-            f"{kept} of {networks} networks are trained and kept in {out}; the same command goes"
-            " on from there"
+            f"the networks finished so far are kept in {folder}; the same command goes on from"
+            " there"
         ) from None
-    typer.echo(f"{networks} networks in {written}")
+    typer.echo(f"trained: {written}")
 
 
 @app.command()

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch.func import grad, vmap
 
 from gengap.replicas import cnnzoo as trainer
+from gengap.replicas.pool import MALLOC
 
 STEPS = 10
 
@@ -72,5 +73,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     if "MALLOC_MMAP_THRESHOLD_" not in os.environ:  # read when a process starts
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | trainer.MALLOC)
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | MALLOC)
     main()

@@ -18,24 +18,7 @@ from gengap.loaders import cnnzoo as loader
 from gengap.loaders.cnnzoo import LAYOUT, PARAMETERS
 from gengap.replicas import cnnzoo as trainer
 
-TRAIN, TEST, EPOCHS = 2100, 300, 2
-
-
-@pytest.fixture(scope="session")
-def image_root(tmp_path_factory):
-    """Made-up MNIST: ten noisy patterns, in idx files."""
-    folder = tmp_path_factory.mktemp("images") / "mnist"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    patterns = rng.integers(0, 256, (10, 28, 28))
-    for prefix, count in (("train", TRAIN), ("t10k", TEST)):
-        labels = rng.integers(0, 10, count).astype(np.uint8)
-        pixels = (0.5 * patterns[labels] + rng.integers(0, 128, (count, 28, 28))).astype(np.uint8)
-        header = (2051).to_bytes(4, "big") + b"".join(n.to_bytes(4, "big") for n in pixels.shape)
-        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
-        header = (2049).to_bytes(4, "big") + count.to_bytes(4, "big")
-        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
-    return folder.parent
+EPOCHS = 2
 
 
 @pytest.fixture
@@ -181,7 +164,7 @@ def test_training_learns(images):
 
 def train(image_root, out, *, networks=6, **settings):
     settings = {"workers": 1, "images": image_root} | settings
-    return trainer.train_zoo("mnist", networks, EPOCHS, "cpu", out, **settings)
+    return trainer.train_zoo("mnist", out, networks=networks, epochs=EPOCHS, **settings)
 
 
 def test_a_trained_zoo_reproduces_its_recorded_metrics_through_the_loader(image_root, tmp_path):
@@ -233,7 +216,7 @@ import sys
 from gengap.replicas.cnnzoo import train_zoo
 if __name__ == "__main__":
     images, out = sys.argv[1:]
-    train_zoo("mnist", 6, 2, "cpu", out, workers=2, images=images)
+    train_zoo("mnist", out, networks=6, epochs=2, workers=2, images=images)
 """
 
 

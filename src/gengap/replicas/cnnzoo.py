@@ -12,12 +12,8 @@ is fastest, since larger stacks leave the cache, and grouped convolutions equal 
 
 import json
 import math
-import multiprocessing
 import os
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +28,7 @@ from gengap.errors import GengapError
 from gengap.folders import write_atomically
 from gengap.loaders.cnnzoo import LAYOUT, METRICS, PARAMETERS, finite_rows, write_zoo
 from gengap.loaders.images import load_images, network_inputs
+from gengap.replicas.pool import run_in_processes
 
 BATCH = 512
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
@@ -39,13 +36,6 @@ ACTIVATIONS = {"relu": F.relu, "tanh": torch.tanh}
 INITIALIZERS = ("he_normal", "orthogonal", "glorot_normal", "RandomNormal", "TruncatedNormal")
 TRAIN_FRACTIONS = (0.1, 0.25, 0.5, 1.0)
 CPU_STACK, GPU_STACK = 1, 256  # networks that train at once in a process
-# glibc returns large freed blocks to the system and faults them in again at every layer: with these
-# thresholds a CPU trains twice as fast. Read when a process starts; elsewhere without effect.
-MALLOC = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),
-    "MALLOC_TRIM_THRESHOLD_": str(2**33),
-    "MALLOC_TOP_PAD_": str(2**28),
-}
 EPSILON = 1e-7  # of Adam and RMSprop in Keras
 TRUNCATED_STD = 0.87962566103423978  # of a standard normal cut at two standard deviations
 
@@ -294,11 +284,11 @@ def _checkpoint(epoch: int, weights, train: Images, test: Images, activation) ->
 
 def train_zoo(
     dataset: str,
-    networks: int,
-    epochs: int,
-    device: str,
     out: Path,
     *,
+    networks: int = 100,
+    epochs: int = 86,
+    device: str = "cpu",
     seed: int = 42,
     stack: int | None = None,
     workers: int | None = None,
@@ -326,8 +316,7 @@ def train_zoo(
     stacks = _stacks(configurations.loc[missing], size, kept)
     worker = (dataset, device, images, out, epochs, seed, kept)
     with tqdm(total=networks, initial=networks - len(missing), unit="network") as progress:
-        parallel = _run_in_processes(stacks, worker, workers or os.cpu_count())
-        for finished in parallel if on_cpu else _run_here(stacks, worker):
+        for finished in _trained(stacks, worker, workers or os.cpu_count(), on_cpu):
             progress.update(finished)
     return publish(out, configurations)
 
@@ -360,46 +349,21 @@ def _stacks(configurations: DataFrame, size: int, kept: int) -> list[DataFrame]:
     return [configurations.loc[part] for part in sorted(parts, key=min)]
 
 
-def _run_here(stacks: list[DataFrame], worker: tuple) -> Iterator[int]:
-    """Train every stack in this process, which drives the GPU; yields the networks finished."""
-    _start_worker(*worker)
-    yield from map(_train_and_save, stacks)
-
-
-def _run_in_processes(stacks: list[DataFrame], worker: tuple, workers: int) -> Iterator[int]:
-    """Train the stacks in worker processes of one thread; yields the networks finished."""
-    os.environ.update(MALLOC)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, worker) as pool:
-        pending = [pool.submit(_train_and_save, stack) for stack in stacks]
-        try:
-            yield from (future.result() for future in as_completed(pending))
-        except BrokenProcessPool as error:
-            raise GengapError(
-                "A training process died, perhaps for lack of memory; finished networks are kept:"
-                " run the same command again, with fewer workers if need be."
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _trained(stacks: list[DataFrame], worker: tuple, workers: int, on_cpu: bool) -> Iterator[int]:
+    """Train the stacks, on a GPU in this process, which drives it; yields the networks finished."""
+    if on_cpu:
+        yield from run_in_processes(_train_and_save, stacks, workers, _start_worker, worker)
+    else:
+        _start_worker(*worker)
+        yield from map(_train_and_save, stacks)
 
 
 _WORKER: dict = {}  # what a worker process holds between stacks
 
 
 def _start_worker(dataset, device, images, out, epochs, seed, kept) -> None:
-    if torch.device(device).type == "cpu":
-        torch.set_num_threads(1)
-        torch.set_flush_denormal(True)
-    if multiprocessing.parent_process():
-        threading.Thread(target=_die_with_parent, daemon=True).start()
     splits = {split: _images(dataset, split, images, device) for split in ("train", "test")}
     _WORKER.update(splits, out=out, epochs=epochs, seed=seed, kept=kept)
-
-
-def _die_with_parent() -> None:
-    """A killed run must not leave workers behind; files are renamed into place, so none is half."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def _images(dataset: str, split: str, root: Path | None, device: str) -> Images:
