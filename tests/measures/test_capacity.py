@@ -1,4 +1,3 @@
-import json
 import math
 
 import pandas as pd
@@ -6,7 +5,6 @@ import pytest
 from torch import nn
 
 import gengap
-from gengap.loaders.pgdl import PGDL
 from gengap.measures.capacity import vc_dimension
 
 
@@ -14,14 +12,9 @@ def dimension(*stages: nn.Module) -> float:
     return vc_dimension(gengap.Model(nn.Sequential(*stages), pd.Series()))
 
 
-def test_the_vc_dimension_is_the_kits(reference):
-    root = reference / "golden/pgdl"
-    networks = PGDL(root)
-    for name, expected in json.loads(
-        root.joinpath("expected_measures_conv_data.json").read_text()
-    ).items():
-        found = vc_dimension(networks.load(f"conv_data/{name}"))
-        assert found == pytest.approx(expected["vc_dim"], rel=1e-12)
+def test_the_vc_dimension_is_the_kits(kit):
+    for model, expected in kit:
+        assert vc_dimension(model) == pytest.approx(expected["vc_dim"], rel=1e-12)
 
 
 def test_a_linear_classifier_counts_its_weights_once():

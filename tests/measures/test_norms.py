@@ -30,6 +30,12 @@ def orthogonal_model(scale: float = 1.0) -> gengap.Model:
     return gengap.Model(nn.Sequential(OrderedDict(logits=stage)), pd.Series(), start)
 
 
+def test_the_distance_from_initialization_is_the_kits(kit):
+    for model, expected in kit:
+        found = distance_from_initialization(model)
+        assert found == pytest.approx(expected["distance_from_init"], rel=1e-6)
+
+
 def test_the_norm_of_an_orthogonal_layer_is_its_width_plus_its_bias():
     assert parameter_norm(orthogonal_model()) == pytest.approx(7 + 7, rel=1e-6)
 

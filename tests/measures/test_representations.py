@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +9,6 @@ from sklearn.neighbors import kneighbors_graph
 from torch import nn
 
 import gengap
-from gengap.loaders.pgdl import PGDL
 from gengap.measures.representations import (
     class_balanced,
     cosine_variation,
@@ -72,13 +69,9 @@ def one_hot_features(count: int = 40, classes: int = 4) -> gengap.Model:
     return model(nn.Sequential(nn.Identity(), nn.Identity(), nn.Identity()), inputs, labels)
 
 
-def test_vr_is_that_of_the_released_code(reference):
-    root = reference / "golden/pgdl"
-    networks = PGDL(root)
-    for name, expected in json.loads(
-        root.joinpath("expected_measures_conv_data.json").read_text()
-    ).items():
-        assert vr(networks.load(f"conv_data/{name}")) == pytest.approx(expected["VR"], rel=1e-5)
+def test_vr_is_that_of_the_released_code(kit):
+    for network, expected in kit:
+        assert vr(network) == pytest.approx(expected["VR"], rel=1e-5)
 
 
 def test_two_pairs_of_points_have_their_davies_bouldin_index():

@@ -1,5 +1,4 @@
 import colorsys
-import json
 from collections import OrderedDict
 
 import numpy as np
@@ -10,7 +9,6 @@ from scipy.ndimage import sobel
 from torch import nn
 
 import gengap
-from gengap.loaders.pgdl import PGDL
 from gengap.measures.sensitivity import (
     PENALTIES,
     augmentation_robustness,
@@ -51,14 +49,9 @@ class Brightness(nn.Module):
         return 1e4 * torch.cat([-excess, excess], dim=1)
 
 
-def test_the_jacobian_norm_is_the_kits(reference):
-    root = reference / "golden/pgdl"
-    networks = PGDL(root)
-    for name, expected in json.loads(
-        root.joinpath("expected_measures_conv_data.json").read_text()
-    ).items():
-        found = jacobian_norm(networks.load(f"conv_data/{name}"))
-        assert found == pytest.approx(expected["jacobian_norm"], rel=1e-6)
+def test_the_jacobian_norm_is_the_kits(kit):
+    for network, expected in kit:
+        assert jacobian_norm(network) == pytest.approx(expected["jacobian_norm"], rel=1e-6)
 
 
 def test_the_jacobian_of_linear_layers_is_their_product():
