@@ -11,6 +11,7 @@ from gengap.measures import MEASURES
 # Models whose sample is all that they were trained on: their recorded accuracy must come out again.
 TRAINED_ON_THE_SAMPLE = {
     "cnnzoo": "family == 'fashion_mnist' and hp_train_fraction == 0.1",
+    "pgdl": "family != ''",  # every task
     "tiny": "family == 'left'",
 }
 CHECKED = 10
@@ -75,10 +76,12 @@ def test_the_index_is_read_without_touching_weights(every_collection, monkeypatc
 
 
 @pytest.mark.parametrize("name", COLLECTIONS)
-def test_the_shipped_table_has_every_measure_of_every_model_as_they_are_now(name):
+def test_the_shipped_table_has_its_measures_of_every_model_as_they_are_now(name):
     collection = open_collection(name)
     file = table.table_of(collection, table.default_store(collection))
     if not file.exists():
         pytest.skip(f"no table {file.name} is shipped: gengap measure {name}")
-    rows = table._merged(collection, table._read_parquet(file))
-    assert not table._pending(collection.index(), MEASURES, rows, retry=False)
+    shipped = table._read_parquet(file)
+    measures = {measure: MEASURES[measure] for measure in shipped["measure"].unique()}
+    rows = table._merged(collection, shipped)
+    assert not table._pending(collection.index(), measures, rows, retry=False)

@@ -161,11 +161,16 @@ def _value(load: Callable[[], Model], name: str, model_id: str) -> dict:
 
 
 def record_hashes(index: DataFrame) -> Series:
-    """16 hex digits of each index row, by model id: what a model is and how it performed."""
+    """16 hex digits of each index row, by model id: what a model is and how it performed.
+
+    Columns that a family leaves empty do not count, so that another family beside it changes
+    nothing.
+    """
     # In float32: machines may differ in the last bit of a float64 read from decimal digits.
     rounded = index.astype(dict.fromkeys(index.select_dtypes("float64"), "float32"))
-    hashes = pd.util.hash_pandas_object(rounded, index=False)
-    return Series([f"{value:016x}" for value in hashes], index=index["model_id"])
+    parts = [rows.dropna(axis=1, how="all") for _, rows in rounded.groupby("family", sort=False)]
+    hashes = pd.concat([pd.util.hash_pandas_object(rows, index=False) for rows in parts])
+    return Series([f"{value:016x}" for value in hashes.sort_index()], index=index["model_id"])
 
 
 def source_hash(function: Measure) -> str:

@@ -141,7 +141,7 @@ class PGDL(Collection):
             for number in sorted(specs, key=lambda number: (len(number), number)):
                 metrics, hparams = specs[number]["metrics"], specs[number]["hparams"]
                 recorded = {c: float(metrics.get(name, math.nan)) for c, name in METRICS.items()}
-                values = {f"hp_{h}": _scalar(hparams[h]["current_value"]) for h in hparams}
+                values = {f"hp_{h}": _hyper_parameter(hparams[h]["current_value"]) for h in hparams}
                 identity = {"model_id": f"{task}/model_{number}", "family": task}
                 yield identity | {"epoch": math.nan} | recorded | values
 
@@ -185,8 +185,9 @@ def _in_memory(file: Place) -> Path | io.BytesIO:
     return file if isinstance(file, Path) else io.BytesIO(file.read_bytes())
 
 
-def _scalar(value):
-    return str(value) if isinstance(value, list | dict) else value
+def _hyper_parameter(value) -> float | str:
+    """Numbers and truth values as float, whatever tasks with other values stand beside."""
+    return float(value) if isinstance(value, int | float) else str(value)
 
 
 @contextmanager
