@@ -205,11 +205,9 @@ def nearest_neighbour_variation(features: Tensor, signal: Tensor) -> float:
     features (n, D), signal Y (n, K); edges weigh 1, L is the normalized Laplacian.
     """
     unit = nn.functional.normalize(features.double(), eps=1e-6)
-    edges = nearest_edges(1 - torch.cdist(unit, unit).square() / 2, 1).double()
-    scale = edges.sum(1).rsqrt()
-    signal = signal.double()
-    laplacian = signal - scale[:, None] * (edges @ (scale[:, None] * signal))
-    return float((signal * laplacian).sum()) / (4 * len(signal))
+    edges = nearest_edges(1 - torch.cdist(unit, unit).square() / 2, 1)
+    degrees = edges.double().sum(1, keepdim=True)
+    return _variation(edges, signal / degrees.sqrt()) / (4 * len(signal))
 
 
 def cosine_variation(features: Tensor, signal: Tensor, neighbours: int) -> float:
@@ -217,8 +215,13 @@ def cosine_variation(features: Tensor, signal: Tensor, neighbours: int) -> float
     unit = nn.functional.normalize(features.double(), eps=1e-6)
     cosines = (unit @ unit.T).clamp(0, 1)
     weights = cosines * nearest_edges(cosines, neighbours)
-    laplacian = weights.sum(1)[:, None] * signal - weights @ signal
-    return float((signal * laplacian).sum()) / (200 * len(signal))
+    return _variation(weights, signal) / (200 * len(signal))
+
+
+def _variation(weights: Tensor, signal: Tensor) -> float:
+    """tr(Y' L Y) as the sum over edges of weight times squared difference: exactly 0 if none is."""
+    apart = torch.cdist(signal, signal, compute_mode="donot_use_mm_for_euclid_dist").square()
+    return float((weights * apart).sum() / 2)
 
 
 def nearest_edges(similarity: Tensor, neighbours: int) -> Tensor:
