@@ -65,6 +65,70 @@ def importance():
     return pd.concat([table.assign(gain=0.1), table.assign(gain=0.15)])
 
 
+@pytest.fixture
+def phases():
+    """Scores of three measures in two phases."""
+    values = {"public": [30.0, 10.0, 5.0], "final": [1.0, 12.0, 4.0]}
+    return pd.DataFrame(values, index=["wcv", "mixup_margin", "vc_dimension"])
+
+
+@pytest.fixture
+def judged():
+    """Scores of two measures and the baseline on two tasks."""
+    value = {"family": FAMILIES, "measure": ("margin", "vr", "alone")}
+    table = pd.MultiIndex.from_product(value.values(), names=value).to_frame(index=False)
+    table["value"] = [0.2, 0.1, 0.3, 0.05, np.nan, 0.4]
+    table["low"], table["high"] = table["value"] - 0.05, table["value"] + 0.05
+    return table.assign(null_05=0.01, null_95=0.08)
+
+
+def test_the_heat_map_has_tasks_in_its_columns_and_blanks_where_there_is_no_score(phases):
+    phases.columns = ["task1_v4", "vgg_fashion_mnist"]
+    phases.iloc[0, 1] = np.nan
+    heat = figures.score_heat_map(phases, label="score").axes[0]
+    assert [label.get_text() for label in heat.get_xticklabels()] == ["T1", "VGG-like"]
+    shown = heat.collections[0].get_array()
+    assert shown.mask[0, 1] and shown.mask.sum() == 1
+    assert shown[1, 1] == 12
+
+
+def test_slopes_name_the_leader_of_each_phase_and_draw_every_measure(phases):
+    [axes] = figures.phase_slopes(phases).axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["wcv", "mixup_margin"]
+    drawn = {tuple(line.get_ydata()) for line in axes.lines}
+    assert drawn == set(map(tuple, phases.to_numpy()))
+
+
+def test_random_scores_are_drawn_with_their_mean():
+    panels = figures.random_score_histograms({"32 networks": np.array([0.1, 0.3])}).axes
+    assert sum(bar.get_height() for bar in panels[0].patches) == 2
+    assert panels[0].lines[0].get_xdata()[0] == pytest.approx(20)
+
+
+def test_scores_are_sorted_over_chance_with_the_baseline_as_a_line(judged):
+    first, second = figures.scores_against_chance(judged, baseline="alone").axes
+    points, line = first.lines
+    np.testing.assert_allclose(points.get_xdata(), [10, 20, 30])
+    assert [label.get_text() for label in first.get_yticklabels()] == ["vr", "margin", "alone"]
+    assert line.get_xdata()[0] == pytest.approx(30)
+    assert len(second.get_yticklabels()) == 2  # the measure without a score is left out
+
+
+def test_a_measure_is_drawn_against_the_gap_by_hyper_parameter(index):
+    gap = index["train_accuracy"] - index["test_accuracy"]
+    table = index.assign(gap=gap, value=2 * gap, hyper=["1", "3"] * 10)
+    panels = figures.measure_against_gap(table).axes
+    for panel in panels:
+        assert sum(len(points.get_offsets()) for points in panel.collections) == 10
+        assert [text.get_text() for text in panel.get_legend().get_texts()] == ["1", "3"]
+
+
+def test_gap_histograms_count_every_network(index):
+    panels = figures.gap_histograms(index).axes
+    assert [sum(bar.get_height() for bar in panel.patches) for panel in panels] == [10, 10]
+
+
 def test_histograms_count_every_network_of_their_family(index):
     panels = figures.accuracy_histograms(index).axes
     assert [panel.get_title("left") for panel in panels] == ["MNIST", "CIFAR-10, grey"]
@@ -112,7 +176,7 @@ def test_importance_sums_the_features_of_a_tensor(importance):
 
 
 def test_no_text_is_smaller_than_nine_points_and_no_figure_wider_than_a_phone_shrinks(
-    index, curve, published, transfer, importance
+    index, curve, published, transfer, importance, phases, judged
 ):
     predictions = index.rename(columns={"test_accuracy": "target", "train_accuracy": "leak_free"})
     drawn = [
@@ -122,6 +186,11 @@ def test_no_text_is_smaller_than_nine_points_and_no_figure_wider_than_a_phone_sh
         figures.learning_curve(curve, published, networks=15_000),
         figures.transfer_matrix(transfer),
         figures.importance_by_layer(importance),
+        figures.gap_histograms(index),
+        figures.score_heat_map(phases, label="score"),
+        figures.phase_slopes(phases),
+        figures.random_score_histograms({"32 networks": np.array([0.1, 0.3])}),
+        figures.scores_against_chance(judged, baseline="alone"),
     ]
     for figure in drawn:
         assert figure.get_figwidth() == figures.WIDTH

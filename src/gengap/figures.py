@@ -3,6 +3,8 @@
 Each function takes plain data and returns the Figure; it puts no number into a title.
 """
 
+import itertools
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -17,6 +19,11 @@ NAMES = {
     "fashion_mnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10, grey",
     "svhn_cropped": "SVHN, grey",
+    "vgg_fashion_mnist": "replica, VGG-like",
+    "nin_fashion_mnist": "replica, NiN",
+    "task1_v4": "task 1",
+    "task2_v1": "task 2",
+    **{f"task{number}": f"task {number}" for number in range(4, 10)},
 }
 
 
@@ -139,6 +146,106 @@ def transfer_matrix(transfer: pd.DataFrame) -> Figure:
     return figure
 
 
+def gap_histograms(index: pd.DataFrame) -> Figure:
+    """How many networks have which generalization gap, a panel per family of the index."""
+    families = index["family"].unique()
+    gaps = index["train_accuracy"] - index["test_accuracy"]
+    figure, panels = _rows(len(families), height=1.3, sharex=True)
+    for panel, family, colour in zip(panels, families, itertools.cycle(COLOURS)):
+        panel.hist(gaps[index["family"] == family], bins=30, range=_range(gaps), color=colour)
+        panel.set_title(_name(family), loc="left")
+    figure.supylabel("networks", fontsize=10)
+    panels[-1].set_xlabel("gap")
+    return figure
+
+
+def score_heat_map(scores: pd.DataFrame, *, label: str) -> Figure:
+    """Scores as a heat map, a row per measure and a column per task; where there is none, blank.
+
+    `scores` is indexed by measure with a column per task.
+    """
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.2 * len(scores) + 0.9))
+    shown = scores.rename(columns=_short_name)
+    options = {"fmt": ".0f", "annot_kws": {"size": 9}, "cbar_kws": {"label": label, "shrink": 0.5}}
+    sns.heatmap(shown, annot=True, cmap="cividis", vmin=0, ax=axes, **options)
+    axes.set(xlabel="", ylabel="")
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    return figure
+
+
+def phase_slopes(scores: pd.DataFrame) -> Figure:
+    """How the mean score of each measure changes from phase to phase, a line per measure.
+
+    `scores` is indexed by measure with a column per phase, in order of time. The leader of each
+    phase is drawn in colour and named.
+    """
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.9 * WIDTH))
+    axes.plot(scores.to_numpy().T, color="0.8", linewidth=1)
+    for leader, colour in zip(scores.idxmax().unique(), COLOURS):
+        axes.plot(scores.loc[leader].to_numpy(), color=colour, marker="o", label=leader)
+    axes.set_xticks(range(len(scores.columns)), scores.columns)
+    axes.set(ylabel="mean score x 100", ylim=(0, None))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    return figure
+
+
+def random_score_histograms(scores: dict[str, np.ndarray]) -> Figure:
+    """What random measures score, a panel per task; `scores` maps a task's label to draws."""
+    figure, panels = _rows(len(scores), height=1.0, sharex=True)
+    for panel, (label, draws) in zip(panels, scores.items()):
+        panel.hist(100 * draws, bins=np.linspace(0, 100 * _largest(scores), 40), color=COLOURS[0])
+        panel.axvline(100 * draws.mean(), color=COLOURS[1], linewidth=1.5)
+        panel.set_title(label, loc="left")
+        panel.set_yticks([])
+    panels[-1].set_xlabel("score x 100 of a random measure (line: mean)")
+    return figure
+
+
+def scores_against_chance(scores: pd.DataFrame, *, baseline: str) -> Figure:
+    """Each measure's score with its interval, over what chance scores, a panel per family.
+
+    `scores` has columns measure, family, value, low, high, null_05 and null_95 (fractions). The
+    grey bar is the central 90 % of the permutation null; the vertical line is the score of the row
+    named `baseline`.
+    """
+    families = scores["family"].unique()
+    height = 0.17 * scores["measure"].nunique() + 0.5
+    figure, panels = _rows(len(families), height=height, sharex=True)
+    for panel, family, colour in zip(panels, families, itertools.cycle(COLOURS)):
+        part = scores[scores["family"] == family].dropna(subset="value").sort_values("value")
+        places = range(len(part))
+        panel.hlines(places, 100 * part["null_05"], 100 * part["null_95"], color="0.85", lw=5)
+        panel.hlines(places, 100 * part["low"], 100 * part["high"], color=colour, linewidth=1)
+        panel.plot(100 * part["value"], places, "o", color=colour, markersize=3)
+        line = 100 * part.loc[part["measure"] == baseline, "value"]
+        panel.axvline(float(line.iloc[0]), color="0.3", linewidth=1, linestyle="--")
+        panel.set_yticks(places, part["measure"], fontsize=9)
+        panel.set_ylim(-0.7, len(part) - 0.3)
+        panel.set_title(_name(family), loc="left")
+    panels[-1].set_xlabel("CMI x 100 (dashed: hyper-parameters only; grey: chance)")
+    return figure
+
+
+def measure_against_gap(table: pd.DataFrame) -> Figure:
+    """A measure against the gap, a panel per family; columns family, value, gap and hyper.
+
+    Colours tell apart the values of `hyper`, one hyper-parameter (as text).
+    """
+    families = table["family"].unique()
+    figure, panels = _rows(len(families), height=0.55 * WIDTH)
+    for panel, family in zip(panels, families):
+        part = table[table["family"] == family]
+        for value, colour in zip(sorted(part["hyper"].unique()), COLOURS):
+            chosen = part[part["hyper"] == value]
+            panel.scatter(chosen["value"], chosen["gap"], s=14, color=colour, label=value)
+        panel.set(ylabel="gap")
+        panel.set_title(_name(family), loc="left")
+        panel.legend()
+    panels[-1].set_xlabel("measure")
+    return figure
+
+
 def _rows(count: int, *, height: float, **options) -> tuple[Figure, np.ndarray]:
     """Panels below one another, which a phone shows as large as a desktop does."""
     size = WIDTH, count * height
@@ -153,3 +260,15 @@ def _diagonal(axes: plt.Axes) -> None:
 
 def _name(family: str) -> str:
     return NAMES.get(family, family)
+
+
+def _short_name(family: str) -> str:
+    return _name(family).replace("task ", "T").replace("replica, ", "")
+
+
+def _range(values: pd.Series) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
+
+
+def _largest(scores: dict[str, np.ndarray]) -> float:
+    return max(float(draws.max()) for draws in scores.values())
