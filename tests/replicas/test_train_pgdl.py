@@ -63,7 +63,7 @@ def test_the_start_is_he_uniform_with_zero_biases():
             fan_in = layer.weight[0].numel()
             assert not layer.bias.any()
             assert float(layer.weight.detach().abs().max()) <= (6 / fan_in) ** 0.5
-    widest = network.dense[0].weight.detach()  # 300,000 weights: their spread is known to 1 %
+    widest = network.dense[0].weight.detach()  # 150,000 weights: their spread is known to 1 %
     assert float(widest.var()) == pytest.approx(2 / widest.shape[1], rel=0.01)
 
 
