@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.model_selection import KFold
 
 from gengap.errors import GengapError
-from gengap.scores import SCORES, Task, conditional_mutual_information, task_of
+from gengap.scores import SCORES, Task, conditional_mutual_information, gap_of, task_of
 
 __all__ = [
     "added_value_table",
@@ -120,8 +120,7 @@ def rank_correlations(values: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame
     models. Indexed by family and measure; columns models (that have a value), median (of the
     values), test accuracy and gap (train minus test accuracy), both tau.
     """
-    accuracies = index[["model_id", "test_accuracy"]]
-    accuracies = accuracies.assign(gap=index["train_accuracy"] - index["test_accuracy"])
+    accuracies = index[["model_id", "test_accuracy"]].assign(gap=gap_of(index))
     groups = values.merge(accuracies, on="model_id").groupby(["family", "measure"])
     return groups.apply(_rank_correlation).astype({"models": int})
 

@@ -118,20 +118,28 @@ def read_task(specs: Mapping) -> Task:
     return task
 
 
-def task_of(index: pd.DataFrame) -> Task:
-    """The task of one family's index rows: hyper-parameters are its columns `hp_*`.
+def gap_of(index: pd.DataFrame) -> pd.Series:
+    """Each model's generalization gap: the column `gap` of an index, or the accuracies' difference.
 
-    Raises: GengapError if the rows are of several families or an accuracy is missing.
+    That column is there where gaps are known of networks whose accuracies are not.
+    """
+    return index["gap"] if "gap" in index else index["train_accuracy"] - index["test_accuracy"]
+
+
+def task_of(index: pd.DataFrame) -> Task:
+    """The task of one family's index rows: gaps by `gap_of`, hyper-parameters its columns `hp_*`.
+
+    Raises: GengapError if the rows are of several families or a gap is missing.
     """
     if index["family"].nunique() != 1:
         raise GengapError(
             f"a task is one family; these {len(index)} rows are of"
             f" {', '.join(map(repr, index['family'].unique())) or 'none'}"
         )
-    gap = (index["train_accuracy"] - index["test_accuracy"]).to_numpy(float)
+    gap = gap_of(index).to_numpy(float)
     if not np.isfinite(gap).all():
         missing = index["model_id"][~np.isfinite(gap)].iloc[0]
-        raise GengapError(f"{missing!r} has no gap: one of its accuracies is missing")
+        raise GengapError(f"{missing!r} has no gap: it, or one of its accuracies, is missing")
     varied = index.filter(regex="^hp_").dropna(axis=1, how="all").astype(str)
     factors = {name.removeprefix("hp_"): pd.factorize(varied[name]) for name in varied}
     levels = np.array([codes for codes, _ in factors.values()], int).reshape(-1, len(index)).T

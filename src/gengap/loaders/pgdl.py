@@ -97,15 +97,15 @@ class PGDL(Collection):
     def read_network(self, record: Series) -> tuple[nn.Sequential, dict[str, Tensor] | None]:
         folder = self.family_files(record["family"])[0] / record["model_id"].rpartition("/")[2]
         config = read_json(folder / "config.json")
-        with _naming(folder / "config.json"):
+        with naming(folder / "config.json"):
             network = network_from_config(config)
-        with _naming(folder / "weights.hdf5") as weights:
+        with naming(folder / "weights.hdf5") as weights:
             read_weights(_in_memory(weights), network)
         if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
             raise NotAvailable(f"{record['model_id']} has weights that are not finite")
         initial = None
         if (folder / "weights_init.hdf5").exists():
-            with _naming(folder / "weights_init.hdf5") as weights:
+            with naming(folder / "weights_init.hdf5") as weights:
                 initial = weights_in(_in_memory(weights), network)
             initial = {name: tensor.to(self.device) for name, tensor in initial.items()}
         return network.to(self.device), initial
@@ -135,26 +135,33 @@ class PGDL(Collection):
                 homes.setdefault(task.name, home)
         return homes
 
-    def _rows(self, task: str) -> Iterator[dict]:
+    def _rows(self, task: str) -> list[dict]:
         specs = self.model_configs(task)
-        with _naming(self.family_files(task)[1]):
-            for number in sorted(specs, key=lambda number: (len(number), number)):
-                metrics, hparams = specs[number]["metrics"], specs[number]["hparams"]
-                recorded = {c: float(metrics.get(name, math.nan)) for c, name in METRICS.items()}
-                values = {f"hp_{h}": _hyper_parameter(hparams[h]["current_value"]) for h in hparams}
-                identity = {"model_id": f"{task}/model_{number}", "family": task}
-                yield identity | {"epoch": math.nan} | recorded | values
+        with naming(self.family_files(task)[1]):
+            return index_rows(task, specs)
+
+
+def index_rows(task: str, specs: dict) -> list[dict]:
+    """Rows of an index for one task, by ascending id; `specs` is its model_configs.json."""
+    rows = []
+    for number in sorted(specs, key=lambda number: (len(number), number)):
+        metrics, hparams = specs[number]["metrics"], specs[number]["hparams"]
+        recorded = {c: float(metrics.get(name, math.nan)) for c, name in METRICS.items()}
+        values = {f"hp_{h}": _hyper_parameter(hparams[h]["current_value"]) for h in hparams}
+        identity = {"model_id": f"{task}/model_{number}", "family": task, "epoch": math.nan}
+        rows.append(identity | recorded | values)
+    return rows
 
 
 def read_json(file: Place) -> object:
     """What a JSON file holds; GengapError that names it where it is missing or damaged."""
-    with _naming(file):
+    with naming(file):
         return json.loads(file.read_bytes())
 
 
 def read_shard(file: Place) -> tuple[Tensor, Tensor]:
     """Inputs (N, C, H, W) or (N, D) float32 and labels (N,) int64 of one TFRecord file."""
-    with _naming(file), file.open("rb") as opened:
+    with naming(file), file.open("rb") as opened:
         inputs, labels = read_tfrecord(opened)
     channels_last = torch.from_numpy(inputs.astype(np.float32, copy=False))
     return channels_last.movedim(-1, 1).contiguous(), torch.from_numpy(labels)
@@ -170,7 +177,7 @@ def _homes_in(root: Path) -> Iterator[Place]:
 
 
 def _opened(file: Path) -> zipfile.Path:
-    with _naming(file):
+    with naming(file):
         return zipfile.Path(file)
 
 
@@ -191,7 +198,7 @@ def _hyper_parameter(value) -> float | str:
 
 
 @contextmanager
-def _naming(file: Place) -> Iterator[Place]:
+def naming(file: Place) -> Iterator[Place]:
     """Names the file, or the zip file and its member, in whatever goes wrong while it is read."""
     try:
         yield file
