@@ -32,7 +32,11 @@ RECIPES = {
     "cnnzoo": "gengap.replicas.cnnzoo:train_zoo",
     "pgdl": "gengap.replicas.pgdl:train_pgdl",
 }
-ORIGINALS = {"cnnzoo": "gengap.fetch:fetch_cnnzoo", "pgdl": "gengap.fetch:fetch_pgdl"}
+ORIGINALS = {
+    "cnnzoo": "gengap.fetch:fetch_cnnzoo",
+    "pgdl": "gengap.fetch:fetch_pgdl",
+    "pgdl-participants": "gengap.fetch:fetch_pgdl_participants",
+}
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended, as shells give it
 
 
@@ -330,7 +334,7 @@ def fetch(
     """
     fetch_collection = _function_for(collection, ORIGINALS, "downloaded")
     arguments = {"datasets": datasets} if datasets else {}
-    typer.echo(f"open with --root {fetch_collection(**arguments, folder=folder)}")
+    typer.echo(f"fetched: {fetch_collection(**arguments, folder=folder)}")
 
 
 def main() -> None:
