@@ -1,6 +1,5 @@
 """What tests of several modules share."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from gengap.collection import COLLECTIONS, default_root
 @pytest.fixture(scope="session")
 def reference() -> Path:
     """The folder of golden values (GENGAP_REFERENCE, else ../shared beside the checkout)."""
-    found = Path(os.environ.get("GENGAP_REFERENCE") or folders.repository().parent / "shared")
+    found = folders.reference()
     if not (found / "golden").is_dir():
         pytest.skip(f"no golden values under {found}; set GENGAP_REFERENCE")
     return found
