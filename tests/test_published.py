@@ -27,22 +27,16 @@ def test_every_reported_r2_has_its_configuration():
     for predictor in PREDICTORS:
         configs = reported(f"cnnzoo_{predictor}_configs")
         pairs = scores[scores.predictor == predictor][["collection", "inputs"]]
-        merged = pairs.merge(
-            configs, on=["collection", "inputs"], validate="one_to_one"
-        )
+        merged = pairs.merge(configs, on=["collection", "inputs"], validate="one_to_one")
         assert len(merged) == len(pairs) == len(configs) == 56
 
 
 def test_lightgbm_configurations_for_all_layers_are_the_released_ones(reference):
-    released = pd.read_json(
-        reference / "published" / "cnnzoo_lgbm_configs.json", orient="index"
-    )
+    released = pd.read_json(reference / "published" / "cnnzoo_lgbm_configs.json", orient="index")
     configs = reported("cnnzoo_lgbm_configs")
     all_layers = configs[configs.inputs == "wstats-layers:0,1,2,3-qts:0,25,50,75,100"]
     ours = all_layers.set_index("collection").drop(columns="inputs")
-    pd.testing.assert_frame_equal(
-        ours, released, check_names=False, check_dtype=False, rtol=1e-15
-    )
+    pd.testing.assert_frame_equal(ours, released, check_names=False, check_dtype=False, rtol=1e-15)
 
 
 def test_reported_r2_values_are_the_transcribed_ones(reference):
@@ -90,9 +84,7 @@ DEVELOPMENT = {  # averages of the public and of the private tasks, as the team'
 def mean_scores(tasks):
     """The mean of each measure that has a score on all of these tasks, by our name of it."""
     scores = reported("pgdl_scores").dropna(subset="name")
-    table = scores[scores["task"].isin(tasks)].pivot(
-        index="name", columns="task", values="score"
-    )
+    table = scores[scores["task"].isin(tasks)].pivot(index="name", columns="task", values="score")
     return table.dropna().mean(axis=1)
 
 
