@@ -18,7 +18,7 @@ from gengap.measures import measure
 from gengap.measures.norms import layer_norms
 from gengap.measures.shared import drawn_images, once_per_model
 from gengap.measures.stages import IMAGES_AT_ONCE, has_strides, stage_outputs
-from gengap.model import Model
+from gengap.model import Model, true_class_margins
 
 IMAGES_PER_CLASS = 200
 EPSILON = 1e-6  # of Jiang et al. 2019: inside the root, keeps dead units from dividing by zero
@@ -227,13 +227,6 @@ def gradients_of_margins(
         margins = true_class_margins(outputs.pop(last), labels)
         gradients = torch.autograd.grad(margins.sum(), [outputs[stage] for stage in stages])
     return margins.detach(), outputs, dict(zip(stages, gradients))
-
-
-def true_class_margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """Logits (N, K), labels (N,) -> true-class logit minus the best other, (N,)."""
-    columns = labels.unsqueeze(1)
-    others = logits.scatter(1, columns, -torch.inf)
-    return logits.gather(1, columns).squeeze(1) - others.amax(dim=1)
 
 
 def median(values: Tensor) -> float:
