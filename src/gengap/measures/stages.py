@@ -1,5 +1,7 @@
 """What several measures read of a network between its inputs and its logits, and of its sample."""
 
+from collections import deque
+
 import torch
 from torch import Tensor, nn
 
@@ -28,8 +30,10 @@ def last_representations(network: nn.Sequential, inputs: Tensor, count: int) -> 
     """The inputs of the last `count` stages, or of all, then the logits; each (N, features)."""
     parts = []
     for batch in inputs.split(IMAGES_AT_ONCE):
-        passed = [batch, *stage_outputs(network, batch).values()]
-        parts.append([output.flatten(1) for output in passed[-count - 1 :]])
+        passed = deque([batch], maxlen=count + 1)  # earlier activations are let go at once
+        for stage in network:
+            passed.append(stage(passed[-1]))
+        parts.append([output.flatten(1) for output in passed])
     return [torch.cat(batches) for batches in zip(*parts, strict=True)]
 
 
