@@ -85,7 +85,7 @@ def judged():
 def test_the_heat_map_has_tasks_in_its_columns_and_blanks_where_there_is_no_score(phases):
     phases.columns = ["task1_v4", "vgg_fashion_mnist"]
     phases.iloc[0, 1] = np.nan
-    heat = figures.score_heat_map(phases, label="score").axes[0]
+    heat = figures.score_heat_map(phases).axes[0]
     assert [label.get_text() for label in heat.get_xticklabels()] == ["T1", "VGG-like"]
     shown = heat.collections[0].get_array()
     assert shown.mask[0, 1] and shown.mask.sum() == 1
@@ -187,7 +187,7 @@ def test_no_text_is_smaller_than_nine_points_and_no_figure_wider_than_a_phone_sh
         figures.transfer_matrix(transfer),
         figures.importance_by_layer(importance),
         figures.gap_histograms(index),
-        figures.score_heat_map(phases, label="score"),
+        figures.score_heat_map(phases),
         figures.phase_slopes(phases),
         figures.random_score_histograms({"32 networks": np.array([0.1, 0.3])}),
         figures.scores_against_chance(judged, baseline="alone"),

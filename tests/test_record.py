@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+import gengap
 from gengap import GengapError, record
 from gengap.analysis import BASELINE
 from gengap.loaders.participants import GRIDS, models_of, write_participants
@@ -81,3 +82,12 @@ def test_what_is_kept_is_read_again(downloaded, data_folder):
 def test_neither_data_nor_table_is_one_sentence(nothing_at_hand, data_folder, table):
     with pytest.raises(GengapError, match="gengap fetch pgdl-participants"):
         table()
+
+
+def test_the_costs_of_every_measure_are_kept_for_every_replica_task():
+    costs = record.measure_costs()
+    tasks = gengap.open_collection("pgdl").index()["family"].unique()
+    assert set(costs["family"]) == set(tasks)
+    for _, rows in costs.groupby("family"):
+        assert set(rows["measure"]) == {*gengap.MEASURES, "loading"}
+    assert (costs["seconds"] < 300).all(), "the competition's limit"

@@ -159,14 +159,14 @@ def gap_histograms(index: pd.DataFrame) -> Figure:
     return figure
 
 
-def score_heat_map(scores: pd.DataFrame, *, label: str) -> Figure:
+def score_heat_map(scores: pd.DataFrame) -> Figure:
     """Scores as a heat map, a row per measure and a column per task; where there is none, blank.
 
     `scores` is indexed by measure with a column per task.
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 0.2 * len(scores) + 0.9))
     shown = scores.rename(columns=_short_name)
-    options = {"fmt": ".0f", "annot_kws": {"size": 9}, "cbar_kws": {"label": label, "shrink": 0.5}}
+    options = {"fmt": ".0f", "annot_kws": {"size": 9}, "cbar": False}
     sns.heatmap(shown, annot=True, cmap="cividis", vmin=0, ax=axes, **options)
     axes.set(xlabel="", ylabel="")
     axes.xaxis.tick_top()
@@ -223,7 +223,7 @@ def scores_against_chance(scores: pd.DataFrame, *, baseline: str) -> Figure:
         panel.set_yticks(places, part["measure"], fontsize=9)
         panel.set_ylim(-0.7, len(part) - 0.3)
         panel.set_title(_name(family), loc="left")
-    panels[-1].set_xlabel("CMI x 100 (dashed: hyper-parameters only; grey: chance)")
+    panels[-1].set_xlabel("CMI x 100")
     return figure
 
 

@@ -67,6 +67,15 @@ def keep_participants(folder: Path) -> None:
         folders.write_atomically(_file(name), partial(table.to_parquet, index=False))
 
 
+def measure_costs() -> pd.DataFrame:
+    """What each measure costs on the largest network of each replica task.
+
+    Columns family, measure, seconds, peak_mib (of the whole process, MiB), threads, processor and
+    others, as `tests/benchmarks/pgdl_measures.py` wrote them.
+    """
+    return pd.read_csv(folders.data() / "tables" / "pgdl_costs.csv")
+
+
 def _kept(name: str) -> pd.DataFrame:
     if not _file(name).is_file():
         raise GengapError(

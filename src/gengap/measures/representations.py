@@ -99,8 +99,8 @@ def vpm(model: Model) -> float:
     Laplacian L = I - D^-1/2 A D^-1/2. Unit: none, in [0, 1/2].
 
     Source: Lassance et al. 2020 (arXiv 2011.12737), VPM, third place of the PGDL competition, with
-    one graph as submitted in the end. Differs: the released code leaves edges directed, the paper
-    makes the graph symmetric, as here. Its Gaussian kernel changes neither neighbours nor the
+    one graph as submitted in the end. Differs: the released code leaves edges directed, for which
+    that Laplacian is not defined; here the graph is undirected. Its Gaussian kernel changes neither neighbours nor the
     edges, which weigh 1. A class with too few images gives all that it has.
     Raises: NotAvailable if the collection has no training sample.
     """
