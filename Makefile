@@ -26,9 +26,9 @@ install: .venv/installed
 book: _build/rendered
 	@echo 'The book: open file://$(CURDIR)/_build/html/index.html'
 
-# One session, a worker a core, each notebook whole in one worker.
+# One session, a worker of one thread a core, each notebook whole in one worker.
 test: .venv/installed
-	$(BIN)/pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 clean:
 	rm -rf _build
