@@ -9,6 +9,7 @@ import pytest
 
 from gengap import GengapError
 from gengap.loaders import tfrecord
+from gengap.loaders.protobuf import masked_checksum
 from gengap.loaders.tfrecord import (
     read_example,
     read_records,
@@ -75,7 +76,7 @@ def test_what_is_written_is_byte_for_byte_what_tensorflow_wrote(golden, task, tm
 def test_the_checksum_is_the_standards_masked():
     assert google_crc32c.value(b"123456789") == 0xE3069283  # RFC 3720's check value
     rotated = (0xE3069283 >> 15 | 0xE3069283 << 17) & 0xFFFFFFFF
-    assert tfrecord._masked_checksum(b"123456789") == (rotated + 0xA282EAD8) % 2**32
+    assert masked_checksum(b"123456789") == (rotated + 0xA282EAD8) % 2**32
 
 
 def test_what_is_written_is_read_again(written):

@@ -2,8 +2,7 @@
 
 A file is a row of records: length (8 bytes), masked CRC-32C of these (4), data, masked CRC-32C of
 the data (4). The data is a `tf.train.Example` whose features `inputs` and `output` each hold one
-serialized `TensorProto`: an input and its class index. Of protobuf's wire format only what these
-three small messages need is read.
+serialized `TensorProto`: an input and its class index.
 
 Format: TensorFlow's tfrecord guide, example.proto, feature.proto, tensor.proto, types.proto.
 """
@@ -11,20 +10,27 @@ Format: TensorFlow's tfrecord guide, example.proto, feature.proto, tensor.proto,
 import math
 import struct
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-import google_crc32c
 import numpy as np
 
 from gengap import folders
 from gengap.errors import GengapError
+from gengap.loaders.protobuf import (
+    DIM,
+    LARGEST,
+    MALFORMED,
+    VARINT,
+    all_of,
+    as_varint,
+    delimited,
+    fields_of,
+    masked_checksum,
+    tensor_shape,
+    varints,
+)
 
-# What a message raises whose fields are not the expected ones, or lack some.
-MALFORMED = (ValueError, TypeError, LookupError, OverflowError)
-LARGEST = 2**31 - 1  # bytes of a message: protobuf's own limit
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 # TensorProto: dtype -> the type and the field that holds values which are not in tensor_content.
 DTYPES = {
     1: ("<f4", 5),
@@ -36,9 +42,6 @@ DTYPES = {
 }
 INPUT, LABEL = 1, 3  # the dtypes written: float32 and int32
 DTYPE, SHAPE, CONTENT = 1, 2, 4  # fields of TensorProto
-DIM, UNKNOWN_RANK = 2, 3  # fields of TensorShapeProto; a dimension's size is field 1
-
-Field = tuple[int, int | memoryview]
 
 
 def read_tfrecord(file: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
@@ -90,14 +93,14 @@ def read_records(file: BinaryIO) -> Iterator[memoryview]:
         if len(head) < 12:
             raise ValueError("the file is truncated in the length")
         length, checksum = struct.unpack("<QI", head)
-        if _masked_checksum(head[:8]) != checksum:
+        if masked_checksum(head[:8]) != checksum:
             raise ValueError("the checksum of the length is wrong: the file is damaged")
         if length > LARGEST:
             raise ValueError(f"{length} bytes are more than a message can have")
         record, checksum = file.read(length), file.read(4)
         if len(record) + len(checksum) < length + 4:
             raise ValueError(f"{length + 4} bytes were expected, but the file is truncated")
-        if _masked_checksum(record) != int.from_bytes(checksum, "little"):
+        if masked_checksum(record) != int.from_bytes(checksum, "little"):
             raise ValueError("the checksum of the data is wrong: the file is damaged")
         yield memoryview(record)
 
@@ -105,10 +108,12 @@ def read_records(file: BinaryIO) -> Iterator[memoryview]:
 def read_example(message: memoryview) -> dict[str, memoryview]:
     """The features of a tf.train.Example that hold one byte string each: name -> bytes."""
     features = {}
-    for part in _all(message, 1):  # Example.features
-        for entry in _all(part, 1):  # Features.feature, a map
-            pair = dict(_fields(entry))
-            values = [v for bytes_list in _all(pair.get(2, b""), 1) for v in _all(bytes_list, 1)]
+    for part in all_of(message, 1):  # Example.features
+        for entry in all_of(part, 1):  # Features.feature, a map
+            pair = dict(fields_of(entry))
+            values = [
+                v for bytes_list in all_of(pair.get(2, b""), 1) for v in all_of(bytes_list, 1)
+            ]
             if len(values) == 1:
                 features[bytes(pair.get(1, b"")).decode()] = values[0]
     return features
@@ -120,12 +125,12 @@ def read_tensor(message: memoryview) -> np.ndarray:
     Values that are not in tensor_content may be fewer than the shape asks for: as in TensorFlow,
     the last is repeated, and without any all are 0.
     """
-    fields = list(_fields(message))
+    fields = list(fields_of(message))
     header = dict(fields)
     if header.get(DTYPE) not in DTYPES:
         raise ValueError(f"a tensor has TensorFlow's data type {header.get(DTYPE)}, not a number's")
     dtype, values_field = DTYPES[header[DTYPE]]
-    shape = _shape(bytes(header.get(SHAPE, b"")))
+    shape = tensor_shape(bytes(header.get(SHAPE, b"")))
     count = math.prod(shape)
     if count * np.dtype(dtype).itemsize > LARGEST:
         raise ValueError(f"a tensor of shape {shape} is too large")
@@ -139,21 +144,13 @@ def read_tensor(message: memoryview) -> np.ndarray:
     return found.reshape(shape)
 
 
-@lru_cache(maxsize=64)  # a file's records have the same few shapes: halves the time of a record
-def _shape(message: bytes) -> tuple[int, ...]:
-    fields = list(_fields(message))
-    if (UNKNOWN_RANK, 1) in fields:
-        raise ValueError("a tensor has no shape")
-    return tuple(dict(_fields(size)).get(1, 0) for number, size in fields if number == DIM)
-
-
 def _values(parts: list[int | memoryview], dtype: str) -> np.ndarray:
     """The values of a repeated field, packed or one by one."""
     if dtype in ("<f4", "<f8"):
         return np.frombuffer(b"".join(parts), dtype)
     numbers = []
     for part in parts:
-        numbers += [part] if isinstance(part, int) else _varints(part)
+        numbers += [part] if isinstance(part, int) else varints(part)
     if dtype == "<f2":  # half_val has the bits of each number
         return np.array(numbers, np.uint16).view(dtype)
     return (
@@ -174,84 +171,21 @@ def _class_index(label: np.ndarray) -> int:
     return label.item()
 
 
-def _masked_checksum(data: bytes) -> int:
-    checksum = google_crc32c.value(data)
-    return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _all(message: memoryview, wanted: int) -> list:
-    return [value for number, value in _fields(message) if number == wanted]
-
-
-def _fields(message: memoryview) -> Iterator[Field]:
-    """Number and value of each field: an int for a varint, else the bytes."""
-    position, end = 0, len(message)
-    while position < end:
-        tag, position = _varint(message, position)
-        wire = tag & 7
-        if wire == VARINT:
-            value, position = _varint(message, position)
-            yield tag >> 3, value
-            continue
-        if wire == BYTES:
-            size, position = _varint(message, position)
-        elif wire in (FIXED32, FIXED64):
-            size = 4 if wire == FIXED32 else 8
-        else:
-            raise ValueError(f"it is no protobuf message: wire type {wire}")
-        if position + size > end:
-            raise ValueError("it is no protobuf message: a field is longer than its message")
-        yield tag >> 3, message[position : position + size]
-        position += size
-
-
-def _varints(message: memoryview) -> list[int]:
-    position, values = 0, []
-    while position < len(message):
-        value, position = _varint(message, position)
-        values.append(value)
-    return values
-
-
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """The number that starts at a position, at most ten bytes, and where the next field starts."""
-    if position < len(message) and message[position] < 0x80:  # nearly all: spares them the loop
-        return message[position], position + 1
-    value = 0
-    for shift, byte in enumerate(message[position : position + 10]):
-        value |= (byte & 0x7F) << 7 * shift
-        if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, position + shift + 1
-    raise ValueError("it is no protobuf message: a number does not end")
-
-
 def _tensor(dtype: int, array: np.ndarray) -> bytes:
-    shape = b"".join(_delimited(DIM, b"\x08" + _as_varint(size)) for size in array.shape)
-    head = _as_varint(DTYPE << 3 | VARINT) + _as_varint(dtype)
-    return head + _delimited(SHAPE, shape) + _delimited(CONTENT, array.tobytes())
+    shape = b"".join(delimited(DIM, b"\x08" + as_varint(size)) for size in array.shape)
+    head = as_varint(DTYPE << 3 | VARINT) + as_varint(dtype)
+    return head + delimited(SHAPE, shape) + delimited(CONTENT, array.tobytes())
 
 
 def _example(features: dict[str, bytes]) -> bytes:
     entries = [
-        _delimited(1, name.encode()) + _delimited(2, _delimited(1, _delimited(1, value)))
+        delimited(1, name.encode()) + delimited(2, delimited(1, delimited(1, value)))
         for name, value in features.items()
     ]
-    return _delimited(1, b"".join(_delimited(1, entry) for entry in entries))
+    return delimited(1, b"".join(delimited(1, entry) for entry in entries))
 
 
 def _record(data: bytes) -> bytes:
     length = struct.pack("<Q", len(data))
-    checksums = [struct.pack("<I", _masked_checksum(part)) for part in (length, data)]
+    checksums = [struct.pack("<I", masked_checksum(part)) for part in (length, data)]
     return length + checksums[0] + data + checksums[1]
-
-
-def _delimited(number: int, content: bytes) -> bytes:
-    return _as_varint(number << 3 | BYTES) + _as_varint(len(content)) + content
-
-
-def _as_varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*encoded, value])
