@@ -17,8 +17,14 @@ from PIL import Image
 from gengap import folders
 from gengap.errors import GengapError, NotAvailable
 from gengap.loaders import images
-from gengap.loaders.images import embedded_images, load_images, network_inputs
+from gengap.loaders.images import (
+    embedded_images,
+    load_images,
+    network_inputs,
+    per_image_standardization,
+)
 
+ARCHIVE = "cifar-10-binary.tar.gz"
 REAL = os.environ.get("GENGAP_IMAGES")
 BATCHES = [f"data_batch_{i}" for i in range(1, 6)]
 
@@ -46,16 +52,16 @@ def write_mnist(folder, prefix="train", count=7, compress=False):
     return made
 
 
-def cifar(count=10):
-    return pictures(count, 32, 32, 3), np.arange(count) % 10
+def cifar(count=10, classes=10):
+    return pictures(count, 32, 32, 3), np.arange(count) * 7 % classes
 
 
-def cifar_records(colour, labels):
-    """The binary version's bytes, written pixel by pixel as its page describes them."""
+def cifar_records(colour, labels, coarse=b""):
+    """The binary version's bytes, written plane by plane as its page describes them."""
     content = b""
     for image, label in zip(colour, labels, strict=True):
         planes = (bytes(image[:, :, channel].flatten()) for channel in range(3))
-        content += bytes([label]) + b"".join(planes)
+        content += coarse + bytes([label]) + b"".join(planes)
     return content
 
 
@@ -229,11 +235,9 @@ def test_the_binary_version_of_cifar10_is_read(tmp_path, folder):
 def test_the_archive_of_cifar10_is_read_whatever_the_order_of_its_members(tmp_path):
     colour, labels = cifar()
     members = archive_members(colour, labels)[::-1]
-    write_archive(
-        tmp_path / images.CIFAR_ARCHIVE, [("../outside.txt", b"not to be unpacked"), *members]
-    )
+    write_archive(tmp_path / ARCHIVE, [("../outside.txt", b"not to be unpacked"), *members])
     assert_same(load_images("cifar10", "train", root=tmp_path), (colour, labels))
-    assert [path.name for path in tmp_path.iterdir()] == [images.CIFAR_ARCHIVE]
+    assert [path.name for path in tmp_path.iterdir()] == [ARCHIVE]
     assert not (tmp_path.parent / "outside.txt").exists()
 
 
@@ -241,6 +245,28 @@ def test_the_png_sheets_of_cifar10_hold_the_same_images_in_the_same_order(tmp_pa
     colour, labels = cifar()
     write_sheets(tmp_path, colour, labels)
     assert_same(load_images("cifar10", "train", root=tmp_path), (colour, labels))
+
+
+@pytest.mark.parametrize("folder", [".", "cifar100", "cifar100/cifar-100-binary", "archive"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_cifar100_has_the_fine_labels_which_come_second(tmp_path, folder, split):
+    colour, labels = cifar(count=30, classes=100)
+    content = cifar_records(colour, labels, coarse=b"\x07")
+    if folder == "archive":
+        members = [(f"cifar-100-binary/{split}.bin", content), ("cifar-100-binary/x.txt", b"x")]
+        write_archive(tmp_path / "cifar-100-binary.tar.gz", members)
+    else:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / f"{split}.bin").write_bytes(content)
+    assert labels.max() > 19  # more than there are coarse labels
+    assert_same(load_images("cifar100", split, root=tmp_path), (colour, labels))
+
+
+def test_cifar10_in_place_of_cifar100_is_refused(tmp_path):
+    (tmp_path / "train.bin").write_bytes(cifar_records(*cifar()))
+    assert "no multiple of 3074" in error_of(load_images, "cifar100", "train", root=tmp_path)
+    (tmp_path / "train.bin").write_bytes(cifar_records(*cifar(), coarse=b"\0")[:3073] * 3074)
+    assert "expected 0 to 99" in error_of(load_images, "cifar100", "train", root=tmp_path)
 
 
 def test_the_images_can_be_written_to(tmp_path):
@@ -274,7 +300,9 @@ def test_a_missing_folder_is_an_error_and_never_passed_over(tmp_path, monkeypatc
 def test_a_folder_without_the_files_is_an_error_that_names_one(tmp_path, dataset):
     sentence = error_of(load_images, dataset, "train", root=tmp_path)
     assert str(tmp_path) in sentence
-    assert ("data_batch_1.bin" if dataset == "cifar10" else "train-images-idx3") in sentence
+    names = {"cifar10": "data_batch_1.bin", "cifar100": "train.bin"}
+    assert names.get(dataset, "train-images-idx3") in sentence
+    assert ("tfjs" in sentence) == (dataset == "cifar10")
 
 
 def test_unknown_names_are_answered_with_the_known_ones():
@@ -356,12 +384,12 @@ def test_a_missing_batch_is_named(tmp_path):
 
 
 def test_an_archive_that_lacks_a_batch_says_which(tmp_path):
-    write_archive(tmp_path / images.CIFAR_ARCHIVE, archive_members(*cifar())[:4])
+    write_archive(tmp_path / ARCHIVE, archive_members(*cifar())[:4])
     assert "lacks" in error_of(load_images, "cifar10", "train", root=tmp_path)
 
 
 def test_a_link_in_an_archive_is_not_followed(tmp_path):
-    path = tmp_path / images.CIFAR_ARCHIVE
+    path = tmp_path / ARCHIVE
     with tarfile.open(path, "w:gz") as archive:
         link = tarfile.TarInfo("cifar-10-batches-bin/test_batch.bin")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
@@ -371,7 +399,7 @@ def test_a_link_in_an_archive_is_not_followed(tmp_path):
 
 @pytest.mark.parametrize("keep", [10, 0.5, 0.95])
 def test_a_truncated_archive_is_named(tmp_path, keep):
-    path = tmp_path / images.CIFAR_ARCHIVE
+    path = tmp_path / ARCHIVE
     write_archive(path, archive_members(*cifar()))
     content = path.read_bytes()
     path.write_bytes(content[: int(keep if keep > 1 else keep * len(content))])
@@ -467,7 +495,7 @@ def test_a_download_is_checked_and_fetched_only_once(server, monkeypatch):
 
 def test_the_archive_of_cifar10_is_downloaded(server, monkeypatch):
     expected = cifar()
-    write_archive(server / images.CIFAR_ARCHIVE, archive_members(*expected))
+    write_archive(server / ARCHIVE, archive_members(*expected))
     announce(monkeypatch, "cifar10", server)
     assert_same(load_images("cifar10", "train"), expected)
 
@@ -536,4 +564,44 @@ def test_network_inputs_leave_the_images_untouched():
 )
 def test_network_inputs_say_which_arrays_they_expect(wrong):
     sentence = error_of(network_inputs, wrong)
+    assert str(wrong.dtype) in sentence and str(wrong.shape) in sentence
+
+
+# Inputs standardized image by image
+
+
+def test_standardized_images_are_those_of_tensorflow(reference):
+    for file in sorted((reference / "golden" / "demogen").glob("*/*/expected.npz")):
+        golden = np.load(file)
+        found = per_image_standardization(golden["images"])
+        assert found.dtype == np.float32 and found.shape == (64, 3, 32, 32)
+        expected = golden["standardized"].transpose(0, 3, 1, 2)
+        np.testing.assert_allclose(found[:4], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_standardized_image_has_mean_0_and_deviation_1():
+    colour = pictures(5, 6, 4, 3) // np.arange(1, 6, dtype=np.uint8)[:, None, None, None]
+    inputs = per_image_standardization(colour).astype(np.float64)
+    np.testing.assert_allclose(inputs.mean(axis=(1, 2, 3)), 0, atol=1e-6)
+    np.testing.assert_allclose(inputs.std(axis=(1, 2, 3)), 1, atol=1e-6)
+
+
+def test_the_deviation_of_a_standardized_image_has_a_floor():
+    images = np.full((2, 32, 32, 3), 255, np.uint8)
+    images[1, 0, 0, 0] = 254  # population deviation about 1/3072**0.5: just below the floor
+    inputs = per_image_standardization(images)
+    assert (inputs[0] == 0).all()
+    np.testing.assert_allclose(inputs[1, 0, 0, 0], (1 / 3072 - 1) * 3072**0.5, rtol=1e-5)
+
+
+def test_standardized_images_leave_the_images_untouched():
+    colour = pictures(5, 4, 3, 3)
+    before = colour.copy()
+    per_image_standardization(colour)
+    np.testing.assert_array_equal(colour, before)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((2, 4, 4, 3)), np.zeros((2, 4, 4), np.uint8)])
+def test_standardization_says_which_arrays_it_expects(wrong):
+    sentence = error_of(per_image_standardization, wrong)
     assert str(wrong.dtype) in sentence and str(wrong.shape) in sentence

