@@ -14,6 +14,7 @@ TRAINED_ON_THE_SAMPLE = {
     "pgdl": "family != ''",  # every task
     "tiny": "family == 'left'",
 }
+COMPLETE = {"pgdl"}  # tables that a chapter reads whole: a new measure has to be added to them
 CHECKED = 10
 QUICK = 2  # seconds: slower values are not computed again here
 
@@ -83,7 +84,8 @@ def test_the_shipped_table_has_its_measures_of_every_model_as_they_are_now(name)
     if not file.exists():
         pytest.skip(f"no table {file.name} is shipped: gengap measure {name}")
     shipped = table._read_parquet(file)
-    measures = {measure: MEASURES[measure] for measure in shipped["measure"].unique()}
+    names = MEASURES if name in COMPLETE else shipped["measure"].unique()
+    measures = {measure: MEASURES[measure] for measure in names}
     rows = table._merged(collection, shipped)
     assert not table._pending(collection.index(), measures, rows, retry=False)
 
