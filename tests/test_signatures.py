@@ -55,6 +55,14 @@ def test_the_lower_fence_of_a_skewed_distribution_has_a_logarithm_where_the_othe
     assert (found["lower_fence"], found["upper_fence"]) == (1, 16)
 
 
+def test_a_fence_never_lies_between_the_quartiles():
+    # Q3 is 1/4 of the way from 1 to 100, and no margin lies between it and the limit 62.875.
+    found = signature(np.array([1.0] * 6 + [100] * 2)).values
+    assert (found["q3"], found["upper_fence"]) == (25.75, 25.75)
+    found = signature(np.array([1.0] * 2 + [100] * 6)).values
+    assert (found["q1"], found["lower_fence"]) == (75.25, 75.25)
+
+
 def test_a_moment_is_the_root_of_the_mean_power():
     # Means of powers of 1 (four times) and 2: 6/5, 8/5, 12/5, 20/5, 36/5.
     means = np.array([6, 8, 12, 20, 36]) / 5

@@ -58,9 +58,9 @@ def signature(margins: Tensor | np.ndarray, *, kind: str = "quartile") -> Signat
 
     The values are NaN, with a note, if a margin is not finite or fewer than 5 are positive.
 
-    Source: Jiang et al. 2019 (Predicting the Generalization Gap with Margin Distributions), of which
-    we could read that the signature is of positive distances alone; the statistics and their rules
-    are our choice. The other rule for fences: generalization-gap-features-tensorflow
+    Source: Jiang et al. 2019 (Predicting the Generalization Gap with Margin Distributions); what we
+    could read of it says that positive distances alone count. The statistics and their rules are
+    our choice. The other rule for fences: generalization-gap-features-tensorflow
     (mostafaelaraby), which takes the logarithm of their absolute value.
     Raises: GengapError if the kind is unknown or the margins are not a vector.
     """
