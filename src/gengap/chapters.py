@@ -171,7 +171,8 @@ def _execute(run: Run) -> float:
             parameters=run.parameters,
             kernel_name="python3",
             progress_bar=False,
-            extra_arguments=["--log-level=ERROR"],  # the kernel's own, not the chapter's
+            # The kernel's own log, not the chapter's: it calls it an error to be told to end.
+            extra_arguments=["--log-level=CRITICAL"],
             cwd=run.folder,
         )
     except PapermillExecutionError as error:
