@@ -19,7 +19,11 @@ from gengap.errors import GengapError, NotAvailable
 from gengap.model import Model
 
 # Public name -> where its class is; a class is imported only when its collection is opened.
-COLLECTIONS = {"cnnzoo": "gengap.loaders.cnnzoo:SmallCNNZoo", "pgdl": "gengap.loaders.pgdl:PGDL"}
+COLLECTIONS = {
+    "cnnzoo": "gengap.loaders.cnnzoo:SmallCNNZoo",
+    "pgdl": "gengap.loaders.pgdl:PGDL",
+    "demogen": "gengap.loaders.demogen:DEMOGEN",
+}
 
 FRACTIONS = ["train_accuracy", "test_accuracy"]
 COLUMNS = ["model_id", "family", "epoch", *FRACTIONS, "train_loss", "test_loss"]
