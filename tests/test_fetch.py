@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 import zipfile
 from functools import partial
@@ -13,32 +14,79 @@ import pandas as pd
 import pytest
 
 from gengap import GengapError, open_collection
-from gengap.fetch import BRAIN_MEASURES, FINAL, fetch_cnnzoo, fetch_pgdl, fetch_pgdl_participants
+from gengap.fetch import (
+    BRAIN_MEASURES,
+    FINAL,
+    fetch_cnnzoo,
+    fetch_demogen,
+    fetch_pgdl,
+    fetch_pgdl_participants,
+)
 from gengap.loaders.cnnzoo import FILES
 from gengap.loaders.participants import MEASURE, models_of, task_files
 
 
 class Quiet(SimpleHTTPRequestHandler):
+    """Sends whole files."""
+
     def log_message(self, *args):
         pass
 
 
+class Parts(Quiet):
+    """Sends what is asked for of a file, and ends the first connection after `bytes_at_first`."""
+
+    bytes_at_first = None
+    sent = None  # the list of each answer's status and first byte
+
+    def do_GET(self):
+        content = (self.server.served / self.path[1:]).read_bytes()
+        start = int(re.fullmatch(r"bytes=(\d+)-", self.headers["Range"])[1])
+        status = 206 if start < len(content) else 416
+        self.sent.append((status, start))
+        self.send_response(status)
+        rest = content[start:]
+        self.send_header("Content-Length", str(len(rest)))
+        self.end_headers()
+        self.wfile.write(rest[: self.bytes_at_first])
+        type(self).bytes_at_first = None
+
+
 @pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A folder and the address under which it is served; the cache is a fresh folder."""
+def serve(tmp_path, monkeypatch):
+    """Serves a folder as a handler does, and gives its address; the cache is a fresh folder."""
     monkeypatch.setenv("GENGAP_CACHE", str(tmp_path / "cache"))
-    served = tmp_path / "served"
+    served, running = tmp_path / "served", []
     served.mkdir()
-    http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=served))
-    Thread(target=http.serve_forever, daemon=True).start()
-    yield served, f"http://127.0.0.1:{http.server_port}/"
-    http.shutdown()
-    http.server_close()
+
+    def start(handler):
+        running.append(http := ThreadingHTTPServer(("127.0.0.1", 0), handler))
+        http.served = served
+        Thread(target=http.serve_forever, daemon=True).start()
+        return served, f"http://127.0.0.1:{http.server_port}/"
+
+    yield start
+    for http in running:
+        http.shutdown()
+        http.server_close()
 
 
-def pack(archive, names, link=None, content=None):
+@pytest.fixture
+def server(serve, tmp_path):
+    """A folder and the address under which its files are served whole."""
+    return serve(partial(Quiet, directory=tmp_path / "served"))
+
+
+@pytest.fixture
+def server_of_parts(serve, monkeypatch):
+    """A folder, the address under which parts of its files are served, and the handler."""
+    monkeypatch.setattr(Parts, "sent", [])
+    return *serve(Parts), Parts
+
+
+def pack(archive, names, link=None, content=None, compression="xz"):
     """An archive whose members hold `content`, or else their own names."""
-    with tarfile.open(archive, "w:xz") as tar:
+    with tarfile.open(archive, f"w:{compression}") as tar:
         for name in names:
             member = tarfile.TarInfo(name)
             held = content or name.encode()
@@ -226,3 +274,173 @@ def test_pickled_pairs_are_refused(server):
     np.save(plot, np.array([{}, None], dtype=object), allow_pickle=True)
     with pytest.raises(GengapError, match="plot_task2_v1.npz.npy cannot be read"):
         fetch_pgdl_participants(["task2_v1"], address=address)
+
+
+# Downloads that go on where they stopped
+
+
+@pytest.fixture
+def archive_in_parts(server_of_parts):
+    """The bytes of an archive of PGDL, its address, where it comes to lie, and the handler."""
+    served, address, handler = server_of_parts
+    with zipfile.ZipFile(served / "phase_one_data.zip", "w") as members:
+        members.writestr("images", np.random.default_rng(0).bytes(300_000))
+    place = served.parent / "cache" / "pgdl" / "phase_one_data.zip"
+    return (served / "phase_one_data.zip").read_bytes(), address, place, handler
+
+
+def test_an_interrupted_download_goes_on_where_it_stopped(archive_in_parts, monkeypatch):
+    content, address, place, handler = archive_in_parts
+    monkeypatch.setattr(handler, "bytes_at_first", 200_000)
+    with pytest.raises(GengapError, match="could not be downloaded .*try again"):
+        fetch_pgdl(["task4"], address=address)
+    assert not place.exists()
+    came = place.with_name(f"{place.name}.part").read_bytes()
+    assert len(came) > 100_000 and content.startswith(came)
+    fetch_pgdl(["task4"], address=address)
+    assert place.read_bytes() == content
+    assert handler.sent == [(206, 0), (206, len(came) - 1)]
+    assert [file.name for file in place.parent.iterdir()] == [place.name]
+
+
+def test_a_download_that_was_stopped_at_its_last_byte_is_complete(archive_in_parts):
+    content, address, place, handler = archive_in_parts
+    place.parent.mkdir(parents=True)
+    place.with_name(f"{place.name}.part").write_bytes(content)
+    fetch_pgdl(["task4"], address=address)
+    assert place.read_bytes() == content
+    assert handler.sent == [(206, len(content) - 1)]
+
+
+def test_what_is_longer_than_the_file_is_thrown_away(archive_in_parts):
+    content, address, place, _ = archive_in_parts
+    place.parent.mkdir(parents=True)
+    place.with_name(f"{place.name}.part").write_bytes(content + b"more")
+    with pytest.raises(GengapError, match="try again"):
+        fetch_pgdl(["task4"], address=address)
+    fetch_pgdl(["task4"], address=address)
+    assert place.read_bytes() == content
+
+
+def test_a_server_that_sends_no_parts_sends_it_all_again(server, tmp_path):
+    served, address = server
+    pack_tasks(served / "phase_one_data.zip", "task4")
+    (tmp_path / "cache" / "pgdl").mkdir(parents=True)
+    (tmp_path / "cache" / "pgdl" / "phase_one_data.zip.part").write_bytes(b"something" * 1000)
+    root = fetch_pgdl(["task4"], address=address)
+    got = (root / "phase_one_data.zip").read_bytes()
+    assert got == (served / "phase_one_data.zip").read_bytes()
+
+
+# DEMOGEN
+
+MEMBERS = "demogen_models/home/someone/model_dataset"
+NIN, RESNET = "nin_wide_1.0x__dropout_0.0__decay_0.0_1", "resnet_wide_1.0x_batchnorm__decay_0.0_1"
+FILES_OF_A_NETWORK = (
+    "eval.json",
+    "model.ckpt-150000.data-00000-of-00001",
+    "model.ckpt-150000.index",
+    "train.json",
+)
+
+
+def networks(*folders):
+    """Members of an archive: the grids, and networks with what else lies in their folders."""
+    names = [f"{folder}/{name}" for folder in folders for name in FILES_OF_A_NETWORK]
+    others = ("model.ckpt-150000.meta", "._train.json", "checkpoint", "events.out.tfevents.1")
+    names += [f"{folder}/{name}" for folder in folders for name in others]
+    return [f"{MEMBERS}/all_model_spec.json", *(f"{MEMBERS}/{name}" for name in names)]
+
+
+def pack_demogen(served, names, **options):
+    pack(served / "demogen_models.tar.gz", names, compression="gz", **options)
+
+
+def files_under(folder):
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
+def test_the_networks_of_demogen_are_fetched_and_open_as_a_collection(server, reference, tmp_path):
+    served, address = server
+    golden = reference / "golden" / "demogen"
+    with tarfile.open(served / "demogen_models.tar.gz", "w:gz", compresslevel=1) as archive:
+        archive.add(golden, f"./{MEMBERS}")
+    root = fetch_demogen(address=address)
+    assert root == tmp_path / "cache" / "demogen"
+    for file in files_under(golden):
+        if file.endswith("expected.npz"):
+            assert not (root / file).exists()
+        else:
+            assert (root / file).read_bytes() == (golden / file).read_bytes()
+    collection = open_collection("demogen", root)
+    with pytest.warns(UserWarning, match="networks are missing"):
+        model_ids = collection.index()["model_id"]
+    assert len(model_ids) == 4
+    for model_id in model_ids:
+        assert collection.load(model_id).network.h1
+
+
+def test_only_what_a_network_needs_is_taken_out_and_nothing_comes_twice(server):
+    served, address = server
+    pack_demogen(served, networks(f"NIN_CIFAR10/{NIN}", f"RESNET_CIFAR10/{RESNET}"))
+    root = fetch_demogen(["NIN_CIFAR10"], address=address)
+    nin = [f"NIN_CIFAR10/{NIN}/{name}" for name in FILES_OF_A_NETWORK]
+    assert files_under(root) == [*nin, "all_model_spec.json"]
+    (served / "demogen_models.tar.gz").unlink()  # the archive is kept
+    assert fetch_demogen(["NIN_CIFAR10", "RESNET_CIFAR10"], address=address) == root
+    resnet = [f"RESNET_CIFAR10/{RESNET}/{name}" for name in FILES_OF_A_NETWORK]
+    assert files_under(root) == [*nin, *resnet, "all_model_spec.json"]
+    (root.parent / "archives" / "demogen_models.tar.gz").unlink()
+    assert fetch_demogen(["RESNET_CIFAR10", "NIN_CIFAR10"], address=address) == root
+
+
+def test_no_member_of_demogens_archive_is_written_outside(server, tmp_path):
+    served, address = server
+    strange = [
+        f"../../NIN_CIFAR10/{NIN}/../train.json",
+        "/NIN_CIFAR10/../train.json",
+        "NIN_CIFAR10/nin_../../train.json",
+        f"../NIN_CIFAR10/{NIN}/model.ckpt-150000.data-00000-of-00001/../../eval.json",
+        f"SVHN/{NIN}/train.json",
+        "train.json",
+    ]
+    good = networks(f"NIN_CIFAR10/{NIN}")
+    link = "NIN_CIFAR10/nin_linked/train.json"
+    pack_demogen(served, [*strange, *good], link=link)
+    before = set(tmp_path.rglob("*"))
+    root = fetch_demogen(["NIN_CIFAR10"], address=address)
+    assert sorted(root.rglob("*.json")) == [
+        *(root / "NIN_CIFAR10" / NIN / name for name in ("eval.json", "train.json")),
+        root / "all_model_spec.json",
+    ]
+    for path in set(tmp_path.rglob("*")) - before:
+        assert path.is_relative_to(tmp_path / "cache")
+
+
+def test_a_damaged_archive_of_demogen_leaves_whole_files_that_are_kept(server, tmp_path):
+    served, address = server
+    content = np.random.default_rng(0).bytes(100_000)
+    pack_demogen(served, networks(f"NIN_CIFAR10/{NIN}"), content=content)
+    packed = (served / "demogen_models.tar.gz").read_bytes()
+    (served / "demogen_models.tar.gz").write_bytes(packed[: len(packed) // 3])
+    with pytest.raises(GengapError, match="demogen_models.tar.gz is damaged .* fetch again"):
+        fetch_demogen(["NIN_CIFAR10"], address=address)
+    part = tmp_path / "cache" / "demogen" / "NIN_CIFAR10.part"
+    kept = sorted(part.rglob("*.*"))
+    assert kept and all(file.read_bytes() == content for file in kept if file.is_file())
+    times = {file.name: file.stat().st_mtime_ns for file in kept if file.is_file()}
+    (tmp_path / "cache" / "archives" / "demogen_models.tar.gz").unlink()
+    (served / "demogen_models.tar.gz").write_bytes(packed)
+    folder = fetch_demogen(["NIN_CIFAR10"], address=address) / "NIN_CIFAR10" / NIN
+    assert sorted(file.name for file in folder.iterdir()) == list(FILES_OF_A_NETWORK)
+    assert all((folder / name).stat().st_mtime_ns == time for name, time in times.items())
+    assert not part.exists()
+
+
+def test_an_archive_that_is_not_demogens_and_an_unknown_family_are_refused(server):
+    served, address = server
+    pack_demogen(served, networks(f"NIN_CIFAR10/{NIN}")[1:])
+    with pytest.raises(GengapError, match="lacks all_model_spec.json, RESNET_CIFAR10: this is not"):
+        fetch_demogen(["NIN_CIFAR10", "RESNET_CIFAR10"], address=address)
+    with pytest.raises(GengapError, match="No family 'nin' in DEMOGEN: choose from NIN_CIFAR10"):
+        fetch_demogen(["NIN_CIFAR10", "nin"], address=address)

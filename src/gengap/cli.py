@@ -36,6 +36,7 @@ ORIGINALS = {
     "cnnzoo": "gengap.fetch:fetch_cnnzoo",
     "pgdl": "gengap.fetch:fetch_pgdl",
     "pgdl-participants": "gengap.fetch:fetch_pgdl_participants",
+    "demogen": "gengap.fetch:fetch_demogen",
 }
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended, as shells give it
 

@@ -1,18 +1,25 @@
 """Download the published collections, for the profile `published`."""
 
+import gzip
+import lzma
+import re
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Iterable
+import zlib
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from gengap import folders
 from gengap.errors import GengapError
-from gengap.loaders import cnnzoo, participants, pgdl
+from gengap.loaders import cnnzoo, demogen, participants, pgdl
 from gengap.loaders.predictions import read_predictions
 
 SMALL_CNN_ZOO = "https://storage.googleapis.com/gresearch/smallcnnzoo-dataset/"
 PGDL = "https://storage.googleapis.com/gresearch/pgdl/"
+DEMOGEN = "https://storage.googleapis.com/margin_dist_public_files/"
 BRAIN = "https://raw.githubusercontent.com/cadurosar/pgdl/"
 FINAL = "d116a175b15b70d09e90fee85bb5a2049f8251fa"
 TRIALS = "803a558e089812582fb61a8069d0135b85e2dbd3"  # left out of the final version
@@ -57,7 +64,49 @@ def fetch_cnnzoo(
             raise GengapError(f"No data set {dataset!r} in the Small CNN Zoo: choose from {known}.")
         if not all((folder / dataset / name).exists() for name in cnnzoo.FILES):
             archive = _download(f"{address}{dataset}.tar.xz", folders.cache() / "archives")
-            _unpack(archive, folder / dataset)
+            found = _unpack(archive, partial(_file_of_zoo, folder / dataset))
+            if lacking := sorted(set(cnnzoo.FILES) - {file.name for file in found}):
+                raise GengapError(
+                    f"{archive} lacks {', '.join(lacking)}: this is not an archive of the zoo."
+                )
+    return folder
+
+
+def fetch_demogen(
+    datasets: Iterable[str] = demogen.DEMOGEN.expected_families,
+    folder: Path | None = None,
+    *,
+    address: str = DEMOGEN,
+) -> Path:
+    """DEMOGEN's networks as their authors published them; returns the folder to open as root.
+
+    756 trained networks of three families in one archive, demogen_models.tar.gz (15.6 GB), which is
+    downloaded whole; an interrupted download goes on where it stopped. Taken out of it are, for the
+    families that are asked for, train.json, eval.json and the checkpoint of each network, and
+    all_model_spec.json. Source: README of demogen in google-research/google-research, which names
+    neither checksum nor licence of the archive: it has a checksum of its own, and every checkpoint
+    has some, checked when it is read. `folder` defaults to `demogen` in the cache; what is there
+    already is kept.
+
+    Raises: GengapError for an unknown family, a failed download or a damaged archive.
+    """
+    folder = Path(folder or folders.cache() / "demogen")
+    datasets = list(datasets)
+    for family in datasets:
+        if family not in demogen.DEMOGEN.expected_families:
+            known = ", ".join(demogen.DEMOGEN.expected_families)
+            raise GengapError(f"No family {family!r} in DEMOGEN: choose from {known}.")
+    wanted = [family for family in datasets if not (folder / family).exists()]
+    if not wanted:
+        return folder
+    archive = _download(f"{address}demogen_models.tar.gz", folders.cache() / "archives")
+    _unpack(archive, partial(_file_of_demogen, folder, wanted))
+    places = {demogen.SPEC: folder / demogen.SPEC}
+    places |= {family: _unfinished(folder / family) for family in wanted}
+    if lacking := [name for name, place in places.items() if not place.exists()]:
+        raise GengapError(f"{archive} lacks {', '.join(lacking)}: this is not DEMOGEN's archive.")
+    for family in wanted:
+        places[family].replace(folder / family)
     return folder
 
 
@@ -132,43 +181,100 @@ def _archive_of(task: str) -> str:
 
 
 def _download(address: str, folder: Path) -> Path:
-    import pooch  # here: in a notebook its import warns of lacking widgets
-
+    """The file, downloaded unless it is there; what has come of it is kept for the next time."""
+    file = folder / address.rpartition("/")[2]
+    if file.exists():
+        return file
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = _unfinished(file)
     try:
-        file = pooch.retrieve(
-            address,
-            known_hash=None,
-            fname=address.rpartition("/")[2],
-            path=folder,
-            progressbar=True,
-        )
+        _go_on_downloading(address, unfinished)
     except (OSError, ValueError) as error:
         raise GengapError(
             f"{address} could not be downloaded ({error}): try again, or download it by hand into"
             f" {folder}."
         ) from error
-    return Path(file)
+    finally:
+        if unfinished.exists() and not unfinished.stat().st_size:
+            unfinished.unlink()
+    unfinished.replace(file)
+    return file
 
 
-def _unpack(archive: Path, folder: Path) -> None:
-    """Take the zoo's files out of the archive, whatever folder they lie in there, and no other."""
+def _go_on_downloading(address: str, file: Path) -> None:
+    """Get the bytes that a file lacks, or all of them where the server sends no parts."""
+    import pooch  # here: in a notebook its import warns of lacking widgets
+
+    file.touch()
+    start = max(0, file.stat().st_size - 1)  # the last byte again: an empty part cannot be asked
+    expected = 0
+    with open(file, "r+b") as out:
+
+        def find_place(response, **_) -> None:
+            nonlocal expected
+            if response.status_code == 416:  # what was kept is longer than the file
+                out.truncate(0)
+            if response.ok and not response.is_redirect:
+                place = start if response.status_code == 206 else 0
+                expected = place + int(response.headers.get("Content-Length", 0))
+                out.seek(place)
+                out.truncate()
+
+        headers = {"Range": f"bytes={start}-", "Accept-Encoding": "identity"}
+        hooks = {"response": find_place}
+        download = pooch.HTTPDownloader(
+            progressbar=True, chunk_size=2**16, headers=headers, hooks=hooks
+        )
+        download(address, out, None)
+        if out.tell() < expected:
+            raise OSError(f"the connection ended after {out.tell()} of {expected} bytes")
+
+
+def _unfinished(place: Path) -> Path:
+    return place.with_name(f"{place.name}.part")
+
+
+def _unpack(archive: Path, place_of: Callable[[PurePosixPath], Path | None]) -> set[Path]:
+    """Take the files out of the archive for which there is a place, and no others.
+
+    Each is written whole or not at all; what is there already stays. Returns their places.
+    """
     found = set()
     try:
         with tarfile.open(archive) as members:
             for member in members:
-                name = PurePosixPath(member.name).name
-                if member.isfile() and name in cnnzoo.FILES:
-                    content = members.extractfile(member)
-                    folders.write_atomically(folder / name, lambda path: _copy(content, path))
-                    found.add(name)
-    except (OSError, EOFError, tarfile.TarError) as error:
+                place = place_of(PurePosixPath(member.name))
+                if place and member.isfile():
+                    if not place.exists():
+                        content = members.extractfile(member)
+                        folders.write_atomically(place, partial(_copy, content))
+                    found.add(place)
+    except (EOFError, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
         raise GengapError(f"{archive} is damaged ({error}): delete it and fetch again.") from error
-    if lacking := sorted(set(cnnzoo.FILES) - found):
+    except OSError as error:
         raise GengapError(
-            f"{archive} lacks {', '.join(lacking)}: this is not an archive of the zoo."
-        )
+            f"{archive} could not be unpacked ({error}): fetch again when that is mended; what is"
+            " unpacked is kept."
+        ) from error
+    return found
 
 
-def _copy(content, path: Path) -> None:
+def _file_of_zoo(folder: Path, member: PurePosixPath) -> Path | None:
+    return folder / member.name if member.name in cnnzoo.FILES else None
+
+
+def _file_of_demogen(folder: Path, families: list[str], member: PurePosixPath) -> Path | None:
+    """Where a member belongs, whatever folders DEMOGEN's tree lies in; its own names are kept."""
+    if member.name == demogen.SPEC:
+        return folder / demogen.SPEC
+    family, network = ["", "", *member.parts][-3:-1]
+    checkpoint = rf"{re.escape(demogen.CHECKPOINT)}\.(index|data-\d+-of-\d+)"
+    wanted = member.name in demogen.RECORDS.values() or re.fullmatch(checkpoint, member.name)
+    if family in families and re.fullmatch(r"(nin|resnet)_[\w.]+", network) and wanted:
+        return _unfinished(folder / family) / network / member.name
+    return None
+
+
+def _copy(content: BinaryIO, path: Path) -> None:
     with open(path, "wb") as file:
         shutil.copyfileobj(content, file)

@@ -229,7 +229,7 @@ def read_records(folder: Path) -> dict[str, float]:
 
 
 class PadSame(nn.Module):
-    """TensorFlow's padding "same" of a 3 x 3 convolution with stride 2: the odd pixel at the end."""
+    """TensorFlow's padding "same" of 3 x 3 kernels that stride by 2: the odd pixel at the end."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         top, left = (size % 2 for size in inputs.shape[2:])
