@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from itertools import product
 
 import numpy as np
@@ -239,6 +240,17 @@ def test_incomplete_networks_are_left_out_and_counted(tmp_path, lost):
     with pytest.warns(UserWarning, match="NIN_CIFAR10: 1 of 4 networks are missing or incomplete"):
         index = gengap.open_collection("demogen", tmp_path).index()
     assert len(index) == 3 and first.name not in "".join(index["model_id"])
+
+
+def test_a_family_that_is_not_there_at_all_is_told_among_the_families_without_a_warning(tmp_path):
+    home = make_tree(tmp_path)
+    (home / SPEC).write_text(json.dumps({"NIN_CIFAR10": TINY, "NIN_SVHN": TINY}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        collection = gengap.open_collection("demogen", tmp_path)
+        assert list(collection.index()["family"].unique()) == ["NIN_CIFAR10"]
+    missing = collection.families().set_index("family")["missing"]
+    assert missing["NIN_SVHN"] == [home / "NIN_SVHN"] and missing["NIN_CIFAR10"] == []
 
 
 def test_a_checkpoint_without_its_data_file_is_incomplete(golden, tmp_path):

@@ -138,17 +138,18 @@ class DEMOGEN(Collection):
             return {family: dict(grid) for family, grid in grids.items()}
 
     def _rows(self, family: str, grid: dict[str, list]) -> list[dict]:
+        folder = self._home / family
         with naming(self._home / SPEC):
             networks = list(networks_of(family, grid))
-        present = [n for n in networks if is_complete(self._home / family / n[0])]
-        if len(present) < len(networks):
+        present = [network for network in networks if is_complete(folder / network[0])]
+        if len(present) < len(networks) and folder.is_dir():  # families() names a lacking family
             warnings.warn(
                 f"{family}: {len(networks) - len(present)} of {len(networks)} networks are missing"
                 " or incomplete and are left out of the index."
             )
         return [
             {"model_id": f"{family}/{name}", "family": family, "epoch": math.nan}
-            | read_records(self._home / family / name)
+            | read_records(folder / name)
             | hyper_parameters
             for name, hyper_parameters in present
         ]
