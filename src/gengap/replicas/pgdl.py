@@ -5,10 +5,10 @@ SGD with momentum 0.9, until its cross-entropy on them is low. The published net
 nats (all training losses of tasks 1 and 2 lie below it); these stop at STOP. The learning rate falls
 to a fifth at DECAY_EPOCHS, those of Task 1, if training lasts so long.
 
-The architectures are those that the parameter counts of the real tasks 1 and 2 give: a VGG-like
-network has blocks of two 3x3 convolutions and a 2x2 maximum pool, then dense layers; a
-network-in-network (NiN) has, for every three layers, a 3x3 and two 1x1 convolutions, and at the end
-a 1x1 convolution to the classes and a global average pool.
+The architectures are those that the parameter counts of real networks give, those of Task 1 with one
+block and those of Task 2: a VGG-like network has blocks of two 3x3 convolutions and a 2x2 maximum
+pool, then dense layers; a network-in-network (NiN) has, for every three layers, a 3x3 and two 1x1
+convolutions, and at the end a 1x1 convolution to the classes and a global average pool.
 """
 
 import itertools
