@@ -47,15 +47,15 @@ def use_style() -> None:
 
 def accuracy_histograms(index: pd.DataFrame) -> Figure:
     """How many networks reach which test accuracy, a panel per family of the index."""
-    families = index["family"].unique()
-    figure, panels = _rows(len(families), height=1.3, sharex=True)
-    for panel, family, colour in zip(panels, families, COLOURS):
-        accuracies = index.loc[index["family"] == family, "test_accuracy"]
-        panel.hist(accuracies, bins=np.linspace(0, 1, 41), color=colour)
-        panel.set_title(_name(family), loc="left")
-    figure.supylabel("networks", fontsize=10)
-    panels[-1].set_xlabel("test accuracy")
-    return figure
+    bins = np.linspace(0, 1, 41)
+    return _histograms(index["test_accuracy"], index["family"], bins, label="test accuracy")
+
+
+def gap_histograms(index: pd.DataFrame) -> Figure:
+    """How many networks have which generalization gap, a panel per family of the index."""
+    gaps = index["train_accuracy"] - index["test_accuracy"]
+    bins = np.linspace(gaps.min(), gaps.max(), 31)
+    return _histograms(gaps, index["family"], bins, label="gap")
 
 
 def train_against_test(index: pd.DataFrame) -> Figure:
@@ -146,19 +146,6 @@ def transfer_matrix(transfer: pd.DataFrame) -> Figure:
     return figure
 
 
-def gap_histograms(index: pd.DataFrame) -> Figure:
-    """How many networks have which generalization gap, a panel per family of the index."""
-    families = index["family"].unique()
-    gaps = index["train_accuracy"] - index["test_accuracy"]
-    figure, panels = _rows(len(families), height=1.3, sharex=True)
-    for panel, family, colour in zip(panels, families, itertools.cycle(COLOURS)):
-        panel.hist(gaps[index["family"] == family], bins=30, range=_range(gaps), color=colour)
-        panel.set_title(_name(family), loc="left")
-    figure.supylabel("networks", fontsize=10)
-    panels[-1].set_xlabel("gap")
-    return figure
-
-
 def score_heat_map(scores: pd.DataFrame) -> Figure:
     """Scores as a heat map, a row per measure and a column per task; where there is none, blank.
 
@@ -246,6 +233,18 @@ def measure_against_gap(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def _histograms(values: pd.Series, families: pd.Series, bins: np.ndarray, *, label: str) -> Figure:
+    """How many values of each family fall into which bin, a panel per family."""
+    names = families.unique()
+    figure, panels = _rows(len(names), height=1.3, sharex=True)
+    for panel, family, colour in zip(panels, names, itertools.cycle(COLOURS)):
+        panel.hist(values[families == family], bins=bins, color=colour)
+        panel.set_title(_name(family), loc="left")
+    figure.supylabel("networks", fontsize=10)
+    panels[-1].set_xlabel(label)
+    return figure
+
+
 def _rows(count: int, *, height: float, **options) -> tuple[Figure, np.ndarray]:
     """Panels below one another, which a phone shows as large as a desktop does."""
     size = WIDTH, count * height
@@ -264,10 +263,6 @@ def _name(family: str) -> str:
 
 def _short_name(family: str) -> str:
     return _name(family).replace("task ", "T").replace("replica, ", "")
-
-
-def _range(values: pd.Series) -> tuple[float, float]:
-    return float(values.min()), float(values.max())
 
 
 def _largest(scores: dict[str, np.ndarray]) -> float:

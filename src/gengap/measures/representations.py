@@ -100,8 +100,8 @@ def vpm(model: Model) -> float:
 
     Source: Lassance et al. 2020 (arXiv 2011.12737), VPM, third place of the PGDL competition, with
     one graph as submitted in the end. Differs: the released code leaves edges directed, for which
-    that Laplacian is not defined; here the graph is undirected. Its Gaussian kernel changes neither neighbours nor the
-    edges, which weigh 1. A class with too few images gives all that it has.
+    that Laplacian is not defined; here the graph is undirected. Its Gaussian kernel changes neither
+    neighbours nor the edges, which weigh 1. A class with too few images gives all that it has.
     Raises: NotAvailable if the collection has no training sample.
     """
     return _penultimate_variation(model, graphs=1)

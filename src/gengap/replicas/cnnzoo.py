@@ -13,7 +13,6 @@ is fastest, since larger stacks leave the cache, and grouped convolutions equal 
 import json
 import math
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from gengap.errors import GengapError
 from gengap.folders import write_atomically
 from gengap.loaders.cnnzoo import LAYOUT, METRICS, PARAMETERS, finite_rows, write_zoo
 from gengap.loaders.images import load_images, network_inputs
-from gengap.replicas.pool import run_in_processes
+from gengap.replicas.pool import hash_seed, run_on
 
 BATCH = 512
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
@@ -241,11 +240,6 @@ def train_stack(
     return done
 
 
-def hash_seed(seed: int, network: int) -> int:
-    """A seed for each network of a zoo, far from those of its neighbours."""
-    return int(np.random.SeedSequence([seed, network]).generate_state(1)[0])
-
-
 def _kernel_decay(configurations: DataFrame, device) -> torch.Tensor:
     """Twice the l2 coefficient at kernels, 0 at biases, (G, 4970): the gradient of l2 * |w|^2."""
     is_kernel = torch.zeros(PARAMETERS)
@@ -316,7 +310,8 @@ def train_zoo(
     stacks = _stacks(configurations.loc[missing], size, kept)
     worker = (dataset, device, images, out, epochs, seed, kept)
     with tqdm(total=networks, initial=networks - len(missing), unit="network") as progress:
-        for finished in _trained(stacks, worker, workers or os.cpu_count(), on_cpu):
+        count = workers or os.cpu_count()
+        for finished in run_on(device, _train_and_save, stacks, count, _start_worker, worker):
             progress.update(finished)
     return publish(out, configurations)
 
@@ -347,15 +342,6 @@ def _stacks(configurations: DataFrame, size: int, kept: int) -> list[DataFrame]:
     groups = configurations.groupby([*shared, configurations.index < kept]).groups.values()
     parts = [group[i : i + size] for group in groups for i in range(0, len(group), size)]
     return [configurations.loc[part] for part in sorted(parts, key=min)]
-
-
-def _trained(stacks: list[DataFrame], worker: tuple, workers: int, on_cpu: bool) -> Iterator[int]:
-    """Train the stacks, on a GPU in this process, which drives it; yields the networks finished."""
-    if on_cpu:
-        yield from run_in_processes(_train_and_save, stacks, workers, _start_worker, worker)
-    else:
-        _start_worker(*worker)
-        yield from map(_train_and_save, stacks)
 
 
 _WORKER: dict = {}  # what a worker process holds between stacks

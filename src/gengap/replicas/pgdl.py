@@ -14,7 +14,7 @@ convolutions, and at the end a 1x1 convolution to the classes and a global avera
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from gengap.folders import write_atomically
 from gengap.loaders.images import load_images
 from gengap.loaders.keras import network_from_config, write_weights
 from gengap.loaders.tfrecord import write_tfrecord
-from gengap.replicas.pool import run_in_processes
+from gengap.replicas.pool import hash_seed, run_on
 
 MOMENTUM = 0.9
 STOP = 0.05  # nats: training stops after the first epoch with a cross-entropy below it
@@ -151,7 +151,8 @@ def train_pgdl(
     if missing:
         _write_images(job)
     with tqdm(total=len(model_ids), initial=len(model_ids) - len(missing), unit="network") as bar:
-        for _ in _trained(job, missing, workers or os.cpu_count()):
+        count = workers or os.cpu_count()
+        for _ in run_on(device, _train_and_save, missing, count, _start_worker, (job,)):
             bar.update()
     _write_reference(job, model_ids)
     return job.out
@@ -194,14 +195,6 @@ class Job:
         return {**task.settings()[model_id], **task.fixed, "seed": self.seed, "stop": STOP}
 
 
-def _trained(job: Job, model_ids: list[int], workers: int) -> Iterator:
-    if torch.device(job.device).type == "cpu":
-        yield from run_in_processes(_train_and_save, model_ids, workers, _start_worker, (job,))
-    else:
-        _start_worker(job)
-        yield from map(_train_and_save, model_ids)
-
-
 _WORKER: dict = {}  # what a worker process holds between networks
 
 
@@ -238,11 +231,6 @@ def _train_and_save(model_id: int) -> None:
     _write_json(folder / "config.json", config)
     metrics = record | {"test_acc": test_accuracy, "test_loss": test_loss}
     _write_json(job.record_file(model_id), {"settings": settings, "metrics": metrics})
-
-
-def hash_seed(seed: int, model_id: int) -> int:
-    """A seed for each network of a task, far from those of its neighbours."""
-    return int(np.random.SeedSequence([seed, model_id]).generate_state(1)[0])
 
 
 def initialized(config: dict, *, seed: int) -> nn.Sequential:

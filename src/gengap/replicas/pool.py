@@ -1,4 +1,4 @@
-"""Training in worker processes: one thread each, and none outlives the run that began it."""
+"""What trainers share: seeds, and worker processes of one thread that never outlive their run."""
 
 import multiprocessing
 import os
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 
+import numpy as np
 import torch
 
 from gengap.errors import GengapError
@@ -20,13 +21,34 @@ MALLOC = {
 }
 
 
-def run_in_processes(
-    function: Callable, items: Iterable, workers: int, start: Callable, arguments: tuple
-) -> Iterator:
-    """Yield `function(item)` as the items finish; `start(*arguments)` is run once in each worker.
+def hash_seed(seed: int, network: int) -> int:
+    """A seed for each network of a run, far from those of its neighbours."""
+    return int(np.random.SeedSequence([seed, network]).generate_state(1)[0])
 
+
+def run_on(
+    device: str | torch.device,
+    function: Callable,
+    items: Iterable,
+    workers: int,
+    start: Callable,
+    arguments: tuple,
+) -> Iterator:
+    """Yield `function(item)` as the items finish, after `start(*arguments)` where they run.
+
+    On a CPU they run in `workers` processes; a GPU is driven by this process alone.
     Raises: GengapError if a worker dies; what finished items have written is kept.
     """
+    if torch.device(device).type == "cpu":
+        yield from _run_in_processes(function, items, workers, start, arguments)
+    else:
+        start(*arguments)
+        yield from map(function, items)
+
+
+def _run_in_processes(
+    function: Callable, items: Iterable, workers: int, start: Callable, arguments: tuple
+) -> Iterator:
     os.environ.update(MALLOC)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start_worker, (start, arguments)) as pool:
