@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -45,7 +46,16 @@ def one_line(result, exit_code: int = 1) -> str:
 
 def test_every_command_has_help_with_an_example(run):
     assert run("--help").exit_code == 0
-    for command in ("list", "measure", "score-predictions", "run", "book", "train", "fetch"):
+    for command in (
+        "list",
+        "measure",
+        "details",
+        "score-predictions",
+        "run",
+        "book",
+        "train",
+        "fetch",
+    ):
         assert f"  {command} " in run("--help").stdout
         assert "Example" in run(command, "--help").stdout
 
@@ -100,7 +110,21 @@ def test_measure_counts_what_is_missing_and_why(tiny, run):
     assert "--retry" in result.stdout
 
 
+def test_details_are_kept_and_written_as_csv_on_request(tiny, run, tmp_path):
+    with pytest.warns(UserWarning, match="4 models have no rows"):
+        result = run("details", "tiny", "margins", "--csv", tmp_path / "rows.csv")
+    assert result.exit_code == 0, result.output
+    assert "160 rows of 4 models" in result.stdout
+    rows = pd.read_csv(tmp_path / "rows.csv", keep_default_na=False)
+    assert len(rows) == 160 and set(rows["stage"]) == {"inputs", "h1", "activation", "logits"}
+    table = tiny.root.parents[1] / "tables" / "tiny.margins.parquet"
+    assert f"table: {table}" in result.stdout and table.exists()
+    result = run("details", "tiny", "margins", "--query", "model_id == 'left/0'")
+    assert "40 rows of 1 models" in result.stdout
+
+
 MISTAKES = {
+    "no detail 'margin'": ["details", "tiny", "margin"],
     "no collection 'tini'": ["measure", "tini"],
     "no measure 'norm'": ["measure", "tiny", "-m", "norm"],
     "query 'famly == 1' is not understood": ["measure", "tiny", "--query", "famly == 1"],

@@ -11,11 +11,19 @@ from scipy import stats
 from statsmodels.stats.outliers_influence import variance_inflation_factor
 
 from gengap import GengapError
-from gengap.analysis import BASELINE, cross_validated_r2, hyperparameter_baseline, r2
+from gengap.analysis import (
+    BASELINE,
+    cross_validated_r2,
+    hyperparameter_baseline,
+    main_effects,
+    r2,
+)
+from gengap.scores import task_of
 from gengap.signatures import (
+    HIDDEN,
+    HYPER_AND_HIDDEN,
     STATISTICS,
     ablation_table,
-    main_effects,
     regression,
     signature,
     signature_table,
@@ -163,7 +171,7 @@ def test_the_long_table_keeps_every_signature_unnormalized_with_its_counts(netwo
         assert own["value"].to_dict() == expected.values
         assert (own["dropped"] == expected.dropped).all() and expected.dropped > 0
         assert (own["images"] == 200).all() and (own["note"] == "").all()
-        assert (own["total_variation"] == variations[model][stage]).all()
+        assert (own["normalizer"] == variations[model][stage]).all()
 
 
 @pytest.mark.parametrize("kind", STATISTICS)
@@ -209,9 +217,7 @@ def test_what_cannot_be_normalized_is_nan_only_where_normalization_is_asked_for(
     margins, variations = networks
     variations["m1"]["h1"] = variation
     rows = signatures(margins, variations)
-    assert rows[rows["note"] != ""]["note"].unique() == [
-        f"total variation {variation:g}: nothing to normalize by"
-    ]
+    assert rows[rows["note"] != ""]["note"].unique() == [f"nothing to normalize by: {variation:g}"]
     for log in (False, True):
         assert signature_table(rows, log=log).loc["m1", "h1"].isna().all()
         assert signature_table(rows, log=log, normalized=False).notna().all(axis=None)
@@ -236,7 +242,9 @@ def test_mistaken_tables_are_named(networks):
     with pytest.raises(GengapError, match="no signature 'x'"):
         signature_table(rows, kind="x")
     del variations["m0"]["h1"]
-    with pytest.raises(GengapError, match="'m0' has margins and no total variation at 'h1'"):
+    with pytest.raises(
+        GengapError, match="'m0' has margins and nothing to normalize them by at 'h1'"
+    ):
         signatures(margins, variations)
 
 
@@ -436,19 +444,20 @@ def collection():
 def test_ablations_have_a_row_for_each_form_of_the_signature_and_find_the_true_one(collection):
     rows, index = collection
     table = ablation_table(rows, index)
-    assert len(table) == 3 * 2 * 2 * 2 + 1
+    assert len(table) == 3 * 2 * 2 * 2 + 2
     assert (table["family"] == "nin").all() and (table["models"] == 36).all()
     assert (table["note"] == "").all()
-    signed = table.set_index(["layers", "kind", "log", "normalized"])
-    assert signed.loc[("all", "quartile", True, True), "features"] == 10
+    signed = table.set_index(["predictor", "kind", "log", "normalized"])
+    assert signed.loc[(HIDDEN, "quartile", True, True), "features"] == 10
     true = signed.loc[("h1", "quartile", True, True)]
     assert (true["adjusted_r2"], true["k_fold_r2"]) == pytest.approx((1, 1), abs=1e-9)
-    others = signed.drop(index=[("h1", "quartile", True, True), ("all", "quartile", True, True)])
+    others = signed.drop(index=[("h1", "quartile", True, True), (HIDDEN, "quartile", True, True)])
+    others = others.drop(index=HYPER_AND_HIDDEN)
     assert others["k_fold_r2"].max() < 1 - 1e-4
     fit = regression(
         signature_table(rows, kind="moment", log=False), index.set_index("model_id")["gap"]
     )
-    found = signed.loc[("all", "moment", False, True)]
+    found = signed.loc[(HIDDEN, "moment", False, True)]
     assert (found["adjusted_r2"], found["k_fold_r2"], found["mse"]) == pytest.approx(
         (fit.adjusted_r2, fit.k_fold_r2, fit.mse), rel=1e-9
     )
@@ -457,16 +466,35 @@ def test_ablations_have_a_row_for_each_form_of_the_signature_and_find_the_true_o
 def test_the_hyper_parameters_of_the_ablations_are_the_main_effects_of_the_baseline(collection):
     rows, index = collection
     index = index[index["family"] == "nin"]
-    effects = main_effects(index)
+    effects = main_effects(task_of(index))
     # Of 3 x 3 x 2 x 2 values; the twin of the norm tells nothing more, and the empty one nothing.
     assert effects.shape == (36, 2 + 2 + 1 + 1)
     gap = index.set_index("model_id")["gap"]
     fit = regression(effects, gap, folds=36)
     expected = hyperparameter_baseline(index).set_index("model_id")["value"]
     assert fit.models["out_of_fold"].to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-12)
-    last = ablation_table(rows, index).iloc[-1]
-    assert last["layers"] == BASELINE and last["features"] == 6
-    assert last["k_fold_r2"] == pytest.approx(regression(effects, gap).k_fold_r2, abs=1e-12)
+    table = ablation_table(rows, index).set_index("predictor")
+    assert table.loc[BASELINE, "features"] == 6
+    assert table.loc[HYPER_AND_HIDDEN, "features"] == 6 + 10
+    assert table.loc[BASELINE, "k_fold_r2"] == pytest.approx(
+        regression(effects, gap).k_fold_r2, abs=1e-12
+    )
+
+
+def test_a_measure_of_the_ablations_is_one_feature_and_its_logarithm_another(collection):
+    rows, index = collection
+    index = index[index["family"] == "nin"]
+    gap = index.set_index("model_id")["gap"]
+    values = {"exponential": np.exp(30 * gap), "signed": gap - gap.median()}
+    measures = pd.concat(
+        [v.rename("value").reset_index().assign(measure=k) for k, v in values.items()]
+    )
+    table = ablation_table(rows, index, measures=measures).set_index(["predictor", "log"])
+    assert table.loc[("exponential", True), "k_fold_r2"] == pytest.approx(1, abs=1e-9)
+    assert table.loc[("exponential", False), "k_fold_r2"] < 1 - 1e-4
+    assert table.loc[("signed", False), "k_fold_r2"] == pytest.approx(1, abs=1e-9)
+    assert "no finite value of 'signed'" in table.loc[("signed", True), "note"]
+    assert (table.loc[["exponential", "signed"], "features"] == 1).all()
 
 
 def test_a_network_with_a_note_is_left_out_of_every_row(collection):
@@ -482,8 +510,8 @@ def test_a_network_with_a_note_is_left_out_of_every_row(collection):
 def test_a_form_that_cannot_be_fitted_keeps_its_row_with_the_reason(collection):
     rows, index = collection
     few = rows[rows["model_id"].isin(index["model_id"][:11])]
-    table = ablation_table(few, index).set_index("layers")
-    assert table.loc["all", ["adjusted_r2", "k_fold_r2", "mse"]].isna().all(axis=None)
-    assert table.loc["all", "note"].str.contains("11 models cannot tell 10 features").all()
+    table = ablation_table(few, index).set_index("predictor")
+    assert table.loc[HIDDEN, ["adjusted_r2", "k_fold_r2", "mse"]].isna().all(axis=None)
+    assert table.loc[HIDDEN, "note"].str.contains("11 models cannot tell 10 features").all()
     assert table.loc["h1", "adjusted_r2"].notna().all()
     assert (table["left_out"] == 25).all()

@@ -237,7 +237,7 @@ def hyperparameter_baseline(index: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for family, rows in index.groupby("family", sort=False):
         task = task_of(rows)
-        value = out_of_fold(_main_effects(task), task.gap, folds=len(rows))
+        value = out_of_fold(main_effects(task).to_numpy(), task.gap, folds=len(rows))
         parts.append(
             pd.DataFrame(
                 {
@@ -264,7 +264,7 @@ def added_value_table(
     """
     rows = []
     for family, task, measures in _tasks(table, index):
-        effects = _main_effects(task)
+        effects = main_effects(task).to_numpy()
         alone = out_of_fold(effects, task.gap, folds=len(task.gap))
         for name, values in measures.items():
             gain = _gain(effects, alone, values.to_numpy(), task.gap, samples, seed)
@@ -301,8 +301,19 @@ def _gain(effects, alone, values, gap, samples, seed) -> dict[str, float]:
     }
 
 
-def _main_effects(task: Task) -> np.ndarray:
-    """(n, sum of the numbers of values): 1 where a network has that value."""
-    sizes = [len(values) for values in task.possible.values()]
-    columns = zip(task.levels.T, sizes, strict=True)
-    return np.concatenate([np.eye(size)[levels] for levels, size in columns], axis=1)
+def main_effects(task: Task) -> pd.DataFrame:
+    """Features of a task's hyper-parameters alone, by model_id.
+
+    A column for each value of each hyper-parameter but its first: 1 where a network has that value,
+    else 0. Columns that follow from those before them are left out, as of two names of one thing.
+    """
+    columns = {
+        f"{name} = {value}": (task.levels[:, place] == level).astype(float)
+        for place, (name, values) in enumerate(task.possible.items())
+        for level, value in enumerate(values)
+        if level > 0
+    }
+    effects = pd.DataFrame(columns, index=pd.Index(task.models, name="model_id"))
+    design = np.column_stack([np.ones(len(effects)), effects.to_numpy(float)])
+    ranks = [np.linalg.matrix_rank(design[:, :width]) for width in range(1, design.shape[1] + 1)]
+    return effects.loc[:, np.diff(ranks) > 0]

@@ -1,4 +1,4 @@
-"""The command line: `gengap list`, `measure`, `score-predictions`, `run`, `book`, `train`, `fetch`.
+"""The command line, `gengap`: the functions under `@app.command` are its commands.
 
 Imports stand inside the commands: PyTorch takes seconds, and `gengap --help` must not wait for it.
 """
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 RECIPES = {
     "cnnzoo": "gengap.replicas.cnnzoo:train_zoo",
     "pgdl": "gengap.replicas.pgdl:train_pgdl",
+    "demogen": "gengap.replicas.demogen:train_demogen",
 }
 ORIGINALS = {
     "cnnzoo": "gengap.fetch:fetch_cnnzoo",
@@ -152,6 +153,42 @@ def measure(
 
 
 @app.command()
+def details(
+    collection: Annotated[str, typer.Argument(help="A collection's name: see gengap list.")],
+    detail: Annotated[str, typer.Argument(help="margins: signatures of margin distributions.")],
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Write the rows there as well.")
+    ] = None,
+    query: Annotated[
+        str | None, typer.Option(help="Only the models for which this pandas query holds.")
+    ] = None,
+    root: Root = None,
+    device: Device = "cpu",
+) -> None:
+    """Compute what has several rows a model, such as numbers of each layer, into a kept table.
+
+    Only what is missing is computed; the rows of each model are kept as soon as they are there, so
+    that the command may be stopped or killed and started again.
+
+    
+    Examples:
+      gengap details demogen margins
+      gengap details demogen margins --csv signatures.csv --root originals/demogen --device cuda
+    """
+    from gengap.collection import open_collection
+    from gengap.details import detail_table, table_file
+    from gengap.folders import write_atomically
+
+    opened = open_collection(collection, root, device)
+    rows = detail_table(opened.select(query) if query else opened, detail)
+    typer.echo(f"{len(rows)} rows of {rows['model_id'].nunique()} models")
+    if csv:
+        write_atomically(csv, lambda path: rows.to_csv(path, index=False))
+        typer.echo(f"csv: {csv}")
+    typer.echo(f"table: {table_file(opened, detail)}")
+
+
+@app.command()
 def score_predictions(
     predictions: Annotated[
         Path, typer.Argument(metavar="FILE.predict", help="A measure by model_<id>, as JSON.")
@@ -242,15 +279,17 @@ def train(
         str,
         typer.Option(
             help="cnnzoo: mnist, fashion_mnist or cifar10 (as grey); pgdl: vgg_fashion_mnist or"
-            " nin_fashion_mnist."
+            " nin_fashion_mnist; demogen: NIN_FASHION_MNIST or RESNET_FASHION_MNIST."
         ),
     ],
     networks: Annotated[
-        int | None, typer.Option(min=1, help="How many (cnnzoo: 100; pgdl: its whole grid).")
+        int | None, typer.Option(min=1, help="How many (cnnzoo: 100; the others: the whole grid).")
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Of each (cnnzoo: 86, as published), or at most (pgdl)."),
+        typer.Option(
+            min=1, help="Of each (cnnzoo: 86, as published; demogen: 40), or at most (pgdl)."
+        ),
     ] = None,
     device: Device = "cpu",
     out: Annotated[

@@ -5,7 +5,7 @@ stages of all networks are one long table (`signatures`), which is small and is 
 `signature_table` makes features of it, a row per network, and `regression` fits the gap on them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -16,8 +16,17 @@ import torch
 from pandas import DataFrame, Series
 from torch import Tensor
 
-from gengap.analysis import BASELINE, adjusted_r2, kendall_tau, out_of_fold, r2
+from gengap.analysis import (
+    BASELINE,
+    adjusted_r2,
+    kendall_tau,
+    main_effects,
+    out_of_fold,
+    r2,
+)
 from gengap.errors import GengapError
+from gengap.measures.margins import margin_pass, spectral_complexity
+from gengap.model import Model
 from gengap.scores import gap_of, task_of
 
 # The five statistics of each kind of signature.
@@ -26,6 +35,7 @@ STATISTICS = {
     "moment": ("moment_1", "moment_2", "moment_3", "moment_4", "moment_5"),
 }
 FEWEST = 5  # positive margins: five statistics of fewer numbers are not a distribution's
+OUTPUT = "logits"  # the stage whose margins are no distances, but differences of logits
 WHISKER = 1.5  # interquartile ranges, Tukey's
 
 
@@ -103,30 +113,46 @@ def _moments(margins: np.ndarray) -> Sequence[float]:
     return [largest * np.mean((margins / largest) ** k) ** (1 / k) for k in range(1, 6)]
 
 
+def margin_signatures(model: Model) -> DataFrame:
+    """Signatures of one model on its training sample, as `signatures` returns them.
+
+    Of the inputs and hidden stages, normalized by their total variation; and of the logits, whose
+    normalizer is the spectral complexity (Bartlett et al. 2017, eq. 1.2), as a baseline.
+
+    Source: Jiang et al. 2019.
+    Raises: NotAvailable without a training sample, or if all weights of a layer are 0.
+    """
+    found = margin_pass(model.network, *model.sample)
+    margins = found.margins | {OUTPUT: found.logits}
+    normalizers = found.total_variation | {OUTPUT: spectral_complexity(model)}
+    name = model.record["model_id"]
+    return signatures({name: margins}, {name: normalizers})
+
+
 def signatures(
-    margins: Mapping[str, Mapping[str, Tensor]], variations: Mapping[str, Mapping[str, float]]
+    margins: Mapping[str, Mapping[str, Tensor]], normalizers: Mapping[str, Mapping[str, float]]
 ) -> DataFrame:
     """Signatures of networks, of each kind at each stage, as one long table.
 
-    By model_id, margins are {stage: (N,)} and variations {stage: total variation}, as
-    `gengap.measures.margins` returns them. Tables of single networks may be concatenated.
+    By model_id, margins are {stage: (N,)} and normalizers {stage: what margins are divided by},
+    the total variation as a rule. Tables of single networks may be concatenated.
 
     Returns a row per model_id, stage, kind and statistic: value (not normalized, no logarithm),
-    total_variation, images, dropped and note (see `Signature`). Where activations do not vary the
+    normalizer, images, dropped and note (see `Signature`). Where activations do not vary the
     value is there, and the note says that it cannot be normalized.
 
-    Raises: GengapError if a stage has margins and no total variation.
+    Raises: GengapError if a stage has margins and no normalizer.
     """
     rows = []
     for (model, stages), kind in product(margins.items(), STATISTICS):
         for stage, values in stages.items():
-            variation = _variation(variations, model, stage)
+            normalizer = _normalizer(normalizers, model, stage)
             found = signature(values, kind=kind)
             common = {
-                "total_variation": variation,
+                "normalizer": normalizer,
                 "images": found.images,
                 "dropped": found.dropped,
-                "note": found.note or _why_not_normalized(variation),
+                "note": found.note or _why_not_normalized(normalizer),
             }
             names = {"model_id": model, "stage": stage, "kind": kind}
             for statistic, value in found.values.items():
@@ -140,25 +166,25 @@ SIGNATURE_COLUMNS = [
     "kind",
     "statistic",
     "value",
-    "total_variation",
+    "normalizer",
     "images",
     "dropped",
     "note",
 ]
 
 
-def _variation(variations, model: str, stage: str) -> float:
+def _normalizer(normalizers, model: str, stage: str) -> float:
     try:
-        return float(variations[model][stage])
+        return float(normalizers[model][stage])
     except KeyError:
         raise GengapError(
-            f"{model!r} has margins and no total variation at {stage!r}; give both"
+            f"{model!r} has margins and nothing to normalize them by at {stage!r}; give both"
         ) from None
 
 
-def _why_not_normalized(variation: float) -> str:
-    usable = np.isfinite(variation) and variation > 0
-    return "" if usable else f"total variation {variation:g}: nothing to normalize by"
+def _why_not_normalized(normalizer: float) -> str:
+    usable = np.isfinite(normalizer) and normalizer > 0
+    return "" if usable else f"nothing to normalize by: {normalizer:g}"
 
 
 def signature_table(
@@ -171,10 +197,11 @@ def signature_table(
 ) -> DataFrame:
     """Features of networks: a row per model_id, a column per (stage, statistic).
 
-    signatures: as `signatures` returns them. normalized: divided by the stage's total variation.
-    log: the natural logarithm afterwards. stages: all, or those named, in that order.
-    NaN where there is no signature (its note says why), no total variation to normalize by, or the
-    value is not positive and its logarithm is asked for.
+    signatures: as `signatures` returns them. normalized: divided by the stage's normalizer. log:
+    the natural logarithm afterwards. stages: those named, in that order; without them all but the
+    logits, which are not hidden.
+    NaN where there is no signature (its note says why), nothing to normalize by, or the value is
+    not positive and its logarithm is asked for.
 
     Source: Jiang et al. 2019, abstract: several layers, normalized, in log space, as by default.
     Raises: GengapError if the kind or a stage is unknown or a network is there twice.
@@ -182,20 +209,24 @@ def signature_table(
     _check_kind(kind)
     rows = signatures[signatures["kind"] == kind]
     known = list(rows["stage"].unique())
-    stages = known if stages is None else list(stages)
+    stages = _hidden(known) if stages is None else list(stages)
     if unknown := [stage for stage in stages if stage not in known]:
         raise GengapError(f"no signatures at {unknown[0]!r}; there are: {', '.join(known)}")
     keys = ["model_id", "stage", "statistic"]
     if (twice := rows.duplicated(keys)).any():
         raise GengapError(f"{rows['model_id'][twice].iloc[0]!r} has two signatures; keep one")
-    value, variation = rows["value"], rows["total_variation"]
+    value, normalizer = rows["value"], rows["normalizer"]
     if normalized:
-        value = value / variation.where(np.isfinite(variation) & (variation > 0))
+        value = value / normalizer.where(np.isfinite(normalizer) & (normalizer > 0))
     if log:
         value = np.log(value.where(value > 0))
     wide = rows.assign(value=value).pivot(index="model_id", columns=keys[1:], values="value")
     columns = pd.MultiIndex.from_product([stages, STATISTICS[kind]], names=keys[1:])
     return wide.reindex(index=rows["model_id"].unique(), columns=columns).rename_axis("model_id")
+
+
+def _hidden(stages: Sequence[str]) -> list[str]:
+    return [stage for stage in stages if stage != OUTPUT]
 
 
 @dataclass(frozen=True)
@@ -364,18 +395,25 @@ def transfer_table(predictions: DataFrame) -> DataFrame:
 
 
 def ablation_table(
-    signatures: DataFrame, index: DataFrame, *, folds: int = 10, seed: int = 0
+    signatures: DataFrame,
+    index: DataFrame,
+    *,
+    measures: DataFrame | None = None,
+    folds: int = 10,
+    seed: int = 0,
 ) -> DataFrame:
-    """How well each form of the signature predicts the gap, and hyper-parameters alone beside it.
+    """How well each form of the signature predicts the gap, and other predictors beside it.
 
     signatures: as `signatures` returns them. index: of the same collection, with the columns hp_*.
+    measures: as `measure_table` returns them.
 
-    Returns a row per family and layers ("all" and each stage alone), kind, log and normalized; and
-    one with the layers "hyper-parameters only", the main effects of each value of each. Columns:
-    models, left_out, features, adjusted_r2, k_fold_r2, mse (see `Regression`), note. Networks with
-    a note among their signatures are left out of all rows of the family, so that all rows compare
-    the same networks in the same folds. Where a fit is impossible its numbers are NaN, and the note
-    says why. Families without signatures have no rows.
+    Returns a row per family, predictor, kind, log and normalized. Predictors are "all hidden", each
+    stage alone, each measure (one number a network), "hyper-parameters only" (the main effects of
+    each value of each) and those with the default signature, HYPER_AND_HIDDEN. Columns: models,
+    left_out, features, adjusted_r2, k_fold_r2, mse (see `Regression`), note. Networks with a note
+    among their signatures are left out of all rows of the family, so that all rows compare the same
+    networks in the same folds. Where a fit is impossible its numbers are NaN, and the note says
+    why. Families without signatures have no rows.
 
     Raises: GengapError if a network that is not left out has no gap.
     """
@@ -384,18 +422,21 @@ def ablation_table(
     for family, models in index.groupby("family", sort=False):
         own = signatures[signatures["model_id"].isin(models["model_id"])]
         known = models[models["model_id"].isin(set(own["model_id"]) - broken)]
+        if known.empty:
+            continue
         gap = gap_of(known).set_axis(known["model_id"])
         own = own[own["model_id"].isin(known["model_id"])]
         counts = {"models": len(known), "left_out": len(models) - len(known)}
-        for variant, features in _variants(own, known):
+        for variant, features in _variants(own, known, measures):
             judged = _judged(features.reindex(known["model_id"]), gap, folds, seed)
             rows.append({"family": family} | variant | counts | judged)
     return DataFrame(rows, columns=ABLATION_COLUMNS)
 
 
+HIDDEN, HYPER_AND_HIDDEN = "all hidden", "hyper-parameters and all hidden"
 ABLATION_COLUMNS = [
     "family",
-    "layers",
+    "predictor",
     "kind",
     "log",
     "normalized",
@@ -409,35 +450,29 @@ ABLATION_COLUMNS = [
 ]
 
 
-def _variants(signatures: DataFrame, models: DataFrame):
-    """Each choice with its features; none if there is no network."""
-    if models.empty:
-        return
+def _variants(
+    signatures: DataFrame, models: DataFrame, measures: DataFrame | None
+) -> Iterator[tuple[dict, DataFrame]]:
+    """Each choice with its features, a row per network."""
     stages = list(signatures["stage"].unique())
-    layers = {"all": stages} | {stage: [stage] for stage in stages}
-    for name, kind, log, normalized in product(layers, STATISTICS, (True, False), (True, False)):
-        choice = {"kind": kind, "log": log, "normalized": normalized}
-        yield {"layers": name} | choice, signature_table(signatures, stages=layers[name], **choice)
-    yield {"layers": BASELINE}, main_effects(models)
-
-
-def main_effects(index: DataFrame) -> DataFrame:
-    """Features of one family's hyper-parameters alone, by model_id.
-
-    A column for each value of each hp_* but its first: 1 where a network has that value, else 0.
-    Columns that follow from those before them are left out, as of two names of one thing.
-    """
-    task = task_of(index)
-    columns = {
-        f"{name} = {value}": (task.levels[:, place] == level).astype(float)
-        for place, (name, values) in enumerate(task.possible.items())
-        for level, value in enumerate(values)
-        if level > 0
-    }
-    effects = DataFrame(columns, index=pd.Index(task.models, name="model_id"))
-    design = sm.add_constant(effects.to_numpy(float), has_constant="add")
-    ranks = [np.linalg.matrix_rank(design[:, :width]) for width in range(1, design.shape[1] + 1)]
-    return effects.loc[:, np.diff(ranks) > 0]
+    predictors = {HIDDEN: _hidden(stages)} | {stage: [stage] for stage in stages}
+    choices = product(predictors, STATISTICS, (True, False), (True, False))
+    for name, kind, log, normalized in choices:
+        form = {"kind": kind, "log": log, "normalized": normalized}
+        yield (
+            {"predictor": name} | form,
+            signature_table(signatures, stages=predictors[name], **form),
+        )
+    if measures is not None:
+        wide = measures.pivot(index="model_id", columns="measure", values="value")
+        for name, log in product(wide, (True, False)):
+            values = wide[[name]].where(wide[[name]] > 0).pipe(np.log) if log else wide[[name]]
+            yield {"predictor": name, "log": log}, values
+    effects = main_effects(task_of(models))
+    yield {"predictor": BASELINE}, effects
+    default = signature_table(signatures)
+    default.columns = [_name(column) for column in default]
+    yield {"predictor": HYPER_AND_HIDDEN}, effects.join(default)
 
 
 def _judged(features: DataFrame, gap: Series, folds: int, seed: int) -> dict:

@@ -76,8 +76,9 @@ class DEMOGEN(Collection):
     networks of its grid whose folders are complete, and warns of the others; train.json and
     eval.json give accuracies and cross-entropies, without weight decay. Epochs were not published
     and are NaN. A network is as wide, and has as many classes, as its weights say, so that narrower
-    copies of the grid load like the published networks. The sample is the whole training set of
-    CIFAR, each image standardized.
+    copies of the grid load like the published networks. The sample is the training set, each image
+    standardized: of CIFAR the whole, of networks trained on fewer images those that lie beside
+    them, in a folder `<data set>/` in the data set's own format.
 
     Format: demogen/model_config.py in google-research/google-research.
     """
@@ -117,11 +118,12 @@ class DEMOGEN(Collection):
 
     def read_sample(self, record: Series) -> tuple[Tensor, Tensor]:
         dataset = record["family"].partition("_")[2].lower()
+        own = self._home if (self._home / dataset).is_dir() else None
         try:
-            images, labels = load_images(dataset, "train", download=False)
+            images, labels = load_images(dataset, "train", root=own, download=False)
         except GengapError as error:
             raise NotAvailable(f"{record['family']} has no training images: {error}") from error
-        inputs = torch.from_numpy(per_image_standardization(images))
+        inputs = torch.from_numpy(per_image_standardization(like_cifar(images)))
         return inputs.to(self.device), torch.from_numpy(labels).to(self.device)
 
     @cached_property
@@ -229,6 +231,17 @@ def read_records(folder: Path) -> dict[str, float]:
     return columns
 
 
+def like_cifar(images: np.ndarray) -> np.ndarray:
+    """Images as `load_images` returns them, with three channels and 32 x 32 pixels.
+
+    Grey images of 28 x 28 pixels get a black frame and three equal channels.
+    """
+    if images.ndim == 4:
+        return images
+    framed = np.pad(images, ((0, 0), (2, 2), (2, 2)))
+    return np.repeat(framed[..., None], 3, axis=3)
+
+
 class PadSame(nn.Module):
     """TensorFlow's padding "same" of 3 x 3 kernels that stride by 2: the odd pixel at the end."""
 
@@ -278,7 +291,7 @@ class GroupNorm(nn.GroupNorm):
         groups = inputs.reshape(len(inputs), self.num_groups, -1)
         standardized = nn.functional.layer_norm(groups, groups.shape[2:], eps=self.eps)
         scale, shift = self.weight[:, None, None], self.bias[:, None, None]
-        return standardized.reshape(inputs.shape) * scale + shift
+        return torch.addcmul(shift, standardized.reshape(inputs.shape), scale)
 
 
 def resnet32(width: int, normalization: str, classes: int) -> nn.Sequential:

@@ -23,6 +23,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +221,15 @@ def _idx_names(split: str) -> tuple[str, str]:
 def _read_idx_pair(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     images, labels = _idx_names(split)
     return _read_idx(folder / images, (28, 28)), _read_idx(folder / labels, ()).astype(np.int64)
+
+
+def write_idx_pair(folder: Path, split: str, images: np.ndarray, labels: np.ndarray) -> None:
+    """Write uint8 images (N, H, W) and labels (N,) as the two packed files of a split."""
+    for name, array in zip(_idx_names(split), (images, labels.astype(np.uint8))):
+        header = struct.pack(f">{1 + array.ndim}I", 0x0800 + array.ndim, *array.shape)
+        # No time in the file: the same images give the same bytes.
+        content = gzip.compress(header + array.tobytes(), mtime=0)
+        folders.write_atomically(folder / f"{name}.gz", partial(Path.write_bytes, data=content))
 
 
 def _read_idx(plain: Path, item: tuple[int, ...]) -> np.ndarray:

@@ -21,17 +21,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from gengap.errors import GengapError
-from gengap.folders import write_atomically
 from gengap.loaders.images import load_images
 from gengap.loaders.keras import network_from_config, write_weights
 from gengap.loaders.tfrecord import write_tfrecord
 from gengap.replicas.pool import hash_seed, run_on
+from gengap.replicas.training import Images, evaluate, momentum_sgd, write_json
 
-MOMENTUM = 0.9
 STOP = 0.05  # nats: training stops after the first epoch with a cross-entropy below it
 DECAY_EPOCHS = (300, 600, 900)
 MAX_EPOCHS = 1200
@@ -200,22 +199,14 @@ _WORKER: dict = {}  # what a worker process holds between networks
 
 def _start_worker(job: Job) -> None:
     first = TASKS[job.task].first_image
-    train = Images.read("train", slice(first, first + IMAGES), job)
-    _WORKER.update(job=job, train=train, test=Images.read("test", slice(None), job))
+    train = _read_images("train", slice(first, first + IMAGES), job)
+    _WORKER.update(job=job, train=train, test=_read_images("test", slice(None), job))
 
 
-@dataclass(frozen=True)
-class Images:
-    """Part of a split of Fashion-MNIST, ready for a network."""
-
-    inputs: Tensor  # (N, 1, 28, 28) float32 in [0, 1]
-    labels: Tensor  # (N,) int64
-
-    @staticmethod
-    def read(split: str, part: slice, job: Job) -> "Images":
-        pixels, labels = load_images("fashion_mnist", split, root=job.images)
-        inputs = torch.from_numpy(pixels[part].astype(np.float32) / 255).unsqueeze(1)
-        return Images(inputs.to(job.device), torch.from_numpy(labels[part].copy()).to(job.device))
+def _read_images(split: str, part: slice, job: Job) -> Images:
+    pixels, labels = load_images("fashion_mnist", split, root=job.images)
+    inputs = torch.from_numpy(pixels[part].astype(np.float32) / 255).unsqueeze(1)
+    return Images(inputs.to(job.device), torch.from_numpy(labels[part].copy()).to(job.device))
 
 
 def _train_and_save(model_id: int) -> None:
@@ -228,9 +219,9 @@ def _train_and_save(model_id: int) -> None:
     record = fit(network, train, settings, epochs=job.epochs)
     test_accuracy, test_loss = evaluate(network, test)
     write_weights(folder / "weights.hdf5", network)
-    _write_json(folder / "config.json", config)
+    write_json(folder / "config.json", config)
     metrics = record | {"test_acc": test_accuracy, "test_loss": test_loss}
-    _write_json(job.record_file(model_id), {"settings": settings, "metrics": metrics})
+    write_json(job.record_file(model_id), {"settings": settings, "metrics": metrics})
 
 
 def initialized(config: dict, *, seed: int) -> nn.Sequential:
@@ -249,7 +240,9 @@ def initialized(config: dict, *, seed: int) -> nn.Sequential:
 
 def fit(network: nn.Sequential, train: Images, settings: dict, *, epochs: int) -> dict:
     """Train until the cross-entropy is below STOP; epochs and training accuracy and loss."""
-    optimizer = _optimizer(network, settings)
+    # Keras's L2 penalty wd * |w|^2 has the gradient 2 wd w.
+    decay = 2 * settings["weight_decay"]
+    optimizer = momentum_sgd(network, rate=settings["lr"], weight_decay=decay)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, DECAY_EPOCHS, gamma=0.2)
     for epoch in range(1, epochs + 1):
         network.train()
@@ -268,26 +261,10 @@ def fit(network: nn.Sequential, train: Images, settings: dict, *, epochs: int) -
     )
 
 
-def _optimizer(network: nn.Sequential, settings: dict) -> torch.optim.SGD:
-    """SGD with momentum; Keras's L2 penalty wd * |w|^2 on kernels has the gradient 2 wd w."""
-    kernels = [weight for weight in network.parameters() if weight.dim() > 1]
-    others = [weight for weight in network.parameters() if weight.dim() == 1]
-    groups = [{"params": kernels, "weight_decay": 2 * settings["weight_decay"]}, {"params": others}]
-    return torch.optim.SGD(groups, lr=settings["lr"], momentum=MOMENTUM)
-
-
-@torch.no_grad()
-def evaluate(network: nn.Sequential, images: Images) -> tuple[float, float]:
-    """Accuracy (fraction) and mean cross-entropy (nats), without dropout and penalty."""
-    logits = torch.cat([network.eval()(batch) for batch in images.inputs.split(1000)])
-    correct = (logits.argmax(dim=1) == images.labels).double().mean()
-    return float(correct), float(F.cross_entropy(logits.double(), images.labels))
-
-
 def _write_images(job: Job) -> None:
     """The training images as two shards; read first, so that lacking images fail once and early."""
     first = TASKS[job.task].first_image
-    train = Images.read("train", slice(first, first + IMAGES), job)
+    train = _read_images("train", slice(first, first + IMAGES), job)
     inputs = train.inputs.cpu().permute(0, 2, 3, 1).numpy()  # (N, 28, 28, 1), as TensorFlow
     labels = train.labels.cpu().numpy()
     for shard, part in enumerate(np.array_split(np.arange(IMAGES), 2)):
@@ -306,8 +283,4 @@ def _write_reference(job: Job, model_ids: range) -> None:
             for name, values in grid.items()
         }
         configs[str(model_id)] = {"hparams": hyper_parameters, "metrics": record["metrics"]}
-    _write_json(job.out / "reference_data" / job.task / "model_configs.json", configs)
-
-
-def _write_json(file: Path, content: dict) -> None:
-    write_atomically(file, lambda path: path.write_text(json.dumps(content, indent=1)))
+    write_json(job.out / "reference_data" / job.task / "model_configs.json", configs)

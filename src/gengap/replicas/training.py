@@ -1,0 +1,42 @@
+"""What trainers of one network after another share."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gengap.folders import write_atomically
+
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class Images:
+    """A split, or part of one, ready for a network."""
+
+    inputs: Tensor  # (N, C, H, W) float32
+    labels: Tensor  # (N,) int64
+
+
+def momentum_sgd(network: nn.Module, *, rate: float, weight_decay: float) -> torch.optim.SGD:
+    """SGD with momentum 0.9 that decays kernels, not biases and the scales of normalizations."""
+    kernels = [weight for weight in network.parameters() if weight.dim() > 1]
+    others = [weight for weight in network.parameters() if weight.dim() == 1]
+    groups = [{"params": kernels, "weight_decay": weight_decay}, {"params": others}]
+    return torch.optim.SGD(groups, lr=rate, momentum=MOMENTUM)
+
+
+@torch.no_grad()
+def evaluate(network: nn.Sequential, images: Images) -> tuple[float, float]:
+    """Accuracy (fraction) and mean cross-entropy (nats), without dropout and penalty."""
+    logits = torch.cat([network.eval()(batch) for batch in images.inputs.split(1000)])
+    correct = (logits.argmax(dim=1) == images.labels).double().mean()
+    return float(correct), float(F.cross_entropy(logits.double(), images.labels))
+
+
+def write_json(file: Path, content: dict) -> None:
+    """Write a file that is there whole or not at all."""
+    write_atomically(file, lambda path: path.write_text(json.dumps(content, indent=1)))
