@@ -9,7 +9,7 @@ from gengap.collection import COLUMNS, Collection
 
 def test_an_unknown_collection_is_answered_with_the_known_ones():
     with pytest.raises(
-        gengap.GengapError, match="no collection 'cnnzo'; there are: cnnzoo, demogen, pgdl"
+        gengap.GengapError, match="no collection 'cnnzo'; there are: cnnzoo, demogen, folder, genprob, pgdl"
     ):
         gengap.open_collection("cnnzo")
 

@@ -23,6 +23,8 @@ COLLECTIONS = {
     "cnnzoo": "gengap.loaders.cnnzoo:SmallCNNZoo",
     "pgdl": "gengap.loaders.pgdl:PGDL",
     "demogen": "gengap.loaders.demogen:DEMOGEN",
+    "genprob": "gengap.loaders.genprob:GenProb",
+    "folder": "gengap.loaders.folder:Folder",
 }
 
 FRACTIONS = ["train_accuracy", "test_accuracy"]
@@ -39,6 +41,7 @@ class Collection:
     name: str
     expected_families: tuple[str, ...] = ()
     root_may_be_zip = False  # a zip file in place of the root folder
+    has_replica = True  # whether networks of this project can be at the default root
 
     def __init__(self, root: str | Path, device: str | torch.device = "cpu"):
         self.root = Path(root).expanduser()
@@ -83,9 +86,10 @@ class Collection:
     @cached_property
     def _index(self) -> DataFrame:
         if not self.is_root(self.root):
+            lacking = f"folder {self.root}" if self.has_replica else "networks of its own"
             raise GengapError(
-                f"{self.name} has no folder {self.root}; give root= (--root) the folder that"
-                " holds the collection"
+                f"{self.name} has no {lacking}; give root= (--root) the folder that holds the"
+                " collection"
             )
         with self._reading("the index"):
             return checked_index(self.read_index().reset_index(drop=True), self)
