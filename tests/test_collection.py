@@ -8,9 +8,8 @@ from gengap.collection import COLUMNS, Collection
 
 
 def test_an_unknown_collection_is_answered_with_the_known_ones():
-    with pytest.raises(
-        gengap.GengapError, match="no collection 'cnnzo'; there are: cnnzoo, demogen, folder, genprob, pgdl"
-    ):
+    known = "cnnzoo, demogen, folder, genprob, pgdl"
+    with pytest.raises(gengap.GengapError, match=f"no collection 'cnnzo'; there are: {known}"):
         gengap.open_collection("cnnzo")
 
 
