@@ -5,7 +5,7 @@ import pytest
 
 from gengap import details
 from gengap.errors import GengapError, NotAvailable
-from gengap.signatures import margin_signatures
+from gengap.signatures import margin_signatures, normalized_margins, signature_table
 
 CALLS = []
 LAST = "right/7"
@@ -15,7 +15,11 @@ def norms(model) -> pd.DataFrame:
     """Two rows a model; remembers the call."""
     CALLS.append(model.record["model_id"])
     rows = [
-        {"model_id": model.record["model_id"], "layer": name, "norm": layer.weight.detach().norm().item()}
+        {
+            "model_id": model.record["model_id"],
+            "layer": name,
+            "norm": layer.weight.detach().norm().item(),
+        }
         for name, layer in model.network.named_children()
         if name != "activation"
     ]
@@ -121,3 +125,13 @@ def test_margin_signatures_cover_the_inputs_the_hidden_stages_and_the_logits(tin
     assert len(rows) == 4 * 2 * 5 and (rows["model_id"] == "left/0").all()
     with pytest.raises(NotAvailable):
         margin_signatures(tiny.load(LAST))
+
+
+def test_the_signature_table_holds_the_quartiles_of_the_normalized_margins(tiny):
+    model = tiny.load("left/0")
+    rows = normalized_margins(model)
+    assert len(rows) == 3 * len(model.sample[0])
+    features = signature_table(margin_signatures(model), log=False)
+    for stage, margins in rows.groupby("stage")["margin"]:
+        median = margins[margins > 0].quantile(0.5)
+        assert features.loc["left/0", (stage, "median")] == pytest.approx(median, rel=1e-5)

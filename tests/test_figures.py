@@ -124,6 +124,51 @@ def test_a_measure_is_drawn_against_the_gap_by_hyper_parameter(index):
         assert [text.get_text() for text in panel.get_legend().get_texts()] == ["1", "3"]
 
 
+@pytest.fixture
+def regressed():
+    rows = [("mnist", "h1", 0.5, True), ("mnist", "h1", -3.0, False), ("mnist", "loss", 0.2, True)]
+    return pd.DataFrame(rows, columns=["family", "predictor", "k_fold_r2", "shown"])
+
+
+@pytest.fixture
+def margins():
+    draws = np.random.default_rng(0).normal(size=(2, 2, 200))
+    rows = [
+        {"network": f"network {at}", "stage": stage, "margin": value + at}
+        for at in range(2)
+        for place, stage in enumerate(("inputs", "h1"))
+        for value in draws[at, place]
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_predicted_gaps_are_drawn_against_the_true_ones(index):
+    gap = index["train_accuracy"] - index["test_accuracy"]
+    table = index.assign(gap=gap, predicted=gap + 1, hyper="all")
+    for panel in figures.predicted_gaps(table).axes:
+        points = panel.collections[0].get_offsets()
+        assert len(points) == 10
+        np.testing.assert_allclose(points[:, 1] - points[:, 0], 1)
+
+
+def test_regressions_span_all_forms_and_mark_the_one_that_is_shown(regressed):
+    [panel] = figures.regressions(regressed).axes
+    assert [text.get_text() for text in panel.get_yticklabels()] == ["loss", "h1"]
+    np.testing.assert_allclose(panel.lines[0].get_xdata(), [0.2, 0.5])
+    spans = [segment[:, 0].tolist() for segment in panel.collections[0].get_segments()]
+    assert spans == [[0.2, 0.2], [0.0, 0.5]]  # what is worse than the mean ends at the axis
+
+
+def test_densities_of_margins_have_a_panel_per_stage_and_a_line_per_network(margins):
+    panels = figures.margin_densities(margins).axes
+    assert [panel.get_title("left") for panel in panels] == ["inputs", "h1"]
+    for panel in panels:
+        *densities, boundary = panel.lines
+        assert len(densities) == 2 and set(boundary.get_xdata()) == {0}
+        for line in densities:
+            assert np.trapezoid(line.get_ydata(), line.get_xdata()) == pytest.approx(1, abs=0.05)
+
+
 def test_gap_histograms_count_every_network(index):
     panels = figures.gap_histograms(index).axes
     assert [sum(bar.get_height() for bar in panel.patches) for panel in panels] == [10, 10]
@@ -176,7 +221,7 @@ def test_importance_sums_the_features_of_a_tensor(importance):
 
 
 def test_no_text_is_smaller_than_nine_points_and_no_figure_wider_than_a_phone_shrinks(
-    index, curve, published, transfer, importance, phases, judged
+    index, curve, published, transfer, importance, phases, judged, regressed, margins
 ):
     predictions = index.rename(columns={"test_accuracy": "target", "train_accuracy": "leak_free"})
     drawn = [
@@ -191,6 +236,9 @@ def test_no_text_is_smaller_than_nine_points_and_no_figure_wider_than_a_phone_sh
         figures.phase_slopes(phases),
         figures.random_score_histograms({"32 networks": np.array([0.1, 0.3])}),
         figures.scores_against_chance(judged, baseline="alone"),
+        figures.regressions(regressed),
+        figures.margin_densities(margins),
+        figures.predicted_gaps(index.assign(gap=0.1, predicted=0.1, hyper="all")),
     ]
     for figure in drawn:
         assert figure.get_figwidth() == figures.WIDTH

@@ -21,9 +21,9 @@ from gengap.analysis import (
 from gengap.scores import task_of
 from gengap.signatures import (
     HIDDEN,
-    HYPER_AND_HIDDEN,
     STATISTICS,
     ablation_table,
+    joint_table,
     regression,
     signature,
     signature_table,
@@ -444,7 +444,7 @@ def collection():
 def test_ablations_have_a_row_for_each_form_of_the_signature_and_find_the_true_one(collection):
     rows, index = collection
     table = ablation_table(rows, index)
-    assert len(table) == 3 * 2 * 2 * 2 + 2
+    assert len(table) == 3 * 2 * 2 * 2 + 1
     assert (table["family"] == "nin").all() and (table["models"] == 36).all()
     assert (table["note"] == "").all()
     signed = table.set_index(["predictor", "kind", "log", "normalized"])
@@ -452,7 +452,6 @@ def test_ablations_have_a_row_for_each_form_of_the_signature_and_find_the_true_o
     true = signed.loc[("h1", "quartile", True, True)]
     assert (true["adjusted_r2"], true["k_fold_r2"]) == pytest.approx((1, 1), abs=1e-9)
     others = signed.drop(index=[("h1", "quartile", True, True), (HIDDEN, "quartile", True, True)])
-    others = others.drop(index=HYPER_AND_HIDDEN)
     assert others["k_fold_r2"].max() < 1 - 1e-4
     fit = regression(
         signature_table(rows, kind="moment", log=False), index.set_index("model_id")["gap"]
@@ -475,7 +474,6 @@ def test_the_hyper_parameters_of_the_ablations_are_the_main_effects_of_the_basel
     assert fit.models["out_of_fold"].to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-12)
     table = ablation_table(rows, index).set_index("predictor")
     assert table.loc[BASELINE, "features"] == 6
-    assert table.loc[HYPER_AND_HIDDEN, "features"] == 6 + 10
     assert table.loc[BASELINE, "k_fold_r2"] == pytest.approx(
         regression(effects, gap).k_fold_r2, abs=1e-12
     )
@@ -495,6 +493,41 @@ def test_a_measure_of_the_ablations_is_one_feature_and_its_logarithm_another(col
     assert table.loc[("signed", False), "k_fold_r2"] == pytest.approx(1, abs=1e-9)
     assert "no finite value of 'signed'" in table.loc[("signed", True), "note"]
     assert (table.loc[["exponential", "signed"], "features"] == 1).all()
+
+
+def test_joint_predictors_span_what_each_of_them_does(collection):
+    rows, index = collection
+    index = index[index["family"] == "nin"]
+    features, gap = signature_table(rows, stages=["h1"]), index.set_index("model_id")["gap"]
+    half = pd.DataFrame({"half": features["h1", "q1"]})
+    table = joint_table({"whole": features, "half": half}, index, samples=50)
+    found = table.set_index("predictors")
+    assert list(found.index) == [
+        BASELINE,
+        "whole",
+        "half",
+        f"{BASELINE} + whole",
+        f"{BASELINE} + half",
+        "whole + half",
+        f"{BASELINE} + whole + half",
+    ]
+    assert list(found["features"]) == [6, 5, 1, 11, 7, 5, 11]  # half is a part of the whole
+    assert found.loc["whole", "k_fold_r2"] == pytest.approx(1, abs=1e-9)
+    assert found.loc["half", "k_fold_r2"] == pytest.approx(regression(half, gap).k_fold_r2)
+    assert (found["low"] <= found["k_fold_r2"]).all() and (
+        found["k_fold_r2"] <= found["high"]
+    ).all()
+    assert found.loc["half", "high"] - found.loc["half", "low"] > 0.01
+
+
+def test_networks_that_lack_a_feature_do_not_count_in_any_set(collection):
+    rows, index = collection
+    index = index[index["family"] == "nin"]
+    features = signature_table(rows, stages=["h1"])
+    features.iloc[3, 0] = np.nan
+    table = joint_table({"whole": features}, index, samples=50)
+    expected = joint_table({"whole": features.drop(index="nin/3")}, index.drop(index=3), samples=50)
+    pd.testing.assert_frame_equal(table, expected)
 
 
 def test_a_network_with_a_note_is_left_out_of_every_row(collection):

@@ -314,6 +314,14 @@ def main_effects(task: Task) -> pd.DataFrame:
         if level > 0
     }
     effects = pd.DataFrame(columns, index=pd.Index(task.models, name="model_id"))
-    design = np.column_stack([np.ones(len(effects)), effects.to_numpy(float)])
+    return independent_columns(effects)
+
+
+def independent_columns(features: pd.DataFrame) -> pd.DataFrame:
+    """The columns that do not follow linearly from an intercept and the columns before them."""
+    values = features.to_numpy(float)
+    spread = values.std(axis=0)
+    scaled = (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    design = np.column_stack([np.ones(len(values)), scaled])
     ranks = [np.linalg.matrix_rank(design[:, :width]) for width in range(1, design.shape[1] + 1)]
-    return effects.loc[:, np.diff(ranks) > 0]
+    return features.loc[:, np.diff(ranks) > 0]

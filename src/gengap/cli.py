@@ -288,7 +288,7 @@ def train(
     epochs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Of each (cnnzoo: 86, as published; demogen: 40), or at most (pgdl)."
+            min=1, help="Of each (cnnzoo: 86, as published; demogen: 30 or 40), or at most (pgdl)."
         ),
     ] = None,
     device: Device = "cpu",

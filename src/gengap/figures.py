@@ -21,6 +21,11 @@ NAMES = {
     "svhn_cropped": "SVHN, grey",
     "vgg_fashion_mnist": "replica, VGG-like",
     "nin_fashion_mnist": "replica, NiN",
+    "NIN_FASHION_MNIST": "replica, NiN",
+    "RESNET_FASHION_MNIST": "replica, ResNet-32",
+    "NIN_CIFAR10": "NiN, CIFAR-10",
+    "RESNET_CIFAR10": "ResNet-32, CIFAR-10",
+    "RESNET_CIFAR100": "ResNet-32, CIFAR-100",
     "task1_v4": "task 1",
     "task2_v1": "task 2",
     **{f"task{number}": f"task {number}" for number in range(4, 10)},
@@ -219,18 +224,85 @@ def measure_against_gap(table: pd.DataFrame) -> Figure:
 
     Colours tell apart the values of `hyper`, one hyper-parameter (as text).
     """
+    figure, panels = _coloured_points(table, "value", "gap")
+    for panel in panels:
+        panel.set_ylabel("gap")
+    panels[-1].set_xlabel("measure")
+    return figure
+
+
+def predicted_gaps(predictions: pd.DataFrame) -> Figure:
+    """Predicted against true gap, a panel per family; columns family, gap, predicted and hyper.
+
+    Colours tell apart the values of `hyper`, one hyper-parameter (as text); on the line the
+    prediction is true.
+    """
+    figure, panels = _coloured_points(predictions, "gap", "predicted")
+    for panel in panels:
+        panel.axline((0, 0), slope=1, color="0.6", linewidth=1, zorder=0)
+        panel.set_ylabel("predicted gap")
+    panels[-1].set_xlabel("gap")
+    return figure
+
+
+def margin_densities(margins: pd.DataFrame) -> Figure:
+    """Densities of margins, a panel per stage and a line per network.
+
+    `margins` has columns network (its label), stage and margin. The axis ends where the largest 1 %
+    of a panel's margins begin; the line at 0 is the decision boundary.
+    """
+    stages = margins["stage"].unique()
+    figure, panels = _rows(len(stages), height=0.36 * WIDTH)
+    for panel, stage in zip(panels, stages):
+        part = margins[margins["stage"] == stage]
+        limits = part["margin"].quantile([0.005, 0.99])
+        for (label, own), colour in zip(part.groupby("network", sort=False), COLOURS):
+            # On shared limits, so that a narrow and a wide distribution are drawn as finely.
+            options = {"clip": tuple(limits), "gridsize": 400, "common_norm": False}
+            sns.kdeplot(own["margin"], color=colour, label=label, ax=panel, **options)
+        panel.axvline(0, color="0.6", linewidth=1, zorder=0)
+        panel.set(xlabel="", ylabel="", yticks=[])
+        panel.set_title(stage, loc="left")
+    panels[0].legend()
+    panels[-1].set_xlabel("margin over total variation")
+    figure.supylabel("density of training images", fontsize=10)
+    return figure
+
+
+def regressions(table: pd.DataFrame) -> Figure:
+    """How well each predictor does, a panel per family; columns family, predictor, k_fold_r2, shown.
+
+    A predictor has a row for each of its forms: the line spans them, the point is that which is
+    `shown`. Below zero, where a prediction is worse than the mean, the axis ends.
+    """
+    families, names = table["family"].unique(), list(table["predictor"].unique())[::-1]
+    height = 0.24 * len(names) + 0.4
+    figure, panels = _rows(len(families), height=height, sharex=True)
+    for panel, family, colour in zip(panels, families, COLOURS):
+        part = table[table["family"] == family].assign(r2=lambda rows: rows["k_fold_r2"].clip(0))
+        spans = part.groupby("predictor")["r2"].agg(["min", "max"]).reindex(names)
+        points = part[part["shown"]].set_index("predictor")["r2"].reindex(names)
+        panel.hlines(range(len(names)), spans["min"], spans["max"], color="0.8", linewidth=3)
+        panel.plot(points, range(len(names)), "o", color=colour, markersize=4)
+        panel.set_yticks(range(len(names)), names)
+        panel.set(xlim=(-0.02, 1.02))
+        panel.set_title(_name(family), loc="left")
+    panels[-1].set_xlabel("$R^2$ out of fold")
+    return figure
+
+
+def _coloured_points(table: pd.DataFrame, x: str, y: str) -> tuple[Figure, np.ndarray]:
+    """Column y against column x, a panel per family and a colour per value of `hyper`."""
     families = table["family"].unique()
     figure, panels = _rows(len(families), height=0.55 * WIDTH)
     for panel, family in zip(panels, families):
         part = table[table["family"] == family]
         for value, colour in zip(sorted(part["hyper"].unique()), COLOURS):
             chosen = part[part["hyper"] == value]
-            panel.scatter(chosen["value"], chosen["gap"], s=14, color=colour, label=value)
-        panel.set(ylabel="gap")
+            panel.scatter(chosen[x], chosen[y], s=14, color=colour, label=value)
         panel.set_title(_name(family), loc="left")
         panel.legend()
-    panels[-1].set_xlabel("measure")
-    return figure
+    return figure, panels
 
 
 def _histograms(values: pd.Series, families: pd.Series, bins: np.ndarray, *, label: str) -> Figure:

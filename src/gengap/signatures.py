@@ -7,7 +7,7 @@ stages of all networks are one long table (`signatures`), which is small and is 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,8 @@ from torch import Tensor
 from gengap.analysis import (
     BASELINE,
     adjusted_r2,
+    bootstrap_interval,
+    independent_columns,
     kendall_tau,
     main_effects,
     out_of_fold,
@@ -127,6 +129,20 @@ def margin_signatures(model: Model) -> DataFrame:
     normalizers = found.total_variation | {OUTPUT: spectral_complexity(model)}
     name = model.record["model_id"]
     return signatures({name: margins}, {name: normalizers})
+
+
+def normalized_margins(model: Model) -> DataFrame:
+    """Margins over total variation: model_id, stage, margin; a row per hidden stage and image.
+
+    Source: Jiang et al. 2019.
+    Raises: NotAvailable without a training sample.
+    """
+    found = margin_pass(model.network, *model.sample)
+    parts = [
+        DataFrame({"stage": stage, "margin": (margins / found.total_variation[stage]).cpu()})
+        for stage, margins in found.margins.items()
+    ]
+    return pd.concat(parts, ignore_index=True).assign(model_id=model.record["model_id"])
 
 
 def signatures(
@@ -408,12 +424,11 @@ def ablation_table(
     measures: as `measure_table` returns them.
 
     Returns a row per family, predictor, kind, log and normalized. Predictors are "all hidden", each
-    stage alone, each measure (one number a network), "hyper-parameters only" (the main effects of
-    each value of each) and those with the default signature, HYPER_AND_HIDDEN. Columns: models,
-    left_out, features, adjusted_r2, k_fold_r2, mse (see `Regression`), note. Networks with a note
-    among their signatures are left out of all rows of the family, so that all rows compare the same
-    networks in the same folds. Where a fit is impossible its numbers are NaN, and the note says
-    why. Families without signatures have no rows.
+    stage alone, each measure (one number a network) and "hyper-parameters only" (the main effects
+    of each value of each). Columns: models, left_out, features, adjusted_r2, k_fold_r2, mse (see
+    `Regression`), note. Networks with a note among their signatures are left out of all rows of the
+    family, so that all rows compare the same networks in the same folds. Where a fit is impossible
+    its numbers are NaN, and the note says why. Families without signatures have no rows.
 
     Raises: GengapError if a network that is not left out has no gap.
     """
@@ -433,7 +448,7 @@ def ablation_table(
     return DataFrame(rows, columns=ABLATION_COLUMNS)
 
 
-HIDDEN, HYPER_AND_HIDDEN = "all hidden", "hyper-parameters and all hidden"
+HIDDEN = "all hidden"
 ABLATION_COLUMNS = [
     "family",
     "predictor",
@@ -468,17 +483,68 @@ def _variants(
         for name, log in product(wide, (True, False)):
             values = wide[[name]].where(wide[[name]] > 0).pipe(np.log) if log else wide[[name]]
             yield {"predictor": name, "log": log}, values
-    effects = main_effects(task_of(models))
-    yield {"predictor": BASELINE}, effects
-    default = signature_table(signatures)
-    default.columns = [_name(column) for column in default]
-    yield {"predictor": HYPER_AND_HIDDEN}, effects.join(default)
+    yield {"predictor": BASELINE}, main_effects(task_of(models))
 
 
-def _judged(features: DataFrame, gap: Series, folds: int, seed: int) -> dict:
+def joint_table(
+    predictors: Mapping[str, DataFrame],
+    index: DataFrame,
+    *,
+    folds: int = 10,
+    samples: int = 1000,
+    seed: int = 0,
+) -> DataFrame:
+    """How well predictors do alone, in pairs and so on: what each adds to the others.
+
+    predictors: name -> features by model_id. index: the networks to be told apart, with the columns
+    hp_*; hyper-parameters are a predictor too, BASELINE.
+
+    Returns a row per family and set of predictors: predictors (their names), features, adjusted_r2,
+    k_fold_r2, low and high (95 % bootstrap over the networks' predictions out of fold), note. Only
+    networks that have all features count. What follows from features before it is left out.
+    """
+    rows = []
+    for family, models in index.groupby("family", sort=False):
+        blocks = {BASELINE: main_effects(task_of(models))}
+        blocks |= {name: _flat(table, models["model_id"]) for name, table in predictors.items()}
+        complete = pd.concat(blocks, axis=1).dropna().index
+        gap = gap_of(models).set_axis(models["model_id"])[complete]
+        for size in range(1, len(blocks) + 1):
+            for names in combinations(blocks, size):
+                features = pd.concat([blocks[name].loc[complete] for name in names], axis=1)
+                judged = _judged(independent_columns(features), gap, folds, seed, samples=samples)
+                rows.append({"family": family, "predictors": " + ".join(names)} | judged)
+    return DataFrame(rows, columns=JOINT_COLUMNS)
+
+
+JOINT_COLUMNS = [
+    "family",
+    "predictors",
+    "features",
+    "adjusted_r2",
+    "k_fold_r2",
+    "low",
+    "high",
+    "mse",
+    "note",
+]
+
+
+def _flat(table: DataFrame, models: Series) -> DataFrame:
+    return table.reindex(models).set_axis([_name(column) for column in table], axis=1)
+
+
+def _judged(
+    features: DataFrame, gap: Series, folds: int, seed: int, *, samples: int | None = None
+) -> dict:
+    """One row's numbers; with `samples`, the interval of the R2 out of fold as well."""
     found = {"features": features.shape[1], "note": ""}
     try:
         fit = regression(features, gap, folds=folds, seed=seed)
     except GengapError as error:
         return found | {"note": str(error)}
+    if samples:
+        pair = fit.models["gap"].to_numpy(), fit.models["out_of_fold"].to_numpy()
+        ends = bootstrap_interval(r2, *pair, samples=samples, seed=seed)
+        found |= dict(zip(("low", "high"), ends))
     return found | {"adjusted_r2": fit.adjusted_r2, "k_fold_r2": fit.k_fold_r2, "mse": fit.mse}

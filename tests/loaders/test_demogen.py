@@ -29,6 +29,7 @@ from gengap.loaders.demogen import (
 )
 from gengap.loaders.images import per_image_standardization
 from gengap.loaders.tf_checkpoint import read_checkpoint
+from gengap.measures.folding import folded
 from gengap.measures.margins import margin_distribution, total_variation
 from gengap.measures.stages import stage_outputs
 
@@ -477,3 +478,14 @@ def test_without_images_the_sample_is_not_available(tmp_path, monkeypatch):
     collection = gengap.open_collection("demogen", tmp_path)
     with pytest.raises(NotAvailable, match="NIN_CIFAR10 has no training images: .*GENGAP_IMAGES"):
         assert collection.load(collection.index()["model_id"][0]).sample
+
+
+@pytest.mark.parametrize("made", [nin(8, True, 0.0, 10), resnet32(4, "batch", 10)])
+def test_folding_batch_norms_into_layers_changes_no_logit(made):
+    network = made.double().eval()
+    torch.manual_seed(0)
+    for tensor in network.state_dict().values():
+        if tensor.ndim == 1:  # biases, scales and moving statistics, the variances above 0
+            tensor.copy_(torch.rand_like(tensor) + 0.5)
+    inputs = torch.randn(4, 3, 32, 32).double()
+    assert torch.allclose(folded(network)(inputs), network(inputs), rtol=1e-9, atol=1e-9)

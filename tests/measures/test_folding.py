@@ -29,11 +29,13 @@ AFTER_LAYERS = (
     nn.Dropout(0.5),
     nn.BatchNorm1d(5),
 )
+# A batch norm of the channels after they have become features: not those of the convolution.
+OTHER_CHANNELS = (nn.Conv2d(2, 3, 3), nn.Flatten(), nn.BatchNorm1d(48))
 AFTER_ACTIVATIONS = (nn.Conv2d(2, 3, 3), nn.ReLU(), nn.BatchNorm2d(3), nn.Flatten())
 images = torch.randn(7, 2, 6, 6, generator=torch.Generator().manual_seed(1)).double()
 
 
-@pytest.mark.parametrize("modules", [AFTER_LAYERS, AFTER_ACTIVATIONS])
+@pytest.mark.parametrize("modules", [AFTER_LAYERS, AFTER_ACTIVATIONS, OTHER_CHANNELS])
 def test_the_folded_network_computes_the_same_and_the_original_stays(modules):
     original = network(*modules)
     before = {name: tensor.clone() for name, tensor in original.state_dict().items()}

@@ -26,6 +26,7 @@ from gengap import folders
 from gengap.collection import COLUMNS, Collection
 from gengap.errors import GengapError, NotAvailable
 from gengap.loaders.images import load_images, per_image_standardization
+from gengap.loaders.layers import Sum
 from gengap.loaders.pgdl import naming, read_json
 from gengap.loaders.tf_checkpoint import read_checkpoint
 
@@ -340,12 +341,13 @@ class ResidualBlock(nn.Module):
         self.conv1 = convolution3x3(channels, filters, stride)
         self.norm2 = norm(filters)
         self.conv2 = convolution3x3(filters, filters)
+        self.sum = Sum()
 
     def forward(self, inputs: Tensor) -> Tensor:
         hidden = self.norm1(inputs).relu()
         shortcut = inputs if self.projection is None else self.projection(hidden)
         hidden = self.norm2(self.conv1(hidden)).relu()
-        return self.conv2(hidden) + shortcut
+        return self.sum(self.conv2(hidden), shortcut)
 
 
 def convolution3x3(channels: int, filters: int, stride: int = 1) -> nn.Conv2d:

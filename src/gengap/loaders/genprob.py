@@ -30,6 +30,7 @@ from gengap.collection import COLUMNS, Collection
 from gengap.errors import GengapError, NotAvailable
 from gengap.loaders.demogen import like_cifar
 from gengap.loaders.images import load_images
+from gengap.loaders.layers import Sum
 from gengap.loaders.state_dicts import (
     check_finite,
     read_checkpoint,
@@ -271,13 +272,6 @@ class Cell(nn.Module):
         first = self.RELUConvBN0(inputs)
         second = self.RELUConvBN2(first) + self.RELUConvBN1(inputs)
         return self.sum(self.RELUConvBN3(second), self.RELUConvBN4(first), self.shortcut(inputs))
-
-
-class Sum(nn.Module):
-    """The sum of what comes together; a module, so that a batch norm after it is seen to be."""
-
-    def forward(self, *terms: Tensor) -> Tensor:
-        return sum(terms[1:], start=terms[0])
 
 
 class Reduction(nn.Module):

@@ -25,7 +25,7 @@ def folded(network: nn.Sequential) -> nn.Sequential:
     for parent, name, module in _leaves(network):
         if isinstance(module, _BatchNorm):
             scale, shift = _scale_and_shift(module)
-            if before is None:
+            if before is None or len(scale) != len(before.weight):
                 _make_affine(module, scale, shift)
             else:
                 _multiply(before, scale, shift)

@@ -1,0 +1,104 @@
+"""WeightWatcher's measures of layers: how heavy the tail of their spectrum is, and their size.
+
+Source: Martin and Mahoney 2021 (JMLR 22), Martin et al. 2021 (Nature Communications 12), and the
+package weightwatcher. The spectrum of a dense layer is the squared singular values of its weight;
+that of a convolution those of its matrices (out, in), one for each place of the kernel, all in one.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from gengap.errors import NotAvailable
+from gengap.measures.folding import Linear
+from gengap.measures.spectra import Gram, gram, kind, singular_values
+
+FEWEST = 10  # eigenvalues that a power law is fitted to, as in the released code
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """A density proportional to x^-alpha from `start` on."""
+
+    alpha: float
+    start: float
+    distance: float  # Kolmogorov-Smirnov, between the law and the values from `start` on
+
+
+def fitted_power_law(values: np.ndarray) -> PowerLaw:
+    """The power law of the upper tail of positive values (n,); all NaN if fewer than two differ.
+
+    alpha by maximum likelihood, 1 + n / sum ln(x / start) over the n values from `start` on; of all
+    values but the largest, `start` is the one of least Kolmogorov-Smirnov distance, which is taken
+    at each value, not counting it, as the packages powerlaw and weightwatcher do.
+
+    Source: Clauset, Shalizi and Newman 2009, eq. 3.1 and section 3.3.
+    """
+    values = np.sort(np.asarray(values, float))
+    best = PowerLaw(math.nan, math.nan, math.inf)
+    for first in range(len(values) - 1):
+        tail = values[first:]
+        logs = np.log(tail / tail[0])
+        if not logs[-1] > 0:
+            continue
+        alpha = 1 + len(tail) / logs.sum()
+        law = -np.expm1((1 - alpha) * logs)
+        distance = np.abs(law - np.arange(len(tail)) / len(tail)).max()
+        if distance < best.distance:
+            best = PowerLaw(float(alpha), float(tail[0]), float(distance))
+    return best if math.isfinite(best.distance) else PowerLaw(math.nan, math.nan, math.nan)
+
+
+def network_power_laws(network: nn.Module) -> pd.DataFrame:
+    """The power law and the norms of each convolution and dense layer, a row each, in their order.
+
+    Columns: layer (its name), kind (conv, dense), eigenvalues (how many are not 0), alpha,
+    power_law_start and power_law_distance (see `fitted_power_law`), alpha_hat (alpha times log10
+    of the largest eigenvalue), log_norm (log10 of their sum, the squared Frobenius norm) and
+    stable_rank (their sum over the largest). alpha and alpha_hat are NaN of fewer than 10
+    eigenvalues, all numbers if weights are infinite, NaN or all 0.
+
+    Source: Martin et al. 2021; weightwatcher 0.7.7. Differs: the package drops eigenvalues of up to
+    1e-5, whatever the scale of the weights, and fits fewer than 20 in its own way.
+    Raises: NotAvailable if there is neither a convolution nor a dense layer.
+    """
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, Linear)}
+    if not layers:
+        raise NotAvailable("this network has neither a convolution nor a dense layer")
+    grams = [_grams_of_places(layer) for layer in layers.values()]
+    values = singular_values([found for of_layer in grams for found in of_layer])
+    ends = np.cumsum([len(of_layer) for of_layer in grams])[:-1]
+    return pd.DataFrame(
+        {"layer": name, "kind": kind(layer), **_of_spectrum(np.concatenate(singular) ** 2)}
+        for (name, layer), singular in zip(layers.items(), _split(values, ends), strict=True)
+    )
+
+
+def _split(values: list[np.ndarray], ends: np.ndarray) -> list[list[np.ndarray]]:
+    starts = [0, *ends]
+    return [values[start:end] for start, end in zip(starts, [*ends, len(values)], strict=True)]
+
+
+def _grams_of_places(layer: nn.Module) -> list[Gram]:
+    places = layer.weight.detach().flatten(2) if layer.weight.ndim > 2 else layer.weight[..., None]
+    return [gram(matrix) for matrix in places.detach().unbind(2)]
+
+
+def _of_spectrum(eigenvalues: np.ndarray) -> dict[str, float]:
+    positive = eigenvalues[eigenvalues > 0]
+    known = len(positive) > 0 and np.isfinite(eigenvalues).all()
+    enough = known and len(positive) >= FEWEST
+    law = fitted_power_law(positive if enough else positive[:0])
+    total, largest = (positive.sum(), positive.max()) if known else (math.nan, math.nan)
+    return {
+        "eigenvalues": len(positive) if known else 0,
+        "alpha": law.alpha,
+        "power_law_start": law.start,
+        "power_law_distance": law.distance,
+        "alpha_hat": law.alpha * math.log10(largest),
+        "log_norm": math.log10(total),
+        "stable_rank": total / largest,
+    }

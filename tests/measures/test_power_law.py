@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+import torch
+import weightwatcher
+from torch import nn
+
+import gengap
+from gengap.measures.power_law import fitted_power_law, network_power_laws
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Sequential:
+    """Two convolutions and a dense layer whose rows differ much in size."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 48, 3), nn.Flatten())
+    layers.append(nn.Linear(128, 100))
+    for layer in layers:
+        if not isinstance(layer, nn.Flatten):
+            rows = torch.linspace(0.3, 1, len(layer.weight)) ** 2
+            shape = -1, *[1] * (layer.weight.ndim - 1)
+            layer.weight.data = torch.randn_like(layer.weight) * rows.reshape(shape)
+    return layers
+
+
+def test_the_measures_are_those_of_weightwatcher(network):
+    expected = weightwatcher.WeightWatcher(model=network).analyze()
+    found = network_power_laws(network)
+    # The package halves the eigenvalues of convolutions.
+    scale = np.where(found["kind"] == "conv", 0.5, 1)
+    assert list(found["eigenvalues"]) == list(expected["num_evals"])
+    pairs = {
+        "alpha": found["alpha"],
+        "xmin": scale * found["power_law_start"],
+        "D": found["power_law_distance"],
+        "alpha_weighted": found["alpha_hat"] + found["alpha"] * np.log10(scale),
+        "log_norm": found["log_norm"] + np.log10(scale),
+        "stable_rank": found["stable_rank"],
+    }
+    for name, values in pairs.items():
+        np.testing.assert_allclose(values, expected[name], rtol=1e-5, err_msg=name)
+
+
+def test_the_exponent_of_a_sample_is_that_of_its_law():
+    uniform = (np.arange(2000) + 0.5) / 2000
+    law = fitted_power_law(5 * (1 - uniform) ** (-1 / 1.5))
+    assert law.alpha == pytest.approx(2.5, rel=0.02)
+    assert law.distance < 0.01
+
+
+def test_the_exponent_does_not_depend_on_the_scale():
+    values = np.random.default_rng(0).exponential(size=60)
+    law, scaled = fitted_power_law(values), fitted_power_law(1e-9 * values)
+    assert scaled.alpha == pytest.approx(law.alpha, rel=1e-9)
+    assert scaled.start == pytest.approx(1e-9 * law.start, rel=1e-9)
+
+
+def test_equal_values_follow_no_law():
+    assert np.isnan(fitted_power_law(np.ones(20)).alpha)
+
+
+def test_few_eigenvalues_have_norms_but_no_exponent():
+    layer = nn.Linear(2, 9)
+    layer.weight.data = torch.zeros(9, 2)
+    layer.weight.data[3, 0], layer.weight.data[1, 1] = 3, 1
+    found = network_power_laws(layer).iloc[0]
+    assert np.isnan(found["alpha"]) and np.isnan(found["alpha_hat"])
+    assert found["log_norm"] == pytest.approx(1)
+    assert found["stable_rank"] == pytest.approx(10 / 9)
+
+
+@pytest.mark.parametrize("weight", [0, np.nan, np.inf])
+def test_a_layer_without_a_spectrum_has_no_numbers(weight):
+    layer = nn.Linear(30, 20)
+    nn.init.constant_(layer.weight, weight)
+    found = network_power_laws(layer).iloc[0]
+    assert found["eigenvalues"] == 0
+    assert found[["alpha", "alpha_hat", "log_norm", "stable_rank"]].isna().all()
+
+
+def test_a_network_without_layers_has_no_power_laws():
+    with pytest.raises(gengap.NotAvailable, match="neither a convolution nor a dense layer"):
+        network_power_laws(nn.ReLU())
