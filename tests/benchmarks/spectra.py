@@ -1,13 +1,15 @@
 """All spectra of a 15-layer network like GenProb's against what the released code does for the same.
 
-Run: python tests/benchmarks/spectra.py [--threads 1]. The literal program decomposes each unfolding
-four times, in full and in float32, and searches its noise variance twice, as the released one: once
-for the statistics and once for the norms, of the matrix and of its low-rank part. Both alternate,
-so that other work on the machine meets both.
+Run: OMP_NUM_THREADS=1 python tests/benchmarks/spectra.py [--repeats 20]. The literal program
+decomposes each unfolding four times, in full and in float32, and searches its noise variance twice,
+as the released one does: once for the statistics and once for the norms, of the matrix and of its
+low-rank part; so are its maxima, taken entry by entry. Both alternate, so that other work on the
+machine meets both.
 """
 
 import argparse
 import time
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ ORDER = ["knowledge_gain", "condition_number", "effective_rank", "spectral_norm"
 def network() -> nn.Sequential:
     """Random 3 x 3 kernels whose rows differ in size, so that some of them stand out of noise."""
     torch.manual_seed(0)
-    layers = nn.Sequential(*(nn.Conv2d(i, o, 3) for i, o in zip(WIDTHS, WIDTHS[1:])))
+    layers = nn.Sequential(*(nn.Conv2d(i, o, 3) for i, o in pairwise(WIDTHS)))
     for layer in layers:
         rows = torch.linspace(0.2, 1, len(layer.weight)).reshape(-1, 1, 1, 1)
         layer.weight.data = 0.3 * rows * torch.randn_like(layer.weight)
@@ -53,7 +55,7 @@ def low_rank(matrix):
         bounds=[float(max(ends)), float(torch.sum(values**2) / (rows * columns))],
         method="bounded",
     ).x
-    count = int(torch.sum(values > np.sqrt(columns * variance * bound)))
+    count = torch.sum(values > np.sqrt(columns * variance * bound))
     squares = values[:count] ** 2
     sides = 1 - (rows + columns) * variance / squares
     root = torch.sqrt(sides**2 - 4 * rows * columns * variance**2 / squares**2)
@@ -65,7 +67,7 @@ def statistics(values, rows):
         return [0, 0, 0]
     shares = values / np.sum(values)
     entropy = -np.sum(shares * np.log(shares))
-    return [np.sum(values / np.max(values)) / rows, values[0] / values[-1], entropy]
+    return [np.sum(values / max(values)) / rows, values[0] / values[-1], entropy]
 
 
 def unfolding_metrics(matrix):
@@ -75,7 +77,7 @@ def unfolding_metrics(matrix):
     after.append(torch.diag(middle).numpy().max(initial=0))
     np.linalg.norm(left.numpy() @ middle.numpy() @ right.T.numpy())
     before = statistics(torch.svd(matrix)[1].numpy(), len(matrix))
-    before.append(float(torch.svd(matrix)[1].max()))
+    before.append(float(max(torch.svd(matrix)[1])))
     np.linalg.norm(matrix.numpy())
     return [before, after]
 
@@ -97,17 +99,15 @@ def seconds(function, *arguments):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=20)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    repeats = parser.parse_args().repeats
     layers, spent = network(), []
-    for _ in range(options.repeats):
+    for _ in range(repeats):
         (ours, table), (theirs, expected) = (seconds(f, layers) for f in (network_spectra, literal))
         spent.append([ours, theirs])
     least, median = np.min(spent, axis=0), np.median(spent, axis=0)
     print(
-        f"{len(layers)} layers, {options.threads} threads, {options.repeats} runs: least (median)"
+        f"{len(layers)} layers, {torch.get_num_threads()} threads, {repeats} runs: least (median)"
     )
     for name, low, middle in zip(("network_spectra", "literal program"), least, median):
         print(f"{name:16s} {1000 * low:8.1f} ms ({1000 * middle:.1f} ms)")
