@@ -127,7 +127,7 @@ def test_a_measure_is_drawn_against_the_gap_by_hyper_parameter(index):
 @pytest.fixture
 def regressed():
     rows = [("mnist", "h1", 0.5, True), ("mnist", "h1", -3.0, False), ("mnist", "loss", 0.2, True)]
-    return pd.DataFrame(rows, columns=["family", "predictor", "k_fold_r2", "shown"])
+    return pd.DataFrame(rows, columns=["family", "predictor", "k_fold_r2", "default"])
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_predicted_gaps_are_drawn_against_the_true_ones(index):
         np.testing.assert_allclose(points[:, 1] - points[:, 0], 1)
 
 
-def test_regressions_span_all_forms_and_mark_the_one_that_is_shown(regressed):
+def test_regressions_span_all_forms_and_mark_the_default_one(regressed):
     [panel] = figures.regressions(regressed).axes
     assert [text.get_text() for text in panel.get_yticklabels()] == ["loss", "h1"]
     np.testing.assert_allclose(panel.lines[0].get_xdata(), [0.2, 0.5])

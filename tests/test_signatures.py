@@ -447,6 +447,11 @@ def test_ablations_have_a_row_for_each_form_of_the_signature_and_find_the_true_o
     assert len(table) == 3 * 2 * 2 * 2 + 1
     assert (table["family"] == "nin").all() and (table["models"] == 36).all()
     assert (table["note"] == "").all()
+    marked = table[table["default"]].drop_duplicates("predictor")
+    assert list(marked["predictor"]) == [HIDDEN, "inputs", "h1", BASELINE]
+    assert (marked.iloc[:3][["kind", "log", "normalized"]] == ["quartile", True, True]).all(
+        axis=None
+    )
     signed = table.set_index(["predictor", "kind", "log", "normalized"])
     assert signed.loc[(HIDDEN, "quartile", True, True), "features"] == 10
     true = signed.loc[("h1", "quartile", True, True)]

@@ -32,6 +32,7 @@ RECIPES = {
     "cnnzoo": "gengap.replicas.cnnzoo:train_zoo",
     "pgdl": "gengap.replicas.pgdl:train_pgdl",
     "demogen": "gengap.replicas.demogen:train_demogen",
+    "genprob": "gengap.replicas.genprob:train_genprob",
 }
 ORIGINALS = {
     "cnnzoo": "gengap.fetch:fetch_cnnzoo",
@@ -76,6 +77,9 @@ Root = Annotated[
     Path | None,
     typer.Option(help="The collection's folder (the embedded replica).", readable=False),
 ]
+Query = Annotated[
+    str | None, typer.Option(help="Only the models for which this pandas query holds.")
+]
 Device = Annotated[str, typer.Option(help="Where to compute, as PyTorch names it: cpu, cuda.")]
 
 
@@ -116,9 +120,7 @@ def measure(
             help="Your own measures, functions under @gengap.measure; without -m, only these.",
         ),
     ] = None,
-    query: Annotated[
-        str | None, typer.Option(help="Only the models for which this pandas query holds.")
-    ] = None,
+    query: Query = None,
     root: Root = None,
     device: Device = "cpu",
     retry: Annotated[
@@ -159,9 +161,7 @@ def details(
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Write the rows there as well.")
     ] = None,
-    query: Annotated[
-        str | None, typer.Option(help="Only the models for which this pandas query holds.")
-    ] = None,
+    query: Query = None,
     root: Root = None,
     device: Device = "cpu",
 ) -> None:
@@ -279,7 +279,8 @@ def train(
         str,
         typer.Option(
             help="cnnzoo: mnist, fashion_mnist or cifar10 (as grey); pgdl: vgg_fashion_mnist or"
-            " nin_fashion_mnist; demogen: NIN_FASHION_MNIST or RESNET_FASHION_MNIST."
+            " nin_fashion_mnist; demogen: NIN_FASHION_MNIST or RESNET_FASHION_MNIST; genprob:"
+            " AdaM_FashionMNIST or SGD_FashionMNIST."
         ),
     ],
     networks: Annotated[
@@ -288,7 +289,9 @@ def train(
     epochs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Of each (cnnzoo: 86, as published; demogen: 30 or 40), or at most (pgdl)."
+            min=1,
+            help="Of each (cnnzoo: 86, as published; demogen: 30 or 40; genprob: 31), or at most"
+            " (pgdl).",
         ),
     ] = None,
     device: Device = "cpu",

@@ -270,10 +270,10 @@ def margin_densities(margins: pd.DataFrame) -> Figure:
 
 
 def regressions(table: pd.DataFrame) -> Figure:
-    """How well each predictor does, a panel per family; columns family, predictor, k_fold_r2, shown.
+    """How well each predictor does, a panel per family; columns family, predictor, k_fold_r2, default.
 
-    A predictor has a row for each of its forms: the line spans them, the point is that which is
-    `shown`. Below zero, where a prediction is worse than the mean, the axis ends.
+    A predictor has a row for each of its forms: the line spans them, the point is the default
+    one. Below zero, where a prediction is worse than the mean, the axis ends.
     """
     families, names = table["family"].unique(), list(table["predictor"].unique())[::-1]
     height = 0.24 * len(names) + 0.4
@@ -281,7 +281,7 @@ def regressions(table: pd.DataFrame) -> Figure:
     for panel, family, colour in zip(panels, families, COLOURS):
         part = table[table["family"] == family].assign(r2=lambda rows: rows["k_fold_r2"].clip(0))
         spans = part.groupby("predictor")["r2"].agg(["min", "max"]).reindex(names)
-        points = part[part["shown"]].set_index("predictor")["r2"].reindex(names)
+        points = part[part["default"]].set_index("predictor")["r2"].reindex(names)
         panel.hlines(range(len(names)), spans["min"], spans["max"], color="0.8", linewidth=3)
         panel.plot(points, range(len(names)), "o", color=colour, markersize=4)
         panel.set_yticks(range(len(names)), names)

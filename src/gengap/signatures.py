@@ -425,7 +425,8 @@ def ablation_table(
 
     Returns a row per family, predictor, kind, log and normalized. Predictors are "all hidden", each
     stage alone, each measure (one number a network) and "hyper-parameters only" (the main effects
-    of each value of each). Columns: models, left_out, features, adjusted_r2, k_fold_r2, mse (see
+    of each value of each). Columns: default (of the forms of a predictor the one: the default of
+    `signature_table`, of a measure the plain value), models, left_out, features, adjusted_r2, k_fold_r2, mse (see
     `Regression`), note. Networks with a note among their signatures are left out of all rows of the
     family, so that all rows compare the same networks in the same folds. Where a fit is impossible
     its numbers are NaN, and the note says why. Families without signatures have no rows.
@@ -455,6 +456,7 @@ ABLATION_COLUMNS = [
     "kind",
     "log",
     "normalized",
+    "default",
     "models",
     "left_out",
     "features",
@@ -474,16 +476,15 @@ def _variants(
     choices = product(predictors, STATISTICS, (True, False), (True, False))
     for name, kind, log, normalized in choices:
         form = {"kind": kind, "log": log, "normalized": normalized}
-        yield (
-            {"predictor": name} | form,
-            signature_table(signatures, stages=predictors[name], **form),
-        )
+        default = {"default": kind == "quartile" and log and normalized}
+        features = signature_table(signatures, stages=predictors[name], **form)
+        yield {"predictor": name} | form | default, features
     if measures is not None:
         wide = measures.pivot(index="model_id", columns="measure", values="value")
         for name, log in product(wide, (True, False)):
             values = wide[[name]].where(wide[[name]] > 0).pipe(np.log) if log else wide[[name]]
-            yield {"predictor": name, "log": log}, values
-    yield {"predictor": BASELINE}, main_effects(task_of(models))
+            yield {"predictor": name, "log": log, "default": not log}, values
+    yield {"predictor": BASELINE, "default": True}, main_effects(task_of(models))
 
 
 def joint_table(
