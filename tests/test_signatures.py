@@ -489,11 +489,13 @@ def test_a_measure_of_the_ablations_is_one_feature_and_its_logarithm_another(col
     index = index[index["family"] == "nin"]
     gap = index.set_index("model_id")["gap"]
     values = {"exponential": np.exp(30 * gap), "signed": gap - gap.median()}
+    values["negative"] = -values["exponential"]
     measures = pd.concat(
         [v.rename("value").reset_index().assign(measure=k) for k, v in values.items()]
     )
     table = ablation_table(rows, index, measures=measures).set_index(["predictor", "log"])
     assert table.loc[("exponential", True), "k_fold_r2"] == pytest.approx(1, abs=1e-9)
+    assert table.loc[("negative", True), "k_fold_r2"] == pytest.approx(1, abs=1e-9)
     assert table.loc[("exponential", False), "k_fold_r2"] < 1 - 1e-4
     assert table.loc[("signed", False), "k_fold_r2"] == pytest.approx(1, abs=1e-9)
     assert "no finite value of 'signed'" in table.loc[("signed", True), "note"]

@@ -482,9 +482,15 @@ def _variants(
     if measures is not None:
         wide = measures.pivot(index="model_id", columns="measure", values="value")
         for name, log in product(wide, (True, False)):
-            values = wide[[name]].where(wide[[name]] > 0).pipe(np.log) if log else wide[[name]]
+            values = np.log(_sizes(wide[[name]])) if log else wide[[name]]
             yield {"predictor": name, "log": log, "default": not log}, values
     yield {"predictor": BASELINE, "default": True}, main_effects(task_of(models))
+
+
+def _sizes(values: DataFrame) -> DataFrame:
+    """Values of one sign without it; where signs differ, what is not positive is NaN."""
+    sizes = values.abs() if (values < 0).all(axis=None) else values
+    return sizes.where(sizes > 0)
 
 
 def joint_table(

@@ -356,11 +356,12 @@ def test_the_sample_is_the_images_beside_the_networks_standardized(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
     write_idx_pair(tmp_path / "fashion_mnist", "train", images, np.arange(5))
     inputs, labels = GenProb(tmp_path).load(f"{FAMILY}/{NETWORK}/epoch_0").sample
-    assert inputs.dtype == torch.float32 and inputs.shape == (5, 3, 32, 32)
+    assert inputs.dtype == torch.float32 and inputs.shape == (5, 3, 16, 16)
     assert labels.tolist() == [0, 1, 2, 3, 4]
     raw = np.zeros((5, 3, 32, 32))
     raw[:, :, 2:30, 2:30] = images[:, None]
-    np.testing.assert_allclose(inputs, (raw - 72.9) / 90.0, rtol=1e-5, atol=1e-6)
+    halved = raw.reshape(5, 3, 16, 2, 16, 2).mean(axis=(3, 5))
+    np.testing.assert_allclose(inputs, (halved - 72.9) / 90.0, rtol=1e-5, atol=1e-6)
 
 
 def test_each_channel_of_cifar_has_its_own_mean_and_deviation():

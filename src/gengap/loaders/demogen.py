@@ -34,6 +34,7 @@ SPEC = "all_model_spec.json"
 CHECKPOINT = "model.ckpt-150000"
 SAFETENSORS = "model.safetensors"
 RECORDS = {"train": "train.json", "test": "eval.json"}
+QUANTITIES = {"accuracy": "Accuracy", "loss": "CrossEntropy"}  # ours -> theirs
 DEEPEST = 8  # levels of folders, from the root, in which the tree is looked for
 GRID = (
     "wide_multiplier",
@@ -223,12 +224,11 @@ def is_complete(folder: Path) -> bool:
 
 def read_records(folder: Path) -> dict[str, float]:
     """Accuracies (fractions) and cross-entropies (nats) of the training and the test images."""
+    records = {split: read_json(folder / name) for split, name in RECORDS.items()}
     columns = {}
-    for split, name in RECORDS.items():
-        record = read_json(folder / name)
-        with naming(folder / name):
-            columns[f"{split}_accuracy"] = float(record["Accuracy"])
-            columns[f"{split}_loss"] = float(record["CrossEntropy"])
+    for (column, key), (split, record) in product(QUANTITIES.items(), records.items()):
+        with naming(folder / RECORDS[split]):
+            columns[f"{split}_{column}"] = float(record[key])
     return columns
 
 
