@@ -199,19 +199,19 @@ def margin_pass(
     One backward pass for all stages; no more than IMAGES_AT_ONCE images' activations are held at
     once, so that memory grows with N by the returned numbers alone.
     """
-    logits, margins, spreads = [], defaultdict(list), defaultdict(Spread)
-    for images, classes in zip(inputs.split(IMAGES_AT_ONCE), labels.split(IMAGES_AT_ONCE)):
-        values, outputs, gradients = gradients_of_margins(network, images, classes)
-        logits.append(values)
-        for stage, gradient in gradients.items():
-            sizes = gradient.flatten(1).norm(norm, dim=1)
-            margins[stage].append(values / _padded(sizes, norm, epsilon))
+    stages = ["inputs", *dict(network.named_children())][:-1]
+    # Filled in place: small results between large activations would leave the heap full of holes.
+    logits, sizes = inputs.new_empty(len(inputs)), inputs.new_empty(len(stages), len(inputs))
+    spreads = {stage: Spread() for stage in stages}
+    for start in range(0, len(inputs), IMAGES_AT_ONCE):
+        part = slice(start, start + IMAGES_AT_ONCE)
+        values, outputs, gradients = gradients_of_margins(network, inputs[part], labels[part])
+        logits[part] = values
+        for size, stage in zip(sizes, stages):
+            size[part] = gradients[stage].flatten(1).norm(norm, dim=1)
             spreads[stage].add(outputs[stage])
-    return MarginPass(
-        torch.cat(logits),
-        {stage: torch.cat(values) for stage, values in margins.items()},
-        {stage: spread.total_variation for stage, spread in spreads.items()},
-    )
+    variations = {stage: spread.total_variation for stage, spread in spreads.items()}
+    return MarginPass(logits, dict(zip(stages, logits / _padded(sizes, norm, epsilon))), variations)
 
 
 class Spread:
