@@ -290,7 +290,7 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Of each (cnnzoo: 86, as published; demogen: 30 or 40; genprob: 31), or at most"
+            help="Of each (cnnzoo: 86, as published; demogen: 30 or 40; genprob: 41), or at most"
             " (pgdl).",
         ),
     ] = None,

@@ -3,12 +3,12 @@
 Tensors, numbers and text are read, and no code: a file that wants to run some is refused.
 """
 
-import pickle
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError  # as torch.load raises it; nothing is unpickled here
 
 import numpy as np
 import safetensors.torch
@@ -114,7 +114,7 @@ def reading(file: Path) -> Iterator[None]:
         raise GengapError(f"{file}: {error}") from error
     except FileNotFoundError as error:
         raise GengapError(f"{file} is missing; get it again") from error
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise GengapError(
             f"{file} cannot be read: it is damaged, or holds other objects than tensors, numbers"
             " and text; get it again, or save the network's state_dict() alone"

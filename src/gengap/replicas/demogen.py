@@ -28,8 +28,15 @@ from gengap.loaders.demogen import (
     write_weights,
 )
 from gengap.loaders.images import load_images, per_image_standardization, write_idx_pair
+from gengap.replicas import training
 from gengap.replicas.pool import hash_seed, run_on
-from gengap.replicas.training import Images, evaluate, momentum_sgd, write_json
+from gengap.replicas.training import (
+    Images,
+    check_settings,
+    evaluate,
+    momentum_sgd,
+    write_json,
+)
 
 DATASET = "fashion_mnist"
 SETTINGS = "training.json"  # what all networks of a family share, in the family's folder
@@ -43,7 +50,7 @@ BATCH_NORM_MOMENTUM = 0.1
 
 @dataclass(frozen=True)
 class Recipe:
-    """A family: its grid as all_model_spec.json has it, and the width at multiplier 1."""
+    """A family: its grid as all_model_spec.json has it, the width at multiplier 1, epochs."""
 
     grid: dict[str, list]
     width: int
@@ -116,16 +123,8 @@ def train_demogen(
     return job.out
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a worker must know to train a network of a family."""
-
-    family: str
-    out: Path
-    epochs: int
-    device: str
-    seed: int
-    images: Path | None
+class Job(training.Job):
+    """What a worker must know, and where it finds and leaves files."""
 
     def folder(self, name: str) -> Path:
         return self.out / self.family / name
@@ -136,9 +135,7 @@ def _write_settings(job: Job) -> None:
     recipe = RECIPES[job.family]
     settings = asdict(recipe) | {"epochs": job.epochs, "seed": job.seed, "images": IMAGES}
     file, spec = job.folder(SETTINGS), job.out / SPEC
-    found = json.loads(file.read_text()) if file.exists() else settings
-    if found != settings:
-        raise GengapError(f"{file} says {found}, not {settings}: choose another --out.")
+    check_settings(file, settings)
     pixels, labels = load_images(DATASET, "train", root=job.images)
     write_idx_pair(job.out / DATASET, "train", pixels[:IMAGES], labels[:IMAGES])
     grids = json.loads(spec.read_text()) if spec.exists() else {}

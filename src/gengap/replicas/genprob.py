@@ -18,7 +18,6 @@ While networks are trained the rows of each finished one are in `<family>/parts/
 """
 
 import itertools
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,15 +35,16 @@ from gengap.folders import write_atomically
 from gengap.loaders import genprob
 from gengap.loaders.images import load_images, write_idx_pair
 from gengap.measures.spectra import network_spectra
+from gengap.replicas import training
 from gengap.replicas.pool import hash_seed, run_on
-from gengap.replicas.training import MOMENTUM, Images, evaluate, write_json
+from gengap.replicas.training import MOMENTUM, Images, check_settings, evaluate, write_json
 
 DATASET, FOLDER = "FashionMNIST", "fashion_mnist"  # as files are named, as images are
 SETTINGS = "training.json"
 CLASSES = 10
 IMAGES = 2000  # the first training images
 BATCH = 50
-EPOCHS = 31
+EPOCHS = 41
 STEP, FACTOR = 10, 0.5  # of the learning rate: epochs until it falls, and to which part
 EVERY_EPOCH = 2  # networks of a family of which the weights of all epochs are kept
 PLANES = (6, 10)  # channels of a cell whose digit in the width code is 0 or 1
@@ -121,16 +121,8 @@ def networks_of(family: str) -> list[Network]:
     return [Network(optimizer, *values) for values in grid]
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a worker must know to train a network of a family."""
-
-    family: str
-    out: Path
-    epochs: int
-    device: str
-    seed: int
-    images: Path | None
+class Job(training.Job):
+    """What a worker must know, and where it finds and leaves files."""
 
     def table(self, kind: str) -> Path:
         """Where the rows of all networks are in the end; kind: a name of TABLES."""
@@ -160,9 +152,7 @@ def _write_settings(job: Job) -> None:
     settings = {"epochs": job.epochs, "seed": job.seed, "images": IMAGES, "side": side}
     settings |= {"batch": BATCH, "planes": list(PLANES), "step": STEP, "factor": FACTOR}
     file = job.out / job.family / SETTINGS
-    found = json.loads(file.read_text()) if file.exists() else settings
-    if found != settings:
-        raise GengapError(f"{file} says {found}, not {settings}: choose another --out.")
+    check_settings(file, settings)
     write_idx_pair(job.out / FOLDER, "train", pixels[:IMAGES], labels[:IMAGES])
     write_json(file, settings)
 

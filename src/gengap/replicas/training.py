@@ -8,9 +8,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gengap.errors import GengapError
 from gengap.folders import write_atomically
 
 MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker must know to train a network of a family."""
+
+    family: str
+    out: Path
+    epochs: int
+    device: str
+    seed: int
+    images: Path | None
+
+
+def check_settings(file: Path, settings: dict) -> None:
+    """GengapError if a run left other settings there: its networks would mix with others."""
+    found = json.loads(file.read_text()) if file.exists() else settings
+    if found != settings:
+        raise GengapError(f"{file} says {found}, not {settings}: choose another --out.")
 
 
 @dataclass(frozen=True)
