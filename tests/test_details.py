@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+import gengap
 from gengap import details
 from gengap.errors import GengapError, NotAvailable
 from gengap.signatures import margin_signatures, normalized_margins, signature_table
@@ -135,3 +136,14 @@ def test_the_signature_table_holds_the_quartiles_of_the_normalized_margins(tiny)
     for stage, margins in rows.groupby("stage")["margin"]:
         median = margins[margins > 0].quantile(0.5)
         assert features.loc["left/0", (stage, "median")] == pytest.approx(median, rel=1e-5)
+
+
+def test_the_shipped_signatures_are_whole_and_those_that_the_code_computes_now(monkeypatch):
+    collection = gengap.open_collection("demogen")
+    monkeypatch.setattr(details, "_compute", None)  # nothing is missing
+    shipped = details.detail_table(collection, "margins")
+    assert list(shipped["model_id"].unique()) == list(collection.index()["model_id"])
+    for model_id in collection.index().groupby("family")["model_id"].last():
+        rows = shipped[shipped["model_id"] == model_id].reset_index(drop=True)
+        computed = margin_signatures(collection.load(model_id))
+        pd.testing.assert_frame_equal(rows, computed, rtol=1e-3)
