@@ -46,7 +46,8 @@ def detail_table(collection: Collection, detail: str) -> DataFrame:
     versions["source"] = source_hash(function)
     wanted = collection.index()["model_id"]
     rows = _kept(file, versions)
-    if missing := [model_id for model_id in wanted if model_id not in set(rows["model_id"])]:
+    missing = wanted[~wanted.isin(rows["model_id"])]
+    if len(missing):
         _compute(function, collection, missing, file, versions)
         rows = _kept(file, versions)
         if len(rows):

@@ -270,9 +270,9 @@ def margin_densities(margins: pd.DataFrame) -> Figure:
 
 
 def regressions(table: pd.DataFrame) -> Figure:
-    """How well each predictor does, a panel per family; columns family, predictor, k_fold_r2, default.
+    """How well each predictor does, a panel per family.
 
-    A predictor has a row for each of its forms: the line spans them, the point is the default
+    `table` has columns family, predictor, k_fold_r2 and default. A predictor has a row for each of its forms: the line spans them, the point is the default
     one. Below zero, where a prediction is worse than the mean, the axis ends.
     """
     families, names = table["family"].unique(), list(table["predictor"].unique())[::-1]

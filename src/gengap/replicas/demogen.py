@@ -148,8 +148,7 @@ _WORKER: dict = {}  # what a worker process holds between networks
 
 def _start_worker(job: Job) -> None:
     networks = list(networks_of(job.family, RECIPES[job.family].grid))
-    train, test = (_read_split(split, job) for split in ("train", "test"))
-    train = Split(train.pixels[:IMAGES], train.labels[:IMAGES])
+    train, test = _read_split("train", IMAGES, job), _read_split("test", None, job)
     _WORKER.update(job=job, networks=networks, train=train, test=test)
 
 
@@ -170,9 +169,10 @@ def standardized(pixels: Tensor, device: torch.device) -> Tensor:
     return torch.from_numpy(per_image_standardization(pixels.numpy())).to(device)
 
 
-def _read_split(name: str, job: Job) -> Split:
+def _read_split(name: str, count: int | None, job: Job) -> Split:
     images, labels = load_images(DATASET, name, root=job.images)
-    return Split(torch.from_numpy(like_cifar(images)), torch.from_numpy(labels).to(job.device))
+    pixels = torch.from_numpy(like_cifar(images[:count]))
+    return Split(pixels, torch.from_numpy(labels[:count]).to(job.device))
 
 
 def _train_and_save(place: int) -> None:
