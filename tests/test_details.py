@@ -6,6 +6,7 @@ import pytest
 import gengap
 from gengap import details
 from gengap.errors import GengapError, NotAvailable
+from gengap.measures.spectra import network_spectra
 from gengap.signatures import margin_signatures, normalized_margins, signature_table
 
 CALLS = []
@@ -116,7 +117,7 @@ def test_a_damaged_table_and_an_unknown_detail_are_one_sentence(tiny):
     file.write_bytes(file.read_bytes()[:-50])
     with pytest.raises(GengapError, match="norms.parquet cannot be read .* delete it"):
         details.detail_table(tiny, "norms")
-    with pytest.raises(GengapError, match="no detail 'norm'; there are: margins, norms"):
+    with pytest.raises(GengapError, match="no detail 'norm'; there are: margins, spectra, norms"):
         details.detail_table(tiny, "norm")
 
 
@@ -136,6 +137,16 @@ def test_the_signature_table_holds_the_quartiles_of_the_normalized_margins(tiny)
     for stage, margins in rows.groupby("stage")["margin"]:
         median = margins[margins > 0].quantile(0.5)
         assert features.loc["left/0", (stage, "median")] == pytest.approx(median, rel=1e-5)
+
+
+def test_the_spectra_are_those_of_each_network_under_its_id(tiny):
+    rows = details.detail_table(tiny, "spectra")
+    assert rows.columns[0] == "model_id"
+    for model_id, found in rows.groupby("model_id"):
+        expected = network_spectra(tiny.load(model_id).network)
+        found = found.drop(columns="model_id").reset_index(drop=True)
+        pd.testing.assert_frame_equal(found, expected)
+    assert list(rows["model_id"].unique()) == list(tiny.index()["model_id"])
 
 
 def test_the_shipped_signatures_are_whole_and_those_that_the_code_computes_now(monkeypatch):

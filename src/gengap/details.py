@@ -25,7 +25,10 @@ from gengap.model import Model
 from gengap.table import record_hashes, source_hash
 
 # Name -> function of a model that returns its rows; one of their columns is model_id.
-DETAILS = {"margins": "gengap.signatures:margin_signatures"}
+DETAILS = {
+    "margins": "gengap.signatures:margin_signatures",
+    "spectra": "gengap.measures.spectra:spectra_rows",
+}
 KEYS = ["record", "source"]  # of which index row and of which code rows are
 
 

@@ -15,6 +15,7 @@ from gengap.measures.norms import (
     log_sum_of_spectral_norms,
     parameter_norm,
     path_norm,
+    root_path_norm,
     spectral_distance_from_initialization,
     spectral_norm,
 )
@@ -193,3 +194,36 @@ def test_the_path_norm_of_a_network_with_batch_norm_is_that_of_the_network_it_co
         for head in ([convolution, norm], [plain])
     ]
     assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+
+def test_without_batch_norm_the_root_path_norm_is_the_root_of_the_path_norm():
+    model = with_inputs(relu_network(), 4)
+    assert root_path_norm(model) == pytest.approx(path_norm(model) ** 0.5, rel=1e-12)
+
+
+def batch_normalized(mean: float) -> gengap.Model:
+    """A dense layer of one weight 3, batch norm (scale 2, shift 1), a dense layer of weight 5."""
+    stages = OrderedDict(h1=nn.Linear(1, 1), norm=nn.BatchNorm1d(1, eps=0), logits=nn.Linear(1, 1))
+    network = nn.Sequential(stages).double().eval()
+    values = {"h1.weight": 3, "h1.bias": 0, "norm.weight": 2, "norm.bias": 1, "logits.weight": 5}
+    for name, value in (values | {"logits.bias": 0}).items():
+        nn.init.constant_(network.get_parameter(name), value)
+    network.norm.running_mean.fill_(mean)
+    network.norm.running_var.fill_(16)
+    return with_inputs(network, 1)
+
+
+def test_the_root_path_norm_squares_batch_norms_scale_and_shift_but_not_its_statistics():
+    expected = 5 * ((9 - 6) / 4 * 4 + 1) ** 0.5
+    assert root_path_norm(batch_normalized(6)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("mean", [20, np.nan, -np.inf])
+def test_a_sum_of_logits_without_a_root_has_no_root_path_norm(mean):
+    with pytest.raises(gengap.NotAvailable, match="the logits sum to .*: no root"):
+        root_path_norm(batch_normalized(mean))
+
+
+def test_without_a_sample_there_is_no_root_path_norm():
+    with pytest.raises(gengap.NotAvailable, match="without a training sample"):
+        root_path_norm(deep_model(1.0))

@@ -1,11 +1,32 @@
+import copy
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import weightwatcher
 from torch import nn
 
 import gengap
-from gengap.measures.power_law import fitted_power_law, network_power_laws
+from gengap.measures.power_law import (
+    fitted_power_law,
+    mean_log10_squared_frobenius_norm,
+    mean_stable_rank,
+    network_power_laws,
+    power_law_alpha,
+    weighted_power_law_alpha,
+)
+
+MEASURES = [
+    power_law_alpha,
+    weighted_power_law_alpha,
+    mean_log10_squared_frobenius_norm,
+    mean_stable_rank,
+]
+
+
+def model(*layers: nn.Module) -> gengap.Model:
+    return gengap.Model(nn.Sequential(*layers), pd.Series())
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +59,50 @@ def test_the_measures_are_those_of_weightwatcher(network):
     }
     for name, values in pairs.items():
         np.testing.assert_allclose(values, expected[name], rtol=1e-5, err_msg=name)
+
+
+def test_the_means_are_those_of_weightwatchers_summary(network):
+    halved = copy.deepcopy(network)
+    with torch.no_grad():  # as the package does with the eigenvalues of convolutions
+        for layer in halved[:2]:
+            layer.weight.mul_(0.5**0.5)
+    watcher = weightwatcher.WeightWatcher(model=network)
+    watcher.analyze()
+    names = ["alpha", "alpha_weighted", "log_norm", "stable_rank"]
+    for name, measure in zip(names, MEASURES, strict=True):
+        expected = watcher.get_summary()[name]
+        assert measure(model(*halved)) == pytest.approx(expected, rel=1e-5), name
+
+
+def test_scaling_the_weights_moves_the_norms_and_leaves_the_exponent(network):
+    scaled = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in scaled.parameters():
+            parameter.mul_(10)
+    alpha, weighted, norm, rank = (
+        (measure(model(*network)), measure(model(*scaled))) for measure in MEASURES
+    )
+    assert alpha[1] == pytest.approx(alpha[0], rel=1e-5)
+    assert weighted[1] == pytest.approx(weighted[0] + 2 * alpha[0], rel=1e-5)
+    assert norm[1] == pytest.approx(norm[0] + 2, rel=1e-5)
+    assert rank[1] == pytest.approx(rank[0], rel=1e-5)
+
+
+def test_the_exponent_is_the_mean_over_layers_that_have_one(network):
+    expected = power_law_alpha(model(network[3]))
+    assert power_law_alpha(model(network[3], nn.Linear(3, 9))) == expected
+    for measure in (power_law_alpha, weighted_power_law_alpha):
+        with pytest.raises(gengap.NotAvailable, match="no layer has 10 eigenvalues"):
+            measure(model(nn.Linear(3, 9)))
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("weight", [0, np.nan, np.inf])
+def test_a_layer_without_a_spectrum_leaves_a_network_without_means(network, measure, weight):
+    layer = nn.Linear(30, 20)
+    nn.init.constant_(layer.weight, weight)
+    with pytest.raises(gengap.NotAvailable, match="'1' are all 0, infinite or NaN"):
+        measure(model(network[3], layer))
 
 
 def test_the_exponent_of_a_sample_is_that_of_its_law():

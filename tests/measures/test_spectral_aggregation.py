@@ -3,8 +3,7 @@ import pandas as pd
 import pytest
 
 import gengap
-from gengap.measures import spectral_aggregation
-from gengap.measures.spectral_aggregation import AGGREGATES, TRANSFORMS, aggregate
+from gengap.measures.spectral_aggregation import AGGREGATES, TRANSFORMS, aggregate, variant
 
 VALUES = np.array([3.0, 0.5, 0.0, 8.0])
 WEIGHTS = np.array([3, 16, 24, 5])
@@ -57,12 +56,21 @@ def test_values_without_a_weight_each_are_refused():
         aggregate(VALUES, WEIGHTS[:2], how="weighted_mean")
 
 
+COLUMNS = [
+    "stable_quality",
+    "effective_rank",
+    "frobenius_norm",
+    "spectral_norm",
+    "condition_number",
+]
+
+
 def spectra() -> pd.DataFrame:
     """Two convolutions and a dense layer; the low-rank values are ten times as large."""
     layers = pd.DataFrame({"kind": ["conv"] * 4 + ["dense"] * 2, "size": 3, "low_rank": False})
-    for column in ("stable_quality", "effective_rank", "frobenius_norm", "spectral_norm"):
+    for column in COLUMNS:
         layers[column] = [1.0, 2.0, 4.0, 8.0, 1000.0, 1000.0]
-    return pd.concat([layers, layers * [1, 1, 1, 10, 10, 10, 10]]).assign(
+    return pd.concat([layers, layers * [1, 1, 1, *[10] * len(COLUMNS)]]).assign(
         low_rank=np.repeat([False, True], 6)
     )
 
@@ -72,11 +80,32 @@ def spectra() -> pd.DataFrame:
     "name, expected",
     [
         ("stable_quality", lambda scale: scale * 64 ** (1 / 4)),
-        ("effective_rank", lambda scale: np.log(scale * (85 / 4) ** 0.5) / 2),
-        ("frobenius_norm", lambda scale: np.log(4 * scale * 64 ** (1 / 4)) / 2),
-        ("spectral_norm", lambda scale: np.log(4 * scale * 64 ** (1 / 4)) / 2),
+        ("log_effective_rank", lambda scale: np.log(scale * (85 / 4) ** 0.5) / 2),
+        ("log_frobenius_norm", lambda scale: np.log(4 * scale * 64 ** (1 / 4)) / 2),
+        ("log_spectral_norm", lambda scale: np.log(4 * scale * 64 ** (1 / 4)) / 2),
+        ("log_condition_number", lambda scale: np.log(scale * 64 ** (1 / 4))),
     ],
 )
-def test_the_papers_variants_take_the_convolutions_of_both_unfoldings(name, expected, low_rank):
-    found = getattr(spectral_aggregation, name)(spectra(), low_rank=low_rank)
+def test_a_variant_takes_the_convolutions_of_both_unfoldings(name, expected, low_rank):
+    found = variant(spectra(), name, low_rank=low_rank)
     assert found == pytest.approx(expected(10 if low_rank else 1), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "value, reason",
+    [
+        (np.nan, "infinite or NaN"),
+        (np.inf, "condition number is infinite"),
+        (0, "the condition number of low-rank parts of all convolutions is 0"),
+    ],
+)
+def test_a_variant_that_is_no_finite_number_is_not_available(value, reason):
+    table = spectra().assign(condition_number=float(value))
+    with pytest.raises(gengap.NotAvailable, match=reason):
+        variant(table, "log_condition_number", low_rank=True)
+
+
+def test_dense_layers_alone_have_no_variant():
+    dense = spectra().query("kind == 'dense'")
+    with pytest.raises(gengap.NotAvailable, match="no convolution"):
+        variant(dense, "stable_quality", low_rank=False)

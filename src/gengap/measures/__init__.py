@@ -60,9 +60,11 @@ def _is_typed_again(old: Measure, new: Measure) -> bool:
 from gengap.measures import (  # noqa: E402, F401  (they register themselves above)
     augmented_margins,
     capacity,
+    convolution_spectra,
     flatness,
     margins,
     norms,
+    power_law,
     representations,
     sensitivity,
     sharpness,

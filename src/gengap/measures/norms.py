@@ -131,6 +131,30 @@ def path_norm(model: Model) -> float:
     return float(network(torch.ones_like(inputs)).sum())
 
 
+@measure
+@torch.no_grad()
+def root_path_norm(model: Model) -> float:
+    """Root of the sum of the logits of the network with squared parameters at an input of ones.
+
+    Unit: that of a product of weights over all layers, if there is no batch norm; then it is the
+    root of `path_norm`. Batch norm stays a layer of its own, with squared scale and shift and its
+    moving statistics as they are; the moving means that it takes away may leave a negative sum,
+    which has no root.
+
+    Source: Jaegerman et al. 2021 (GenProb), the path norm of its released process.py.
+    Raises: NotAvailable without a training sample, from which the size of an input is known, or if
+    the sum is negative or not finite.
+    """
+    inputs = model.sample[0][:1].cpu().double()
+    network = copy.deepcopy(model.network).cpu().double()
+    for parameter in network.parameters():
+        parameter.square_()
+    total = float(network(torch.ones_like(inputs)).sum())
+    if not 0 <= total < math.inf:
+        raise NotAvailable(f"with squared parameters the logits sum to {total:.4g}: no root")
+    return math.sqrt(total)
+
+
 @dataclass(frozen=True)
 class LayerNorms:
     """Norms of each layer's matrix, float64 on the CPU, none of them 0."""

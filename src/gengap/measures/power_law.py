@@ -3,6 +3,7 @@
 Source: Martin and Mahoney 2021 (JMLR 22), Martin et al. 2021 (Nature Communications 12), and the
 package weightwatcher. The spectrum of a dense layer is the squared singular values of its weight;
 that of a convolution those of its matrices (out, in), one for each place of the kernel, all in one.
+A measure is the plain mean over layers, as in the package's summary.
 """
 
 import math
@@ -13,10 +14,82 @@ import pandas as pd
 from torch import nn
 
 from gengap.errors import NotAvailable
+from gengap.measures import measure
 from gengap.measures.folding import Linear
+from gengap.measures.shared import once_per_model
 from gengap.measures.spectra import Gram, gram, kind, singular_values
+from gengap.model import Model
 
 FEWEST = 10  # eigenvalues that a power law is fitted to, as in the released code
+
+
+@measure
+def power_law_alpha(model: Model) -> float:
+    """Mean exponent alpha of the power laws that the upper ends of layers' spectra follow. No unit.
+
+    Over the layers that have 10 eigenvalues or more; see `fitted_power_law`. The papers hold a
+    small alpha (a heavy tail) for a sign of good training.
+
+    Source: Martin et al. 2021, alpha; averaged as in weightwatcher's summary. Differs: the package
+    fits smaller layers too, and fewer than 20 eigenvalues in its own way.
+    Raises: NotAvailable if no layer has 10 eigenvalues, or a layer's weights are 0, infinite or NaN.
+    """
+    return _mean_over_layers(model, "alpha")
+
+
+@measure
+def weighted_power_law_alpha(model: Model) -> float:
+    """Mean over layers of alpha log10 lambda, lambda the largest squared singular value.
+
+    Over the same layers as `power_law_alpha`. Unit: alpha times decades of weight^2.
+
+    Source: Martin et al. 2021, alpha-hat; averaged as in weightwatcher's summary. Differs, besides
+    what `power_law_alpha` says: the package halves the eigenvalues of convolutions.
+    Raises: NotAvailable if no layer has 10 eigenvalues, or a layer's weights are 0, infinite or NaN.
+    """
+    return _mean_over_layers(model, "alpha_hat")
+
+
+@measure
+def mean_log10_squared_frobenius_norm(model: Model) -> float:
+    """Mean over layers of log10 of the squared Frobenius norm. Unit: decades of weight^2.
+
+    Batch norm is not folded in, unlike in `log_product_of_frobenius_norms`.
+
+    Source: Martin et al. 2021, log norm; averaged as in weightwatcher's summary. Differs: the
+    package halves the eigenvalues of convolutions and leaves out the smallest layers.
+    Raises: NotAvailable if a layer's weights are 0, infinite or NaN.
+    """
+    return _mean_over_layers(model, "log_norm")
+
+
+@measure
+def mean_stable_rank(model: Model) -> float:
+    """Mean over layers of the sum of squared singular values over the largest. No unit.
+
+    Of the pooled matrices of a kernel, and without batch norm: `frobenius_over_spectral_norms` is
+    the sum of another stable rank, of one matrix a layer.
+
+    Source: weightwatcher, stable_rank, averaged as in its summary. Differs: the package leaves out
+    the smallest layers.
+    Raises: NotAvailable if a layer's weights are 0, infinite or NaN.
+    """
+    return _mean_over_layers(model, "stable_rank")
+
+
+def _mean_over_layers(model: Model, column: str) -> float:
+    laws = _power_laws(model)
+    unknown = laws["layer"][laws["eigenvalues"] == 0]
+    if len(unknown):
+        raise NotAvailable(f"the weights of layer {unknown.iloc[0]!r} are all 0, infinite or NaN")
+    if laws[column].isna().all():
+        raise NotAvailable(f"no layer has {FEWEST} eigenvalues with a power law")
+    return float(laws[column].mean())
+
+
+@once_per_model
+def _power_laws(model: Model) -> pd.DataFrame:
+    return network_power_laws(model.network)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from gengap.errors import GengapError, NotAvailable
 from gengap.measures.folding import Linear
 from gengap.measures.low_rank import low_rank_values
+from gengap.measures.shared import once_per_model
+from gengap.model import Model
 
 UNFOLDINGS = ("in", "out")
 STATISTICS = (
@@ -91,6 +93,19 @@ def network_spectra(network: nn.Module) -> pd.DataFrame:
         "size": np.repeat([len(flat[position].matrix) for position in chosen], 2),
     }
     return pd.DataFrame(names | dict(zip(STATISTICS, values.T, strict=True)))
+
+
+@once_per_model
+def model_spectra(model: Model) -> pd.DataFrame:
+    """`network_spectra` of a model's network, decomposed once for all measures of it."""
+    return network_spectra(model.network)
+
+
+def spectra_rows(model: Model) -> pd.DataFrame:
+    """The detail `spectra`: model_id, then the columns of `network_spectra`."""
+    spectra = model_spectra(model)
+    ids = pd.Series(model.record["model_id"], spectra.index, name="model_id")
+    return pd.concat([ids, spectra], axis=1)
 
 
 def kind(layer: nn.Module) -> str:

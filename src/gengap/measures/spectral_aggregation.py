@@ -2,6 +2,7 @@
 
 Source: Jaegerman et al. 2021 (GenProb), released qualities.py, where AGGREGATES are called L1 to L5
 and TRANSFORMS 0 to 7. The values of both unfoldings of all layers count alike.
+GenProb measures the convolutions alone.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from gengap.errors import GengapError
+from gengap.errors import GengapError, NotAvailable
 
 
 def mean_absolute(values: np.ndarray, weights: np.ndarray) -> float:
@@ -60,6 +61,18 @@ TRANSFORMS: dict[str, Callable[[float, int], float]] = {
 }
 
 
+# A measure of a network: which column of `network_spectra`, aggregate and transform. The paper has no
+# variant of the condition number; the others are those of its notebooks (Q_SQ^p is L3 with 0, Q_E^L2
+# is L2 with 6, Q_F^p and Q_S^p are L3 with 7).
+VARIANTS: dict[str, tuple[str, str, str]] = {
+    "stable_quality": ("stable_quality", "geometric_mean", "plain"),
+    "log_effective_rank": ("effective_rank", "root_mean_square", "log_of_root"),
+    "log_frobenius_norm": ("frobenius_norm", "geometric_mean", "log_of_root_of_times_depth"),
+    "log_spectral_norm": ("spectral_norm", "geometric_mean", "log_of_root_of_times_depth"),
+    "log_condition_number": ("condition_number", "geometric_mean", "log"),
+}
+
+
 def aggregate(
     values: np.ndarray, weights: np.ndarray, *, how: str, transform: str = "plain"
 ) -> float:
@@ -91,51 +104,27 @@ def _chosen(functions: dict[str, Callable], name: str) -> Callable:
     return functions[name]
 
 
-def stable_quality(spectra: pd.DataFrame, *, low_rank: bool = False) -> float:
-    """The paper's Q_SQ^p: geometric mean of the stable quality. Unit: radian.
+def variant(spectra: pd.DataFrame, name: str, *, low_rank: bool) -> float:
+    """One of VARIANTS of a network.
 
     spectra: of `network_spectra`; its dense layers do not count. low_rank: of the low-rank parts.
 
-    Source: Jaegerman et al. 2021; its notebooks take L3, transform 0.
+    Raises: NotAvailable without a convolution, or if the aggregate is not a finite number, because
+    weights are infinite or NaN, a matrix is singular or no value differs from 0.
     """
-    return _of_convolutions(spectra, low_rank, "stable_quality", "geometric_mean", "plain")
-
-
-def effective_rank(spectra: pd.DataFrame, *, low_rank: bool = False) -> float:
-    """The paper's Q_E^L2: ln sqrt of the root mean square of the effective rank.
-
-    spectra, low_rank: as in `stable_quality`.
-
-    Source: Jaegerman et al. 2021; its notebooks take L2, transform 6.
-    """
-    return _of_convolutions(spectra, low_rank, "effective_rank", "root_mean_square", "log_of_root")
-
-
-def frobenius_norm(spectra: pd.DataFrame, *, low_rank: bool = False) -> float:
-    """The paper's Q_F^p: ln sqrt of depth times the geometric mean of the Frobenius norm.
-
-    spectra, low_rank: as in `stable_quality`.
-
-    Source: Jaegerman et al. 2021; its notebooks take L3, transform 7. Differs where low_rank: the
-    released Frobenius norms of low-rank parts are wrong.
-    """
-    return _of_convolutions(
-        spectra, low_rank, "frobenius_norm", "geometric_mean", "log_of_root_of_times_depth"
-    )
-
-
-def spectral_norm(spectra: pd.DataFrame, *, low_rank: bool = False) -> float:
-    """The paper's Q_S^p: ln sqrt of depth times the geometric mean of the spectral norm.
-
-    spectra, low_rank: as in `stable_quality`.
-
-    Source: Jaegerman et al. 2021; its notebooks take L3, transform 7.
-    """
-    return _of_convolutions(
-        spectra, low_rank, "spectral_norm", "geometric_mean", "log_of_root_of_times_depth"
-    )
-
-
-def _of_convolutions(spectra, low_rank: bool, column: str, how: str, transform: str) -> float:
+    column, how, transform = VARIANTS[name]
     rows = spectra[(spectra["kind"] == "conv") & (spectra["low_rank"] == low_rank)]
-    return aggregate(rows[column], rows["size"], how=how, transform=transform)
+    if rows.empty:
+        raise NotAvailable("this network has no convolution, and GenProb measures these alone")
+    value = aggregate(rows[column], rows["size"], how=how, transform=transform)
+    if not np.isfinite(value):
+        raise NotAvailable(_why_not(rows[column], "low-rank parts of all" if low_rank else "all"))
+    return value
+
+
+def _why_not(values: pd.Series, whose: str) -> str:
+    if values.isna().any():
+        return "weights of a convolution are infinite or NaN"
+    if np.isinf(values).any():
+        return "a convolution has singular values of 0: its condition number is infinite"
+    return f"the {values.name.replace('_', ' ')} of {whose} convolutions is 0"
