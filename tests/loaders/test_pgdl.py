@@ -13,6 +13,7 @@ from gengap.collection import COLUMNS
 from gengap.loaders.keras import network_from_config, write_weights
 from gengap.loaders.pgdl import PGDL
 from gengap.loaders.tfrecord import write_tfrecord
+from gengap.replicas.pgdl import pack as pack_task
 
 MODELS = {"toy_data": 18, "conv_data": 4}
 CONFIG = {
@@ -34,9 +35,13 @@ def golden(reference):
     return reference / "golden" / "pgdl"
 
 
-@pytest.fixture(params=["folder", "zip", "folder of zips", "folder of folders"])
+@pytest.fixture(params=["folder", "zip", "folder of zips", "folder of folders", "zipped tasks"])
 def golden_root(request, golden, tmp_path):
     """The golden tasks where they lie, packed, and as the three archives unpack side by side."""
+    if request.param == "zipped tasks":
+        for part in ("input_data", "reference_data"):
+            shutil.copytree(golden / part, tmp_path / part)
+        return packed_tasks(tmp_path)
     if request.param == "folder":
         return golden
     if request.param == "zip":
@@ -59,6 +64,14 @@ def pack(folder, file, top="", task=""):
             if path.is_file():
                 archive.write(path, f"{top}{path.relative_to(folder)}")
     return file
+
+
+def packed_tasks(root):
+    """The same root with a zip file in place of the folder of each task's networks."""
+    for folder in sorted((root / "input_data").iterdir()):
+        pack_task(folder)
+        shutil.rmtree(folder)
+    return root
 
 
 def make_task(root, task, models=("0",), *, shards=(0,), spec=SPEC):
@@ -134,6 +147,18 @@ def test_nothing_is_unpacked(golden, tmp_path):
     collection = PGDL(root)
     assert len(collection.load("conv_data/model_2").sample[1]) == 560
     assert list(tmp_path.iterdir()) == [root]
+
+
+def test_a_packed_task_is_there_whole_and_a_folder_comes_before_it(tmp_path):
+    folder = packed_tasks(make_task(tmp_path, "mine")) / "input_data"
+    (folder / ".9-half.zip").write_bytes(b"what a killed run leaves")
+    families = PGDL(tmp_path).families().set_index("family")
+    assert families.loc["mine", "models"] == 1 and families.loc["mine", "missing"] == []
+    assert len(PGDL(tmp_path).load("mine/model_0").sample[1]) == 5
+    assert sorted(path.name for path in folder.iterdir()) == [".9-half.zip", "mine.zip"]
+    (folder / "mine" / "model_0").mkdir(parents=True)
+    with pytest.raises(gengap.GengapError, match="input_data/mine/model_0/config.json .*missing"):
+        PGDL(tmp_path).load("mine/model_0")
 
 
 def test_tasks_are_in_the_official_order_and_ids_and_shards_in_that_of_numbers(tmp_path):
@@ -219,7 +244,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("zipped", ["nothing", "task", "all"])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_one_sentence_that_names_the_file(fault, zipped, tmp_path):
     member, content, reason = FAULTS[fault]
@@ -233,7 +258,10 @@ def test_a_fault_is_one_sentence_that_names_the_file(fault, zipped, tmp_path):
         file.write_bytes(file.read_bytes()[:content])
     else:
         file.write_bytes(content)
-    if zipped:
+    if zipped == "task":
+        packed_tasks(root)
+        member = member.replace("input_data/", "input_data/task4.zip/")
+    if zipped == "all":
         root = pack(root, tmp_path / "pgdl.zip", "top/")
         member = f"pgdl.zip/top/{member}"
     with pytest.raises(gengap.GengapError, match=f"{member}.*{reason}") as caught:
@@ -247,9 +275,12 @@ def test_a_zip_file_that_is_cut_off_is_named(tmp_path):
     content = pack(root, tmp_path / "whole.zip").read_bytes()
     (tmp_path / "zips").mkdir()
     (tmp_path / "zips" / "phase_one_data.zip").write_bytes(content[: len(content) // 2])
+    (tmp_path / "pgdl" / "input_data" / "task5.zip").write_bytes(content[: len(content) // 2])
     for given in (tmp_path / "zips", tmp_path / "zips" / "phase_one_data.zip"):
         with pytest.raises(gengap.GengapError, match="phase_one_data.zip cannot be read .*zip"):
             gengap.open_collection("pgdl", given).index()
+    with pytest.raises(gengap.GengapError, match="input_data/task5.zip cannot be read .*zip"):
+        gengap.open_collection("pgdl", root).index()
 
 
 def test_a_damaged_member_of_a_zip_file_is_named(tmp_path):

@@ -2,10 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,6 +107,43 @@ def test_the_initial_weights_are_kept_and_training_moved_them(trained):
 def test_other_settings_in_the_same_folder_are_refused(trained, image_root):
     with pytest.raises(gengap.GengapError, match="choose another --out"):
         train(image_root, trained, seed=7)
+
+
+def test_a_task_is_packed_once_its_whole_grid_is_trained(
+    trained, image_root, tmp_path, monkeypatch
+):
+    folder = tmp_path / "input_data" / TASK
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    assert not folder.with_suffix(".zip").exists()  # two networks of thirty-two
+    task = trainer.TASKS[TASK]
+    grid = {name: values[: 2 if name == "bs" else 1] for name, values in task.grid.items()}
+    monkeypatch.setitem(trainer.TASKS, TASK, replace(task, grid=grid))
+    packed = train(image_root, tmp_path) / "input_data" / f"{TASK}.zip"
+    with zipfile.ZipFile(packed) as opened:
+        opened.extractall(tmp_path / "unpacked")
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    assert len(files) == 2 * 3 + 2  # of each network, and shards
+    for file in files:
+        unpacked = tmp_path / "unpacked" / file.relative_to(folder.parent)
+        assert unpacked.read_bytes() == file.read_bytes()
+
+
+def test_packing_again_gives_the_same_bytes_without_what_a_killed_run_left(tmp_path):
+    folder, packed = tmp_path / "task", tmp_path / "task.zip"
+    found = []
+    for names, seconds in ((["b", "a"], 1e9), (["a", "b"], 1.5e9)):
+        for name in names:
+            (folder / name).mkdir(parents=True)
+            (folder / name / "weights.hdf5").write_bytes(name.encode() * 10_000)
+            os.utime(folder / name / "weights.hdf5", (seconds, seconds))
+        (folder / names[0] / ".9-weights.hdf5").write_bytes(b"half")
+        trainer.pack(folder)
+        found.append(packed.read_bytes())
+        shutil.rmtree(folder)
+    assert found[0] == found[1]
+    with zipfile.ZipFile(packed) as opened:
+        assert opened.namelist() == ["task/a/weights.hdf5", "task/b/weights.hdf5"]
+    assert len(found[0]) < 1000  # of 20,000
 
 
 def test_a_network_that_does_not_fit_its_images_is_one_sentence(image_root, tmp_path):

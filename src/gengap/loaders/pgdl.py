@@ -4,7 +4,8 @@
 `weights.hdf5` and `weights_init.hdf5`, the training set in
 `input_data/<task>/dataset_1/train/shard_*.tfrecord`, and in
 `reference_data/<task>/model_configs.json` hyper-parameters and accuracies of each model. Three zip
-files hold the tasks; they are read as they are, one member at a time, and never unpacked.
+files hold the tasks; they are read as they are, one member at a time, and never unpacked. So is
+`input_data/<task>.zip` in place of the folder `input_data/<task>`, which this project's tasks have.
 """
 
 import io
@@ -57,9 +58,10 @@ class PGDL(Collection):
 
     A family is a task; tasks on disk beyond the published eight are families too. The root is a
     folder that holds `input_data` and `reference_data` or has folders that do, a zip file of these,
-    or a folder with such zip files. Epochs were not published and are NaN in the index, as is an
-    accuracy or loss that model_configs.json lacks. The hyper-parameters `hp_*` are in the official
-    order. The sample is the task's whole training set, in the order of its shards.
+    or a folder with such zip files; tasks in `input_data` may be packed in zip files there. Epochs
+    were not published and are NaN in the index, as is an accuracy or loss that model_configs.json
+    lacks. The hyper-parameters `hp_*` are in the official order. The sample is the task's whole
+    training set, in the order of its shards.
 
     Format: README of google-research/pgdl. Licence of the published data: Apache 2.0.
     """
@@ -69,20 +71,20 @@ class PGDL(Collection):
     root_may_be_zip = True
 
     def known_families(self) -> list[str]:
-        return [*dict.fromkeys([*self.expected_families, *self._homes])]
+        return [*dict.fromkeys([*self.expected_families, *self._files])]
 
     def family_files(self, family: str) -> tuple[Place, ...]:
-        home = self._homes.get(family, self.root)
-        return home / "input_data" / family, home / "reference_data" / family / "model_configs.json"
+        absent = self.root / "input_data" / family, _configs_in(self.root, family)
+        return self._files.get(family, absent)
 
     def model_configs(self, task: str) -> dict:
         """The content of a task's model_configs.json, as the competition's score takes it.
 
         Raises: GengapError where there is no such task or its file cannot be read.
         """
-        if task not in self._homes:
+        if task not in self._files:
             raise GengapError(
-                f"{self.root} has no task {task!r}; it has {', '.join(self._homes) or 'none'}"
+                f"{self.root} has no task {task!r}; it has {', '.join(self._files) or 'none'}"
             )
         specs = read_json(self.family_files(task)[1])
         if not specs or not isinstance(specs, dict):
@@ -90,7 +92,7 @@ class PGDL(Collection):
         return specs
 
     def read_index(self) -> DataFrame:
-        tasks = [task for task in self.known_families() if task in self._homes]
+        tasks = [task for task in self.known_families() if task in self._files]
         rows = [row for task in tasks for row in self._rows(task)]
         return DataFrame(rows, columns=None if rows else COLUMNS)
 
@@ -127,13 +129,13 @@ class PGDL(Collection):
         return inputs, labels
 
     @cached_property
-    def _homes(self) -> dict[str, Place]:
-        """Task -> the folder that holds its input_data and reference_data."""
-        homes = {}
+    def _files(self) -> dict[str, tuple[Place, Place]]:
+        """Task -> the folder of its networks and images, and its model_configs.json."""
+        files = {}
         for home in _homes_in(self.root):
-            for task in _sorted_folders(home / "input_data"):
-                homes.setdefault(task.name, home)
-        return homes
+            for folder in _tasks_in(home / "input_data"):
+                files.setdefault(folder.name, (folder, _configs_in(home, folder.name)))
+        return files
 
     def _rows(self, task: str) -> list[dict]:
         specs = self.model_configs(task)
@@ -169,11 +171,26 @@ def read_shard(file: Place) -> tuple[Tensor, Tensor]:
 
 def _homes_in(root: Path) -> Iterator[Place]:
     """The folders with input_data at most one level below a folder or zip file, folders first."""
-    zips = [root] if root.is_file() else sorted(root.glob("*.zip"))
-    for place in [*([root] if root.is_dir() else []), *map(_opened, zips)]:
+    opened = _opened(root) if root.is_file() else root
+    for place in _with_zips(opened) if opened.is_dir() else ():
         for folder in [place, *_sorted_folders(place)]:
             if (folder / "input_data").is_dir():
                 yield folder
+
+
+def _tasks_in(input_data: Place) -> list[Place]:
+    """The folders of tasks in a folder, then those in its zip files."""
+    return [task for place in _with_zips(input_data) for task in _sorted_folders(place)]
+
+
+def _configs_in(home: Place, task: str) -> Place:
+    return home / "reference_data" / task / "model_configs.json"
+
+
+def _with_zips(folder: Place) -> list[Place]:
+    """A folder and then, where it is one on disk, the zip files in it."""
+    zips = sorted(folder.glob("[!.]*.zip")) if isinstance(folder, Path) else []
+    return [folder, *map(_opened, zips)]
 
 
 def _opened(file: Path) -> zipfile.Path:

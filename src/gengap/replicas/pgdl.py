@@ -14,6 +14,7 @@ convolutions, and at the end a 1x1 convolution to the classes and a global avera
 import itertools
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from torch import nn
 from tqdm import tqdm
 
 from gengap.errors import GengapError
+from gengap.folders import write_atomically
 from gengap.loaders.images import load_images
 from gengap.loaders.keras import network_from_config, write_weights
 from gengap.loaders.tfrecord import write_tfrecord
@@ -137,7 +139,8 @@ def train_pgdl(
     images: the folder of Fashion-MNIST (GENGAP_IMAGES, or a download).
 
     A network is complete when its record is written, as its last file: killing the run loses no
-    finished one.
+    finished one. When the whole grid is trained, the task's folder is packed too, beside itself: the
+    collection can be read with either, and this project ships the zip file.
 
     Raises: GengapError for an unknown task, where `out` holds networks of other settings, where
     images are not to be had, and if a network does not come down to STOP.
@@ -154,6 +157,8 @@ def train_pgdl(
         for _ in run_on(device, _train_and_save, missing, count, _start_worker, (job,)):
             bar.update()
     _write_reference(job, model_ids)
+    if len(model_ids) == len(TASKS[dataset].settings()):
+        pack(job.folder)
     return job.out
 
 
@@ -284,3 +289,18 @@ def _write_reference(job: Job, model_ids: range) -> None:
         }
         configs[str(model_id)] = {"hparams": hyper_parameters, "metrics": record["metrics"]}
     write_json(job.out / "reference_data" / job.task / "model_configs.json", configs)
+
+
+def pack(folder: Path) -> None:
+    """Write `folder`.zip, from which the folder unpacks; the same files give the same bytes."""
+    # Hidden files are what a killed run has left half written.
+    files = sorted(file for file in folder.rglob("[!.]*") if file.is_file())
+
+    def write(path: Path) -> None:
+        with zipfile.ZipFile(path, "w") as packed:
+            for file in files:
+                member = zipfile.ZipInfo(file.relative_to(folder.parent).as_posix())  # of 1980
+                member.external_attr = 0o644 << 16  # who may read it where it is unpacked
+                packed.writestr(member, file.read_bytes(), zipfile.ZIP_DEFLATED)
+
+    write_atomically(folder.with_name(f"{folder.name}.zip"), write)
