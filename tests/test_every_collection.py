@@ -13,6 +13,7 @@ TRAINED_ON_THE_SAMPLE = {
     "cnnzoo": "family == 'fashion_mnist' and hp_train_fraction == 0.1",
     "pgdl": "family != ''",  # every task
     "demogen": "family != ''",
+    "genprob": "family != ''",
     "tiny": "family == 'left'",
 }
 COMPLETE = {"pgdl"}  # tables that a chapter reads whole: a new measure has to be added to them

@@ -220,8 +220,47 @@ def test_importance_sums_the_features_of_a_tensor(importance):
     assert [label.get_text() for label in axes.get_yticklabels()][0] == "conv1 bias"
 
 
+@pytest.fixture
+def probed():
+    """Curves of two measures for two outcomes, with a band in one source only."""
+    levels = {"outcome": ("accuracy", "gap"), "source": ("published", "ours")}
+    levels |= {"measure": ("rank", "norm"), "epoch": range(3)}
+    table = pd.MultiIndex.from_product(levels.values(), names=levels).to_frame(index=False)
+    table["correlation"] = table["epoch"] / 4
+    ours = table["source"] == "ours"
+    table["low"] = (table["correlation"] - 0.1).where(ours)
+    return table.assign(high=(table["correlation"] + 0.1).where(ours))
+
+
+@pytest.fixture
+def epochs():
+    table = pd.DataFrame({"epoch": np.repeat([0, 10, 40], 4), "value": range(12)})
+    return table.assign(outcome=table["value"] / 12, hyper=["0.1", "0.2"] * 6)
+
+
+def test_probe_curves_have_outcomes_below_and_sources_beside_each_other(probed):
+    figure = figures.probe_curves(probed)
+    titles = [panel.get_title(loc="left") for panel in figure.axes]
+    assert titles == ["published\naccuracy", "ours\naccuracy", "published\ngap", "ours\ngap"]
+    for panel in figure.axes:
+        drawn = {line.get_label(): line for line in panel.lines}
+        np.testing.assert_allclose(drawn["norm"].get_ydata(), [0, 0.25, 0.5])
+    without, with_band = (panel.collections[0].get_paths() for panel in figure.axes[:2])
+    assert without == []
+    assert with_band[0].vertices[:, 1].max() == pytest.approx(0.6)
+
+
+def test_probed_epochs_have_a_panel_each_and_one_legend(epochs):
+    figure = figures.probed_epochs(epochs, measure="rank", outcome="test accuracy")
+    shown = [panel for panel in figure.axes if panel.axison]
+    assert [panel.get_title(loc="left") for panel in shown] == ["epoch 0", "epoch 10", "epoch 40"]
+    assert [sum(len(p.get_offsets()) for p in panel.collections) for panel in shown] == [4, 4, 4]
+    [legend] = [panel.get_legend() for panel in figure.axes if panel.get_legend()]
+    assert [text.get_text() for text in legend.get_texts()] == ["0.1", "0.2"]
+
+
 def test_no_text_is_smaller_than_nine_points_and_no_figure_wider_than_a_phone_shrinks(
-    index, curve, published, transfer, importance, phases, judged, regressed, margins
+    index, curve, published, transfer, importance, phases, judged, regressed, margins, probed, epochs
 ):
     predictions = index.rename(columns={"test_accuracy": "target", "train_accuracy": "leak_free"})
     drawn = [
@@ -238,6 +277,8 @@ def test_no_text_is_smaller_than_nine_points_and_no_figure_wider_than_a_phone_sh
         figures.scores_against_chance(judged, baseline="alone"),
         figures.regressions(regressed),
         figures.margin_densities(margins),
+        figures.probe_curves(probed),
+        figures.probed_epochs(epochs, measure="rank", outcome="accuracy"),
         figures.predicted_gaps(index.assign(gap=0.1, predicted=0.1, hyper="all")),
     ]
     for figure in drawn:

@@ -23,6 +23,8 @@ NAMES = {
     "nin_fashion_mnist": "replica, NiN",
     "NIN_FASHION_MNIST": "replica, NiN",
     "RESNET_FASHION_MNIST": "replica, ResNet-32",
+    "AdaM_FashionMNIST": "replica, Adam",
+    "SGD_FashionMNIST": "replica, SGD",
     "NIN_CIFAR10": "NiN, CIFAR-10",
     "RESNET_CIFAR10": "ResNet-32, CIFAR-10",
     "RESNET_CIFAR100": "ResNet-32, CIFAR-100",
@@ -272,8 +274,9 @@ def margin_densities(margins: pd.DataFrame) -> Figure:
 def regressions(table: pd.DataFrame) -> Figure:
     """How well each predictor does, a panel per family.
 
-    `table` has columns family, predictor, k_fold_r2 and default. A predictor has a row for each of its forms: the line spans them, the point is the default
-    one. Below zero, where a prediction is worse than the mean, the axis ends.
+    `table` has columns family, predictor, k_fold_r2 and default. A predictor has a row for each of
+    its forms: the line spans them, the point is the default one. Below zero, where a prediction is
+    worse than the mean, the axis ends.
     """
     families, names = table["family"].unique(), list(table["predictor"].unique())[::-1]
     height = 0.24 * len(names) + 0.4
@@ -288,6 +291,61 @@ def regressions(table: pd.DataFrame) -> Figure:
         panel.set(xlim=(-0.02, 1.02))
         panel.set_title(_name(family), loc="left")
     panels[-1].set_xlabel("$R^2$ out of fold")
+    return figure
+
+
+def probe_curves(curves: pd.DataFrame) -> Figure:
+    """How measures correlate with outcomes, epoch by epoch, a line per measure with its band.
+
+    `curves` has columns outcome (a row of panels each), source (a column of panels each), measure,
+    epoch, correlation, low and high; where low and high are NaN there is no band.
+    """
+    outcomes, sources = curves["outcome"].unique(), curves["source"].unique()
+    size = WIDTH, len(outcomes) * 0.5 * WIDTH + 0.5
+    figure, panels = plt.subplots(
+        len(outcomes), len(sources), figsize=size, squeeze=False, sharey="row", sharex="col"
+    )
+    for (row, outcome), (column, source) in itertools.product(
+        enumerate(outcomes), enumerate(sources)
+    ):
+        panel = panels[row, column]
+        chosen = curves[(curves["outcome"] == outcome) & (curves["source"] == source)]
+        for measure, colour in zip(curves["measure"].unique(), COLOURS):
+            line = chosen[chosen["measure"] == measure].sort_values("epoch")
+            panel.plot(line["epoch"], line["correlation"], color=colour, label=measure)
+            panel.fill_between(line["epoch"], line["low"], line["high"], color=colour, alpha=0.12)
+        panel.axhline(0, color="0.8", linewidth=1, zorder=0)
+        panel.set(ylim=(-1.05, 1.05))
+        panel.set_title(f"{source}\n{outcome}", loc="left")
+    for panel in panels[-1]:
+        panel.set_xlabel("epoch")
+    figure.supylabel("correlation", fontsize=10)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def probed_epochs(table: pd.DataFrame, *, measure: str, outcome: str) -> Figure:
+    """A measure against an outcome at several epochs, a panel each.
+
+    `table` has columns epoch, value, outcome and hyper: colours tell apart the values of `hyper`, one
+    hyper-parameter (as text). measure, outcome: what the axes say.
+    """
+    epochs = sorted(table["epoch"].unique())
+    columns = 2
+    rows = -(-(len(epochs) + 1) // columns)  # the last place is the legend's
+    size = WIDTH, rows * 0.45 * WIDTH
+    figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    for panel, epoch in zip(panels.flat, epochs):
+        part = table[table["epoch"] == epoch]
+        for value, colour in zip(sorted(table["hyper"].unique()), COLOURS):
+            chosen = part[part["hyper"] == value]
+            panel.scatter(chosen["value"], chosen["outcome"], s=12, color=colour, label=value)
+        panel.set_title(f"epoch {epoch}", loc="left")
+    for panel in panels.flat[len(epochs) :]:
+        panel.axis("off")
+    panels.flat[len(epochs)].legend(*panels[0, 0].get_legend_handles_labels(), loc="center")
+    figure.supxlabel(measure, fontsize=10)
+    figure.supylabel(outcome, fontsize=10)
     return figure
 
 

@@ -4,7 +4,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import platformdirs
+import pyarrow as pa
+
+from gengap.errors import GengapError
 
 
 def repository() -> Path:
@@ -39,3 +43,13 @@ def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_table(file: Path) -> pd.DataFrame:
+    """A parquet file; GengapError that names it where it cannot be read."""
+    try:
+        return pd.read_parquet(file)
+    except (pa.ArrowException, OSError) as error:
+        raise GengapError(
+            f"the table {file} cannot be read ({error}); delete it or fetch it again"
+        ) from error

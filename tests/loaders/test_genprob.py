@@ -6,6 +6,7 @@ import zipfile
 from collections import OrderedDict
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -425,6 +426,26 @@ def test_weights_that_are_none_are_one_sentence(tmp_path, some_file, state):
     save(some_file, state)
     with pytest.raises(GengapError, match=re.escape(some_file.name)):
         weights_of(tmp_path)
+
+
+def test_kept_tables_are_those_of_the_networks_of_the_index(tmp_path):
+    write(tmp_path, (0, 1))
+    other = f"{FAMILY}/NIN00000_AdaM_lr_0.01_wd_0.0005/epoch_0"
+    ids = [f"{FAMILY}/{NETWORK}/epoch_{epoch}" for epoch in range(3)]
+    kept = pd.DataFrame({"model_id": [*ids, other], "rank": range(4)})
+    (tmp_path / FAMILY).mkdir()
+    kept.to_parquet(tmp_path / FAMILY / "spectra.parquet")
+    genprob = GenProb(tmp_path)
+    pd.testing.assert_frame_equal(genprob.kept_table("spectra"), kept.iloc[:3])
+    assert list(genprob.kept_table("epochs")["model_id"]) == []
+
+
+def test_a_damaged_kept_table_is_one_sentence_with_its_name(tmp_path):
+    write(tmp_path)
+    (tmp_path / FAMILY).mkdir()
+    (tmp_path / FAMILY / "epochs.parquet").write_bytes(b"no parquet")
+    with pytest.raises(GengapError, match="epochs.parquet cannot be read .*fetch it again"):
+        GenProb(tmp_path).kept_table("epochs")
 
 
 def test_a_network_with_images_has_measures_of_weights_and_of_outputs(tmp_path):

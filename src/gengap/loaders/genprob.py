@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from pandas import DataFrame, Series
@@ -126,6 +127,21 @@ class GenProb(Collection):
         inputs = network_inputs(images, dataset)
         return inputs.to(self.device), torch.from_numpy(labels).to(self.device)
 
+    def kept_table(self, name: str) -> DataFrame:
+        """What training kept of every epoch of the index's networks, also of those without weights.
+
+        name: `epochs`, the columns of the index, or `spectra`, model_id and the columns of
+        `network_spectra`. Empty where no `<family>/<name>.parquet` lies beside the networks, as
+        beside the published ones.
+        """
+        files = sorted(self.root.glob(f"*/{name}.parquet"))
+        rows = [folders.read_table(file) for file in files]
+        if not rows:
+            return DataFrame(columns=["model_id"])
+        found = pd.concat(rows, ignore_index=True)
+        networks = network_of(self.index()["model_id"]).unique()
+        return found[network_of(found["model_id"]).isin(networks)].reset_index(drop=True)
+
     @cached_property
     def _files(self) -> dict[str, dict[str, dict[int, Path]]]:
         """Family -> network -> epoch -> file."""
@@ -149,6 +165,11 @@ class GenProb(Collection):
             for network, records in recorded.items()
             for epoch, record in records.items()
         ]
+
+
+def network_of(model_ids: Series) -> Series:
+    """The part of each model id that all epochs of a network share: `<family>/<network>`."""
+    return model_ids.str.rpartition("/")[0]
 
 
 def optimizer_in(network: str) -> str | None:
