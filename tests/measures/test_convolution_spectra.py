@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 import gengap
@@ -35,6 +36,30 @@ def network() -> nn.Sequential:
     layers = [low_rank_convolution(24, 6, 3, 3, seed=0), nn.BatchNorm2d(24), nn.ReLU()]
     layers += [low_rank_convolution(20, 24, 3, 3, seed=1), nn.Flatten(), nn.Linear(20, 10)]
     return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_the_measures_follow_from_the_released_numbers_of_layers(reference, low_rank):
+    with np.load(reference / "golden/genprob/layer_metrics.npz") as file:
+        kernels = [torch.from_numpy(file[f"weight_{i}"]) for i in range(6)]
+        released = file["metrics"].reshape(6, 2, 10)[:, int(low_rank)]
+    layers = [nn.Conv2d(kernel.shape[1], len(kernel), 3) for kernel in kernels]
+    for layer, kernel in zip(layers, kernels):
+        layer.weight.data = kernel
+    gain, condition, rank, spectral, frobenius = released.reshape(12, 5).T
+    there = gain > 0
+    quality = np.arctan2(gain[there], 1 - 1 / condition[there])
+    expected = {
+        "stable_quality": stats.gmean(quality),
+        "log_effective_rank": np.log(np.sqrt(np.mean(rank[rank > 0] ** 2))) / 2,
+        "log_spectral_norm": np.log(12 * stats.gmean(spectral[there])) / 2,
+        "log_condition_number": np.log(stats.gmean(condition[there])),
+    }
+    if not low_rank:  # the released Frobenius norms of low-rank parts are wrong
+        expected["log_frobenius_norm"] = np.log(12 * stats.gmean(frobenius)) / 2
+    for name, value in expected.items():
+        found = MEASURES[f"low_rank_{name}" if low_rank else name](model(*layers))
+        assert found == pytest.approx(value, rel=1e-5), name
 
 
 def orthogonal_model(*scales: float, width: int = 6) -> gengap.Model:
