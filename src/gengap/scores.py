@@ -251,8 +251,8 @@ def _cmi(measure, task, draws):
     # Of each cell: by the sign of the gap, then (minus, plus) of the measure.
     total = _counted(conditions.pairs, weights)
     plus = _counted(conditions.pairs, larger * weights)
-    information, entropy = _information(np.stack([total - plus, plus], axis=2))
-    told, whole = (np.add.reduceat(part, conditions.first) for part in (information, entropy))
+    mutual, entropy = information(np.stack([total - plus, plus], axis=2))
+    told, whole = (np.add.reduceat(part, conditions.first) for part in (mutual, entropy))
     with np.errstate(invalid="ignore", divide="ignore"):
         scores = told / whole
     scores[conditions.undefined] = np.nan
@@ -313,10 +313,11 @@ def _counted(pairs, weights):
     return counts.reshape(len(counts) // 2, 2, -1)
 
 
-def _information(counts):
+def information(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of tables (cells, 2, 2, B): information of the two signs and entropy of the first, in bits.
 
-    Both (cells, B), and 0 where a table is empty.
+    A table counts pairs of networks by the signs of gap and measure. Both (cells, B), and 0 where a
+    table is empty.
     """
     size = counts.sum(axis=(1, 2), keepdims=True)
     shares = counts / np.where(size > 0, size, 1)
