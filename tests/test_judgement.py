@@ -33,6 +33,10 @@ from gengap.judgement import (
 from gengap.scores import SCORES, task_of
 
 FEW = {"samples": 20, "permutations": 99}
+NO_ENVIRONMENT = (
+    "no two values of a hyper-parameter have 10 pairs of networks that differ in nothing else and"
+    " have different gaps"
+)
 TIED = 7  # different values of a measure with many ties
 
 
@@ -230,6 +234,28 @@ def test_false_discovery_rates_are_benjaminis_over_measures_without_baselines():
         assert rows["p_adjusted"].to_numpy() == pytest.approx(expected)
 
 
+def test_intervals_cover_the_truth_and_p_values_err_as_often_as_they_say():
+    random, families = np.random.default_rng(0), 150
+    gap, told, noise = random.normal(size=(3, families * 40))
+    index = pd.concat(
+        [index_of(part, family=f"f{at}") for at, part in enumerate(gap.reshape(families, 40))],
+        ignore_index=True,
+    )
+    values = table_of(index, told=0.5 * gap + 0.75**0.5 * told, noise=noise)
+    scores = ["kendall_tau", "spearman"]
+    found = judged(values, index, scores=scores, samples=100, permutations=99)
+    assert found["gain"].isna().all()  # without hyper-parameters there is nothing to gain over
+    truth = {"kendall_tau": 2 / np.pi * np.arcsin(0.5), "spearman": 6 / np.pi * np.arcsin(0.25)}
+    for score in scores:
+        rows = found[found["score"] == score].set_index("measure")
+        covered = rows.loc["told", "low"].lt(truth[score]) & rows.loc["told", "high"].gt(
+            truth[score]
+        )
+        assert 0.88 < covered.mean() < 0.99  # 0.95, -4 and +2 standard deviations
+        assert 0.0 < (rows.loc["noise", "p_value"] <= 0.05).mean() < 0.12  # 0.05
+        assert (rows.loc["told", "p_value"] <= 0.05).mean() > 0.9
+
+
 # Closed forms
 
 
@@ -372,6 +398,7 @@ def test_hyper_parameters_drawn_at_random_have_no_pairs_but_halves():
     ("sizes", "gap", "score", "note"),
     [
         ((24,), None, "cmi", "1 hyper-parameters vary; 2 are needed"),
+        ((24, 1), None, "mean_sign_error", NO_ENVIRONMENT),
         ((5, 5), None, "cmi", "no two networks share the values of two hyper-parameters"),
         ((3, 2, 2, 2), np.full(24, 0.1), "spearman", "all networks have the same gap"),
     ],

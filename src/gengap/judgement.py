@@ -5,11 +5,10 @@ a measure ranks the networks, so that its scale, or whether it is a logarithm, c
 
 Hyper-parameters are the columns `hp_*` that vary among the networks; `hp_copy` counts replicates,
 networks trained alike, and is none. Two kinds of scores need them. `granulated_tau` and the sign
-errors compare networks that differ in one hyper-parameter and in no other; where several were drawn at
-random there are no such pairs, and these scores are not available: within bins of the values the
-others would differ too. `cmi` conditions on two hyper-parameters and lets the others
-vary anyway, so there a hyper-parameter of more than `DRAWN` numbers enters as above its median or
-not.
+errors compare networks that differ in one hyper-parameter and in no other; where several were drawn
+at random there are no such pairs, and these scores are not available: within bins of the values the
+others would differ too. `cmi` conditions on two hyper-parameters and lets the others vary anyway,
+so there a hyper-parameter of more than `DRAWN` numbers enters as above its median or not.
 
 A bootstrap draws networks with replacement. A pair of networks then counts as often as both were
 drawn together; a network drawn twice makes no pair with itself, and copies of one are in the same
@@ -76,7 +75,7 @@ class Networks:
         one, other = np.triu_indices(len(self.gap), 1)
         differs = self.settings[one] != self.settings[other]
         alone = differs.sum(axis=1) == 1
-        return one[alone], other[alone], differs[alone].argmax(axis=1)
+        return one[alone], other[alone], np.nonzero(differs[alone])[1]
 
     @cached_property
     def by_hyperparameter(self) -> np.ndarray:
@@ -280,10 +279,12 @@ def sign_errors(sample: Sample, ranks: np.ndarray) -> np.ndarray:
     half an error; pairs of equal gaps ask nothing and are left out. 0 is perfect, 1/2 is chance.
     Environments have at least `PAIRS` pairs; NaN where a sample drew none.
 
-    Source: Dziugaite et al. 2020, 'In search of robust measures of generalization', the sign-error.
-    Differs: there an environment fixes the other hyper-parameters too, and pairs are weighted by
-    the certainty of their gaps' order over seeds; with one network for each setting that is a pair
-    an environment, and the worst is 1 for every measure that is not perfect.
+    Source: Dziugaite et al. 2020, 'In search of robust measures of generalization', the sign-error;
+    nitarshan/robust-generalization-measures, create_environments.py and figure_cdf_all_measures.py.
+    Differs: there an environment fixes the values of the other hyper-parameters too and averages
+    over seeds, where one network for each setting would be one pair, and the worst 1 for every
+    measure that is not perfect; a pair has the probability that its gaps differ on more test images
+    as weight, and the weights of an environment must be worth 12 pairs.
     """
     one, other, _ = sample.networks.neighbours
     agreement = np.sign(ranks[one] - ranks[other]) * sample.networks.gap_signs[one, other]
@@ -481,7 +482,7 @@ def _judged(column, criteria, judge) -> list[dict]:
 
 
 def _judges(models, baseline, samples, permutations, seed) -> Callable[[bytes], "_Judge"]:
-    """Makes the judge of those networks that have a value, once for all measures that share them."""
+    """Makes the judge of those networks that have a value, once for measures that share them."""
 
     @cache
     def judge(known: bytes) -> _Judge:
@@ -514,7 +515,7 @@ class _Judge:
         value, drawn = self.scores(ranks, criterion.score)
         base, base_drawn = self._baseline(criterion.score)
         reached = np.sum(better * null >= better * value - SAME)
-        margin, gain_margin = (NORMAL_95 * np.nanstd(part) for part in (drawn, drawn - base_drawn))
+        margin, gain_margin = _margin(drawn), _margin(drawn - base_drawn)
         gain = better * (value - base) + 0.0  # no -0
         return {
             "value": value,
@@ -606,7 +607,7 @@ def rank_stability(
         pairs = list(enough) if len(common) > 2 else []
         for name, correlation in (("spearman", stats.spearmanr), ("kendall", stats.kendalltau)):
             found = np.array([correlation(*pair).statistic for pair in pairs] or [np.nan] * 2)
-            margin = NORMAL_95 * np.std(found[1:])
+            margin = _margin(found[1:])
             row |= {name: found[0]}
             row |= {f"{name}_low": max(found[0] - margin, -1)}
             row |= {f"{name}_high": min(found[0] + margin, 1)}
@@ -656,10 +657,10 @@ def hyperparameters_alone(models: DataFrame, *, seed: int = 0) -> np.ndarray:
     """(n,) the gap of each network as hyper-parameters predict it, fitted on the other folds.
 
     The best of least squares, without and with products of two features, and of a random forest, by
-    squared error out of fold: the choice favours the baseline, which measures must beat. Features are an indicator of each value; of
-    hyper-parameters drawn at random the rank and its square. Replicates are in the same fold, so
-    that none is predicted from its twin. NaN if no hyper-parameter varies or there are fewer than
-    `NETWORKS` networks.
+    squared error out of fold: the choice favours the baseline, which measures must beat. Features
+    are an indicator of each value; of hyper-parameters drawn at random the rank and its square.
+    Replicates are in the same fold, so that none is predicted from its twin. NaN if no
+    hyper-parameter varies or there are fewer than `NETWORKS` networks.
     """
     varied, gap = hyperparameters(models), gap_of(models).to_numpy(float)
     if varied.empty or len(models) < NETWORKS:
@@ -710,6 +711,11 @@ def _families(values, index) -> Iterator[tuple[str, DataFrame, DataFrame]]:
     for family, models in index.groupby("family", sort=False):
         networks_of(models)  # says what is wrong with the family before anything is computed
         yield family, models, values.reindex(models["model_id"])
+
+
+def _margin(drawn) -> float:
+    """Half the width of the 95 % interval, from the bootstraps (S,) in which there is a score."""
+    return NORMAL_95 * drawn[~np.isnan(drawn)].std() if np.isfinite(drawn).any() else np.nan
 
 
 def _criterion(name: str) -> Criterion:
