@@ -441,7 +441,7 @@ def judged(
     - null_mean, p_value: the mean score of `permutations` permutations of the measure among the
       networks, and the share of them, the measure itself one of them, that score as well. A measure
       claims that larger values mean larger gaps, so the p-value of a score with a sign is
-      one-sided;
+      one-sided. A small one says more than chance, not more than the hyper-parameters: see gain;
     - p_adjusted: the p-value corrected for judging many measures, over those of the family and
       score (without baselines): the false discovery rate of Benjamini and Hochberg;
     - gain, gain_low, gain_high: how much better than the hyper-parameters alone on the same
