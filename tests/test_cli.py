@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from typer.testing import CliRunner
 
 import gengap
 from gengap.cli import app, joined_pairs
+from gengap.details import DETAILS
+from gengap.folders import repository
 from gengap.measures import MEASURES
 
 MODULE = """
@@ -27,7 +30,7 @@ def seed(model):
 def run(monkeypatch):
     """Runs `gengap` with arguments in this process; its own registry of measures."""
     registry = dict(MEASURES)
-    for module in ("gengap.measures", "gengap.table"):
+    for module in ("gengap.measures", "gengap.attempt", "gengap.table"):
         monkeypatch.setattr(f"{module}.MEASURES", registry)
 
     def run(*arguments):
@@ -50,6 +53,7 @@ def test_every_command_has_help_with_an_example(run):
         "list",
         "measure",
         "details",
+        "score",
         "score-predictions",
         "run",
         "book",
@@ -123,8 +127,58 @@ def test_details_are_kept_and_written_as_csv_on_request(tiny, run, tmp_path):
     assert "40 rows of 1 models" in result.stdout
 
 
+def test_details_help_names_every_detail(run):
+    assert all(f"{detail}: " in run("details", "--help").stdout for detail in DETAILS)
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr("gengap.own.results_folder", lambda: tmp_path / "scores")
+
+
+def test_a_measure_of_ones_own_gets_its_place_and_the_data_stay_as_they_are(
+    run, results, data_folder, tmp_path
+):
+    (tmp_path / "replicas").symlink_to(repository() / "data" / "replicas")
+    (tmp_path / "tables").mkdir()
+    shutil.copy(repository() / "data" / "tables" / "demogen.parquet", tmp_path / "tables")
+    (tmp_path / "own_norm.py").write_text(
+        "import gengap\n\n@gengap.measure\ndef own_norm(model):\n    print('noise')\n"
+        "    return sum(float(part.detach().abs().sum()) for part in model.network.parameters())\n"
+    )
+    tables = {file: file.read_bytes() for file in (tmp_path / "tables").iterdir()}
+    family = "family == 'RESNET_FASHION_MNIST'"
+    command = ["score", tmp_path / "own_norm.py", "-c", "demogen", "--query", family]
+    result = run(*command, "--html", tmp_path / "place.html")
+    assert result.exit_code == 0, result.output
+    heads, row, last = result.stdout.splitlines()
+    assert heads.split()[:4] == ["collection", "family", "models", "score"]
+    assert row.split()[:4] == ["demogen", "RESNET_FASHION_MNIST", "48", "kendall_tau"]
+    assert re.search(r" \d+ of \d+ ", row)
+    assert last == f"page: {tmp_path / 'place.html'}"
+    assert "own_norm" in (tmp_path / "place.html").read_text()
+    assert run(*command).stdout.splitlines() == [heads, row]  # from what was kept
+    spearman = run(*command, "--by", "spearman").stdout
+    assert " spearman " in spearman and "kendall_tau" not in spearman
+    assert {file: file.read_bytes() for file in (tmp_path / "tables").iterdir()} == tables
+
+
+def test_predictions_of_a_family_get_their_place(run, results, tmp_path):
+    index = gengap.open_collection("pgdl").select("family == 'vgg_fashion_mnist'").index()
+    given = dict(zip(index["model_id"].str.rpartition("/")[2], 1 - index["test_accuracy"]))
+    given["model_0"] = None
+    (tmp_path / "mine.predict").write_text(json.dumps(given))
+    result = run("score", tmp_path / "mine.predict", "-c", "pgdl")
+    assert result.exit_code == 0, result.output
+    assert "1 of 32 models have no value" in result.stdout
+    assert re.search(r"vgg_fashion_mnist +31 of 32 +kendall_tau", result.stdout)
+
+
 MISTAKES = {
     "no detail 'margin'": ["details", "tiny", "margin"],
+    "no score 'tau'": ["score", __file__, "-c", "tiny", "--by", "tau"],
+    "--root is the folder of one collection": ["score", __file__, "--root", "."],
+    "no model of tiny fits": ["score", __file__, "-c", "tiny", "--query", "epoch == 7"],
     "no collection 'tini'": ["measure", "tini"],
     "no measure 'norm'": ["measure", "tiny", "-m", "norm"],
     "query 'famly == 1' is not understood": ["measure", "tiny", "--query", "famly == 1"],

@@ -4,12 +4,9 @@ Imports stand inside the commands: PyTorch takes seconds, and `gengap --help` mu
 """
 
 import ast
-import importlib.util
 import inspect
 import os
-import sys
 import textwrap
-import traceback
 import warnings
 from collections.abc import Callable
 from itertools import islice
@@ -40,6 +37,7 @@ ORIGINALS = {
     "pgdl-participants": "gengap.fetch:fetch_pgdl_participants",
     "demogen": "gengap.fetch:fetch_demogen",
 }
+LONGEST_LIST = 20  # reasons shown; a measure may fail in a new way on each model
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended, as shells give it
 
 
@@ -141,10 +139,11 @@ def measure(
       gengap measure cnnzoo --module my_measures.py --device cuda
     """
     from gengap.analysis import rank_correlations
+    from gengap.attempt import measures_in
     from gengap.collection import open_collection
     from gengap.table import default_store, measure_table, table_of
 
-    own = _measures_in(module) if module else None
+    own = measures_in(module) if module else None
     opened = open_collection(collection, root, device)
     chosen = opened.select(query) if query else opened
     rows = measure_table(chosen, names or own, retry=retry)
@@ -157,7 +156,12 @@ def measure(
 @app.command()
 def details(
     collection: Annotated[str, typer.Argument(help="A collection's name: see gengap list.")],
-    detail: Annotated[str, typer.Argument(help="margins: signatures of margin distributions.")],
+    detail: Annotated[
+        str,
+        typer.Argument(
+            help="margins: signatures of margin distributions; spectra: of each layer's weights."
+        ),
+    ],
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Write the rows there as well.")
     ] = None,
@@ -170,9 +174,10 @@ def details(
     Only what is missing is computed; the rows of each model are kept as soon as they are there, so
     that the command may be stopped or killed and started again.
 
-    
+    \b
     Examples:
       gengap details demogen margins
+      gengap details pgdl spectra --csv layers.csv
       gengap details demogen margins --csv signatures.csv --root originals/demogen --device cuda
     """
     from gengap.collection import open_collection
@@ -186,6 +191,89 @@ def details(
         write_atomically(csv, lambda path: rows.to_csv(path, index=False))
         typer.echo(f"csv: {csv}")
     typer.echo(f"table: {table_file(opened, detail)}")
+
+
+@app.command()
+def score(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="my_measure.py with one function, or values of one family as .predict (JSON).",
+        ),
+    ],
+    collections: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-c", "--collections", metavar="NAME", help="Repeatable; without it, all embedded ones."
+        ),
+    ] = None,
+    query: Query = None,
+    root: Root = None,
+    device: Device = "cpu",
+    limit: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="For one model, with loading it.")
+    ] = 60.0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes (one a core; on a GPU one).")
+    ] = None,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Try again the models that had no value the last time.")
+    ] = False,
+    by: Annotated[
+        str, typer.Option("--by", metavar="SCORE", help="What the printed ranks are by.")
+    ] = "kendall_tau",
+    html: Annotated[
+        Path | None, typer.Option(metavar="PAGE.html", help="Write its place as a page as well.")
+    ] = None,
+) -> None:
+    """Compute a measure of your own on collections, and score it beside all others.
+
+    The file holds one function under @gengap.measure, or one named complexity(model, dataset) as
+    the PGDL competition had it: given are the PyTorch network, in eval mode, and an iterable of
+    batches (inputs, labels), in place of Keras and tf.data. It runs in processes of its own: where
+    it crashes, takes too long, returns no finite number or changes the network, that is said and
+    counted. Values are kept in _build/scores, so that a second run computes only what is missing;
+    data/tables, where the others' values are read, is never written.
+
+    Printed are, in each family, the score with its interval and p-value, the rank among all
+    measures of the table, the best of the others and what the hyper-parameters alone score; the
+    page has all scores, each with its whole ranking.
+
+    \b
+    Examples:
+      gengap score my_measure.py
+      gengap score my_measure.py -c pgdl -c demogen --html place.html
+      gengap score my_measure.py -c folder --root my_networks --device cuda
+      gengap score vgg_fashion_mnist.predict -c pgdl
+    """
+    from gengap.folders import write_atomically
+    from gengap.judgement import CRITERIA
+    from gengap.own import values_of_file
+    from gengap.standing import reasons, scored_beside_all, standing
+    from gengap.standing_page import page, place_texts
+
+    if by not in CRITERIA:
+        raise GengapError(f"no score {by!r}; there are: {', '.join(CRITERIA)}")
+    opened = _chosen(collections, root, device, query)
+    rows = values_of_file(file, opened, limit=limit, workers=workers, retry=retry)
+    why = reasons(rows)
+    if len(why):
+        typer.echo(f"{why['models'].sum()} of {len(rows)} models have no value:")
+        typer.echo(why.head(LONGEST_LIST).to_string(index=False))
+        if len(why) > LONGEST_LIST:
+            typer.echo(f"and {len(why) - LONGEST_LIST} more reasons")
+    if rows["value"].isna().all():
+        raise GengapError(f"{file} gives no model a value; nothing is scored")
+    name = rows["measure"].iloc[0]
+    scores = scored_beside_all(rows, opened, scores=CRITERIA if html else [by])
+    places = standing(scores, name)
+    typer.echo(place_texts(places[places["score"] == by]).to_string(index=False))
+    if html:
+        write_atomically(html, lambda path: path.write_text(page(name, scores, places, why)))
+        typer.echo(f"page: {html}")
 
 
 @app.command()
@@ -403,6 +491,22 @@ def _function_for(collection: str, functions: dict[str, str], done: str) -> Call
     return resolve_name(functions[collection])
 
 
+def _chosen(
+    names: list[str] | None, root: Path | None, device: str, query: str | None
+) -> list["Collection"]:
+    """The collections of these names, or all that are embedded, as far as the query holds."""
+    from gengap.collection import COLLECTIONS, default_root, open_collection
+
+    if root and len(names or ()) != 1:
+        raise GengapError("--root is the folder of one collection; name it with -c")
+    names = names or [name for name in COLLECTIONS if default_root(name).is_dir()]
+    opened = [open_collection(name, root, device) for name in dict.fromkeys(names)]
+    chosen = [collection.select(query) for collection in opened] if query else opened
+    if found := [collection for collection in chosen if len(collection.index())]:
+        return found
+    raise GengapError(f"no model of {', '.join(names) or 'any collection'} fits; widen the query")
+
+
 def _parameter(text: str) -> tuple[str, object]:
     """NAME=VALUE with the value as Python reads it, or else as text."""
     name, equals, value = text.partition("=")
@@ -412,30 +516,6 @@ def _parameter(text: str) -> tuple[str, object]:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return name, value
-
-
-def _measures_in(module: Path) -> list[str]:
-    """Import a user's file and name the measures that it registers."""
-    from gengap.measures import MEASURES
-
-    before = set(MEASURES)
-    spec = importlib.util.spec_from_file_location(f"measures_from_{module.stem}", module)
-    if spec is None:
-        raise GengapError(f"{module} is no Python file; give one that ends in .py")
-    sys.modules[spec.name] = imported = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(imported)
-    except GengapError:
-        raise
-    except Exception as error:  # anybody's code: say where it stopped
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise GengapError(
-            f"{module} cannot be imported ({type(error).__name__}: {error}, in {place.filename}"
-            f" line {place.lineno})"
-        ) from error
-    if own := [name for name in MEASURES if name not in before]:
-        return own
-    raise GengapError(f"{module} registers no measure; write @gengap.measure above its function")
 
 
 def _reasons(rows: "DataFrame") -> str:
