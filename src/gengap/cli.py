@@ -265,6 +265,7 @@ def score(
         typer.echo(why.head(LONGEST_LIST).to_string(index=False))
         if len(why) > LONGEST_LIST:
             typer.echo(f"and {len(why) - LONGEST_LIST} more reasons")
+        typer.echo("--retry tries them again")
     if rows["value"].isna().all():
         raise GengapError(f"{file} gives no model a value; nothing is scored")
     name = rows["measure"].iloc[0]

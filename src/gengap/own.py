@@ -90,13 +90,19 @@ def own_values(
         total=len(missing), desc=Path(file).stem, unit="model", disable=not missing
     ) as progress:
         failed = 0
-        for (place, model_id), row in computed(job, missing, limit=limit, workers=count):
-            row |= {"model_id": model_id, "record": records[place][model_id]}
-            done[place, model_id] = row
-            _keep(stores[place], row)
-            failed += row["value"] is None
-            progress.set_postfix(failed=failed, refresh=False)
-            progress.update()
+        try:
+            for (place, model_id), row in computed(job, missing, limit=limit, workers=count):
+                row |= {"model_id": model_id, "record": records[place][model_id]}
+                done[place, model_id] = row
+                _keep(stores[place], row)
+                failed += row["value"] is None
+                progress.set_postfix(failed=failed, refresh=False)
+                progress.update()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"{progress.n} of {len(missing)} models are done and kept in {stores[0].parent}; the"
+                " same command goes on from there"
+            ) from None
     return pd.concat(
         [
             _table(collection, [done[place, i] for i in _models(collection)])

@@ -105,7 +105,7 @@ def strip_chart(name: str, scores: DataFrame) -> Figure:
         axes.set_xlabel(kind.replace("_", " "))
         axes.margins(y=0.5 / len(families))
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles[:3], labels[:3], loc="outside upper left", ncols=3, frameon=False)
+    figure.legend(handles[:3], labels[:3], loc="outside upper left", frameon=False)
     return figure
 
 
