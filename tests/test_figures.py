@@ -222,12 +222,12 @@ def test_importance_sums_the_features_of_a_tensor(importance):
 
 @pytest.fixture
 def probed():
-    """Curves of two measures for two outcomes, with a band in one source only."""
-    levels = {"outcome": ("accuracy", "gap"), "source": ("published", "ours")}
+    """Curves of two measures for two outcomes, with a band in one family only."""
+    levels = {"outcome": ("test_accuracy", "gap"), "family": ("published", "SGD_FashionMNIST")}
     levels |= {"measure": ("rank", "norm"), "epoch": range(3)}
     table = pd.MultiIndex.from_product(levels.values(), names=levels).to_frame(index=False)
     table["correlation"] = table["epoch"] / 4
-    ours = table["source"] == "ours"
+    ours = table["family"] != "published"
     table["low"] = (table["correlation"] - 0.1).where(ours)
     return table.assign(high=(table["correlation"] + 0.1).where(ours))
 
@@ -238,10 +238,11 @@ def epochs():
     return table.assign(outcome=table["value"] / 12, hyper=["0.1", "0.2"] * 6)
 
 
-def test_probe_curves_have_outcomes_below_and_sources_beside_each_other(probed):
+def test_probe_curves_have_outcomes_below_and_families_beside_each_other(probed):
     figure = figures.probe_curves(probed)
     titles = [panel.get_title(loc="left") for panel in figure.axes]
-    assert titles == ["published\naccuracy", "ours\naccuracy", "published\ngap", "ours\ngap"]
+    pair = ["published", "replica, SGD"]
+    assert titles == [f"{name}\n{of}" for of in ("test accuracy", "gap") for name in pair]
     for panel in figure.axes:
         drawn = {line.get_label(): line for line in panel.lines}
         np.testing.assert_allclose(drawn["norm"].get_ydata(), [0, 0.25, 0.5])
@@ -260,7 +261,17 @@ def test_probed_epochs_have_a_panel_each_and_one_legend(epochs):
 
 
 def test_no_text_is_smaller_than_nine_points_and_no_figure_wider_than_a_phone_shrinks(
-    index, curve, published, transfer, importance, phases, judged, regressed, margins, probed, epochs
+    index,
+    curve,
+    published,
+    transfer,
+    importance,
+    phases,
+    judged,
+    regressed,
+    margins,
+    probed,
+    epochs,
 ):
     predictions = index.rename(columns={"test_accuracy": "target", "train_accuracy": "leak_free"})
     drawn = [

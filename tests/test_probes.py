@@ -146,6 +146,21 @@ def test_partial_correlation_is_that_of_the_residuals(grid):
     expected = np.corrcoef(pair)[0, 1]
     found = partial_correlations(values.to_frame("some"), outcome, grid)
     assert found.loc["some", "partial"] == pytest.approx(expected)
+    # With 8 networks and 2 terms, t has 4 degrees of freedom, as a correlation of 6 networks.
+    t = expected * np.sqrt(4 / (1 - expected**2))
+    assert found.loc["some", "p_value"] == pytest.approx(2 * stats.t.sf(abs(t), 4))
+
+
+def test_without_terms_the_p_value_is_that_of_scipy():
+    generator = np.random.default_rng(0)
+    index = pd.DataFrame({"model_id": [f"{i}" for i in range(20)], "family": "one", "hp_a": 1.0})
+    index["gap"] = generator.random(20)
+    values = pd.Series(generator.random(20), index["model_id"])
+    outcome = index.set_index("model_id")["gap"]
+    found = partial_correlations(values.to_frame("some"), outcome, index).loc["some"]
+    known = stats.spearmanr(values, outcome)
+    assert [found["partial"], found["p_value"]] == pytest.approx([*known])
+    assert found["explained"] == pytest.approx(0)
 
 
 def test_the_table_has_every_epoch_of_every_network_with_gap_and_measures(genprob, epochs):

@@ -4,8 +4,10 @@ Nothing else uses these numbers.
 """
 
 import numpy as np
+from pandas import DataFrame
 
 from gengap.measures.low_rank import low_rank_values
+from gengap.model import Model
 
 
 def released_low_rank_frobenius_norm(matrix: np.ndarray) -> float:
@@ -21,3 +23,29 @@ def released_low_rank_frobenius_norm(matrix: np.ndarray) -> float:
     [shrunk] = low_rank_values(values[None], *np.array(wide.shape)[:, None])
     kept = shrunk[shrunk > 0]
     return float(np.linalg.norm(kept[:, None] * right.T[: len(kept)]))
+
+
+def released_low_rank_frobenius_norms(model: Model) -> DataFrame:
+    """`released_low_rank_frobenius_norm` of each convolution, a row per layer and unfolding.
+
+    Columns model_id, layer, kind, unfolding, low_rank and size as the detail `spectra` has them, and
+    released.
+    """
+    rows = []
+    for name, weight in model.network.state_dict().items():
+        if weight.ndim == 4:
+            kernel = weight.cpu().numpy()
+            for unfolding, first in (("in", np.moveaxis(kernel, 1, 0)), ("out", kernel)):
+                matrix = first.reshape(len(first), -1)
+                rows.append(
+                    {
+                        "model_id": model.record["model_id"],
+                        "layer": name.removesuffix(".weight"),
+                        "kind": "conv",
+                        "unfolding": unfolding,
+                        "low_rank": True,
+                        "size": min(matrix.shape),
+                        "released": released_low_rank_frobenius_norm(matrix),
+                    }
+                )
+    return DataFrame(rows)

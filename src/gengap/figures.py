@@ -297,26 +297,26 @@ def regressions(table: pd.DataFrame) -> Figure:
 def probe_curves(curves: pd.DataFrame) -> Figure:
     """How measures correlate with outcomes, epoch by epoch, a line per measure with its band.
 
-    `curves` has columns outcome (a row of panels each), source (a column of panels each), measure,
+    `curves` has columns outcome (a row of panels each), family (a column of panels each), measure,
     epoch, correlation, low and high; where low and high are NaN there is no band.
     """
-    outcomes, sources = curves["outcome"].unique(), curves["source"].unique()
+    outcomes, families = curves["outcome"].unique(), curves["family"].unique()
     size = WIDTH, len(outcomes) * 0.5 * WIDTH + 0.5
     figure, panels = plt.subplots(
-        len(outcomes), len(sources), figsize=size, squeeze=False, sharey="row", sharex="col"
+        len(outcomes), len(families), figsize=size, squeeze=False, sharey="row", sharex="col"
     )
-    for (row, outcome), (column, source) in itertools.product(
-        enumerate(outcomes), enumerate(sources)
+    for (row, outcome), (column, family) in itertools.product(
+        enumerate(outcomes), enumerate(families)
     ):
         panel = panels[row, column]
-        chosen = curves[(curves["outcome"] == outcome) & (curves["source"] == source)]
-        for measure, colour in zip(curves["measure"].unique(), COLOURS):
+        chosen = curves[(curves["outcome"] == outcome) & (curves["family"] == family)]
+        for measure, colour in zip(sorted(curves["measure"].unique()), COLOURS):
             line = chosen[chosen["measure"] == measure].sort_values("epoch")
-            panel.plot(line["epoch"], line["correlation"], color=colour, label=measure)
+            panel.plot(line["epoch"], line["correlation"], color=colour, label=_words(measure))
             panel.fill_between(line["epoch"], line["low"], line["high"], color=colour, alpha=0.12)
         panel.axhline(0, color="0.8", linewidth=1, zorder=0)
         panel.set(ylim=(-1.05, 1.05))
-        panel.set_title(f"{source}\n{outcome}", loc="left")
+        panel.set_title(f"{_name(family)}\n{_words(outcome)}", loc="left")
     for panel in panels[-1]:
         panel.set_xlabel("epoch")
     figure.supylabel("correlation", fontsize=10)
@@ -389,6 +389,10 @@ def _diagonal(axes: plt.Axes) -> None:
 
 def _name(family: str) -> str:
     return NAMES.get(family, family)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _short_name(family: str) -> str:

@@ -13,9 +13,8 @@ from gengap.analysis import main_effects
 from gengap.details import detail_table
 from gengap.loaders.genprob import GenProb, network_of
 from gengap.measures.spectral_aggregation import VARIANTS, aggregate
-from gengap.scores import gap_of, task_of
+from gengap.scores import task_of
 
-INDEX = ["network", "epoch"]
 FEWEST = 3  # networks that a correlation is taken over
 
 
@@ -24,42 +23,88 @@ def epoch_table(genprob: GenProb) -> DataFrame:
 
     Indexed by network (`<family>/<name>`) and epoch. Columns: those of the collection's index, gap
     (training minus test accuracy), and a column for each of VARIANTS, of the layers' weights and,
-    as `low_rank_...`, of their low-rank parts. The rows of epochs without weights are those that
-    training kept; what nobody kept is computed.
+    as `low_rank_...`, of their low-rank parts; NaN where these are all empty.
     """
     epochs = pd.concat([genprob.kept_table("epochs"), genprob.index()], ignore_index=True)
     epochs = epochs.drop_duplicates("model_id")
-    spectra = genprob.kept_table("spectra")
-    if not epochs["model_id"].isin(spectra["model_id"]).all():
-        spectra = pd.concat([spectra, detail_table(genprob, "spectra")], ignore_index=True)
-        spectra = spectra.drop_duplicates(["model_id", "layer", "unfolding", "low_rank"])
     epochs["gap"] = epochs["train_accuracy"] - epochs["test_accuracy"]
     epochs["network"] = network_of(epochs["model_id"])
     epochs["epoch"] = epochs["epoch"].astype(int)
-    epochs = epochs.join(spectral_measures(spectra), on="model_id")
-    return epochs.set_index(INDEX).sort_index()
+    epochs = epochs.join(spectral_measures(layer_table(genprob)), on="model_id")
+    return epochs.set_index(["network", "epoch"]).sort_index()
+
+
+def layer_table(genprob: GenProb) -> DataFrame:
+    """Spectra of all layers at every epoch: model_id and the columns of `network_spectra`.
+
+    What training kept, also of epochs without weights; what nobody kept is computed.
+    """
+    kept = genprob.kept_table("spectra")
+    if genprob.index()["model_id"].isin(kept["model_id"]).all():
+        return kept
+    found = pd.concat([kept, detail_table(genprob, "spectra")], ignore_index=True)
+    return found.drop_duplicates(["model_id", "layer", "unfolding", "low_rank"])
 
 
 def spectral_measures(spectra: DataFrame) -> DataFrame:
-    """VARIANTS of the spectra of several models: a row a model, plain and `low_rank_`.
+    """VARIANTS of the spectra of several models: a row a model, plain and as `low_rank_...`."""
+    return DataFrame(
+        {
+            f"low_rank_{name}" if low_rank else name: aggregated(
+                spectra, column, how=how, transform=transform, low_rank=low_rank
+            )
+            for low_rank in (False, True)
+            for name, (column, how, transform) in VARIANTS.items()
+        }
+    )
 
-    spectra: model_id and the columns of `network_spectra`, of which convolutions count.
+
+def aggregated(
+    spectra: DataFrame, column: str, *, how: str, transform: str = "plain", low_rank: bool = False
+) -> Series:
+    """One column of the convolutions' spectra in one number a model, by model_id.
+
+    spectra: model_id and the columns of `network_spectra`. low_rank: of the low-rank parts. how,
+    transform: as `aggregate` takes them.
     """
-    convolutions = spectra[spectra["kind"] == "conv"]
-    rows = {}
-    for (model_id, low_rank), part in convolutions.groupby(["model_id", "low_rank"], sort=False):
-        sizes = part["size"].to_numpy()
-        row = rows.setdefault(model_id, {})
-        for name, (column, how, transform) in VARIANTS.items():
-            value = aggregate(part[column].to_numpy(), sizes, how=how, transform=transform)
-            row[f"low_rank_{name}" if low_rank else name] = value
-    return DataFrame.from_dict(rows, orient="index").rename_axis("model_id")
+    rows = spectra[(spectra["kind"] == "conv") & (spectra["low_rank"] == low_rank)]
+    models = rows.groupby("model_id", sort=False)
+    found = {
+        model_id: aggregate(part[column], part["size"], how=how, transform=transform)
+        for model_id, part in models[[column, "size"]]
+    }
+    return Series(found, name=column, dtype=float).rename_axis("model_id")
 
 
 def at_the_end(values: Series) -> Series:
     """By (network, epoch): for each epoch the value of the network's last one."""
     last = values.sort_index(level="epoch").groupby(level="network").last()
     return Series(last.loc[values.index.get_level_values("network")].to_numpy(), values.index)
+
+
+def probe_table(
+    epochs: DataFrame,
+    measures: list[str],
+    outcomes: list[str],
+    *,
+    of_the_end: bool,
+    ranks: bool = True,
+    samples: int = 200,
+    seed: int = 0,
+) -> DataFrame:
+    """`probe_curves` of each family of networks with each outcome, under columns family, outcome.
+
+    epochs: of `epoch_table`; measures, outcomes: columns of it. of_the_end: whether the outcome is
+    that of the network's last epoch, which a probe is to foretell, or, as published, that of the
+    epoch itself.
+    """
+    parts = []
+    for family, rows in epochs.groupby("family", sort=False):
+        for name in outcomes:
+            outcome = at_the_end(rows[name]) if of_the_end else rows[name]
+            found = probe_curves(rows[measures], outcome, ranks=ranks, samples=samples, seed=seed)
+            parts.append(found.assign(family=family, outcome=name))
+    return pd.concat(parts, ignore_index=True)
 
 
 def probe_curves(
@@ -72,8 +117,8 @@ def probe_curves(
 ) -> DataFrame:
     """Correlation of measures with an outcome over networks, epoch by epoch.
 
-    values: by (network, epoch), a column per measure. outcome: by the same; that of the epoch
-    itself, as published, or that of the last (`at_the_end`). ranks: Spearman's, else Pearson's.
+    values: by (network, epoch), a column per measure. outcome: by the same. ranks: Spearman's, else
+    Pearson's.
 
     Returns a row per measure and epoch: measure, epoch, correlation, low and high (95 % percentile
     bootstrap over networks, of which all measures and epochs meet the same draws) and networks,
@@ -142,8 +187,10 @@ def partial_correlations(values: DataFrame, outcome: Series, index: DataFrame) -
     Hyper-parameters are taken out of the ranks of both sides, as main effects (a term for each value
     of each), by least squares; what is left is correlated.
 
-    Returns by measure: correlation, partial, and explained, the share of the variance of the
-    measure's ranks that the hyper-parameters explain. NaN where a model has no value.
+    Returns by measure: correlation; partial; p_value, of a partial correlation as far from 0 or
+    farther where there is none (Student's t, with a degree of freedom less for each term); and
+    explained, the share of the variance of the measure's ranks that the hyper-parameters explain.
+    NaN where a model has no value.
     """
     effects = main_effects(task_of(index))
     design = np.column_stack([np.ones(len(effects)), effects.to_numpy()])
@@ -153,12 +200,21 @@ def partial_correlations(values: DataFrame, outcome: Series, index: DataFrame) -
     for measure, column in values.loc[effects.index].items():
         ranks = _ranks(column)
         left = _residuals(ranks, design)
+        partial = correlations(left[None], rest[None], ranks=False)[0]
         rows[measure] = {
             "correlation": correlations(ranks[None], target[None], ranks=False)[0],
-            "partial": correlations(left[None], rest[None], ranks=False)[0],
+            "partial": partial,
+            "p_value": _p_value(partial, len(design) - design.shape[1] - 1),
             "explained": 1 - left @ left / np.square(ranks - ranks.mean()).sum(),
         }
     return DataFrame.from_dict(rows, orient="index")
+
+
+def _p_value(partial: float, freedom: int) -> float:
+    """Two-sided, of a correlation with so many degrees of freedom."""
+    with np.errstate(divide="ignore"):
+        t = abs(partial) * np.sqrt(freedom / np.maximum(1 - partial**2, 0))
+    return float(2 * stats.t.sf(t, freedom))
 
 
 def _ranks(values: Series) -> np.ndarray:
