@@ -62,8 +62,9 @@ def test_a_folder_of_networks_is_measured_by_the_commands_that_are_shown(my_netw
 
 
 def test_the_measure_that_is_shown_is_one(tmp_path, monkeypatch):
+    registry = dict(MEASURES)
     for module in ("gengap.measures", "gengap.attempt"):
-        monkeypatch.setattr(f"{module}.MEASURES", dict(MEASURES))
+        monkeypatch.setattr(f"{module}.MEASURES", registry)
     [text] = re.findall(r"```python\n(# largest_weight.py.*?)```", TEXT, re.S)
     file = tmp_path / "largest_weight.py"
     file.write_text(text)
