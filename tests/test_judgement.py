@@ -495,3 +495,14 @@ def test_rank_stability_equals_scipys_and_needs_three_common_measures():
     assert row["spearman"] == pytest.approx(stats.spearmanr(wide["f"], wide["g"]).statistic)
     assert row["kendall"] == pytest.approx(stats.kendalltau(wide["f"], wide["g"]).statistic)
     assert np.isnan(rank_stability(values[["m0", "m1"]], index, samples=5).iloc[0]["spearman"])
+
+
+def test_hyperparameters_that_always_change_together_are_one_but_not_those_drawn_at_random():
+    grid = grid_of(2, 3, 2)
+    grid["hp_of another layer"] = grid["hp_h0"] * 8 + 40
+    assert list(hyperparameters(grid)) == ["hp_h0", "hp_h1", "hp_h2"]
+    # With the twin counted, no two networks would differ in h0 alone.
+    assert set(networks_of(grid).neighbours[2]) == {0, 1, 2}
+    generator = np.random.default_rng(0)
+    random = index_of(generator.random(12), rate=generator.random(12), l2=generator.random(12))
+    assert list(hyperparameters(random)) == ["hp_rate", "hp_l2"]

@@ -213,9 +213,18 @@ def last_epoch(index: DataFrame) -> DataFrame:
 
 
 def hyperparameters(rows: DataFrame) -> DataFrame:
-    """The columns `hp_*` that vary among the rows, without the number of a replicate."""
+    """The columns `hp_*` that vary among the rows, without the number of a replicate.
+
+    Of columns of a grid that always change together, as the widths of layers that are all equal,
+    the first stands for all: they are one hyper-parameter.
+    """
     columns = rows.filter(regex="^hp_").drop(columns=REPLICATE, errors="ignore")
-    return columns.loc[:, columns.nunique(dropna=False) > 1]
+    columns = columns.loc[:, columns.nunique(dropna=False) > 1]
+    repeated = DataFrame(settings_of(columns).T, index=columns.columns).duplicated()
+    # Numbers drawn at random are all different, in each of their columns, and yet no repetition.
+    return columns.drop(
+        columns=[name for name in columns if repeated[name] and not is_drawn(columns[name])]
+    )
 
 
 def is_drawn(values: Series) -> bool:
