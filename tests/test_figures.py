@@ -92,6 +92,16 @@ def test_the_heat_map_has_tasks_in_its_columns_and_blanks_where_there_is_no_scor
     assert shown[1, 1] == 12
 
 
+def test_the_signed_heat_map_is_blank_without_a_value_and_marked_where_asked(phases):
+    values = phases / 100
+    values.iloc[0, 1] = np.nan
+    axes = figures.signed_heat_map(values, marked=values > 0.2).axes[0]
+    shown = axes.collections[0].get_array()
+    assert shown.mask[0, 1] and shown.mask.sum() == 1 and shown[1, 1] == 0.12
+    np.testing.assert_array_equal(axes.lines[0].get_xydata(), [[0.5, 0.5]])
+    assert axes.get_yticklabels()[1].get_text() == "mixup margin"
+
+
 def test_slopes_name_the_leader_of_each_phase_and_draw_every_measure(phases):
     [axes] = figures.phase_slopes(phases).axes
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
@@ -284,6 +294,7 @@ def test_no_text_is_smaller_than_nine_points_and_no_figure_wider_than_a_phone_sh
         figures.gap_histograms(index),
         figures.score_heat_map(phases),
         figures.phase_slopes(phases),
+        figures.signed_heat_map(phases / 100),
         figures.random_score_histograms({"32 networks": np.array([0.1, 0.3])}),
         figures.scores_against_chance(judged, baseline="alone"),
         figures.regressions(regressed),

@@ -29,6 +29,7 @@ from gengap.judgement import (
     rank_table,
     ranks_of,
     sign_errors,
+    summary,
 )
 from gengap.scores import SCORES, task_of
 
@@ -506,3 +507,19 @@ def test_hyperparameters_that_always_change_together_are_one_but_not_those_drawn
     generator = np.random.default_rng(0)
     random = index_of(generator.random(12), rate=generator.random(12), l2=generator.random(12))
     assert list(hyperparameters(random)) == ["hp_rate", "hp_l2"]
+
+
+def test_a_summary_counts_families_and_takes_the_worst():
+    scores = pd.DataFrame(
+        {
+            "measure": ["a", "a", "b", "b", "b", BASELINE],
+            "score": ["kendall_tau"] * 4 + ["cmi", "kendall_tau"],
+            "value": [0.5, -0.2, 0.1, np.nan, 0.9, 0.9],
+            "p_adjusted": [0.01, 0.9, 0.2, np.nan, 0.0, np.nan],
+            "gain_low": [0.1, -0.5, -0.1, np.nan, 0.5, 0.0],
+        }
+    )
+    found = summary(scores)
+    assert list(found.index) == ["b", "a"]
+    assert found.loc["a"].to_list() == [2, 1, 1, 1, pytest.approx(0.15), -0.2]
+    assert found.loc["b"].to_list() == [1, 1, 0, 0, 0.1, 0.1]

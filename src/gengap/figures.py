@@ -168,6 +168,28 @@ def score_heat_map(scores: pd.DataFrame) -> Figure:
     return figure
 
 
+def signed_heat_map(values: pd.DataFrame, *, marked: pd.DataFrame | None = None) -> Figure:
+    """Correlations, -1 to 1, as a heat map with a row and a column for those of `values`.
+
+    Blank where there is none. marked: the same rows and columns, true where a dot is drawn.
+    """
+    size = WIDTH, 0.19 * len(values) + 1.6
+    figure, axes = plt.subplots(figsize=size)
+    options = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1, "cbar_kws": {"shrink": 0.5, "aspect": 30}}
+    sns.heatmap(values, ax=axes, **options)
+    if marked is not None:
+        rows, columns = np.nonzero(marked.loc[values.index, values.columns].to_numpy(bool))
+        axes.plot(columns + 0.5, rows + 0.5, "o", color="black", markersize=2)
+    axes.set(xlabel="", ylabel="")
+    axes.set_yticks(np.arange(len(values)) + 0.5, [_words(name) for name in values.index])
+    axes.tick_params(axis="x", rotation=60)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    for label in axes.get_xticklabels():
+        label.set(ha="left", rotation_mode="anchor")
+    return figure
+
+
 def phase_slopes(scores: pd.DataFrame) -> Figure:
     """How the mean score of each measure changes from phase to phase, a line per measure.
 

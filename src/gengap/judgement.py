@@ -564,6 +564,29 @@ def _corrected(rows: DataFrame) -> DataFrame:
     return rows.astype(dict.fromkeys(COLUMNS[3:-2], float))
 
 
+def summary(scores: DataFrame, score: str = "kendall_tau") -> DataFrame:
+    """How measures fare over families by one score that has a sign; the best worst case first.
+
+    scores: of `judged`. Returns by measure: families (that have a score), right_sign (in how many
+    it is above 0), beyond_chance (in how many the adjusted p-value is below 0.05),
+    beyond_settings (in how many the interval of the gain over hyper-parameters alone lies above 0),
+    mean and worst (over families).
+    """
+    rows = scores[(scores["score"] == score) & scores["value"].notna()]
+    rows = rows[~rows["measure"].isin(BASELINES)]
+    marks = DataFrame(
+        {
+            "measure": rows["measure"],
+            "right_sign": rows["value"] > 0,
+            "beyond_chance": rows["p_adjusted"] < 0.05,
+            "beyond_settings": rows["gain_low"] > 0,
+        }
+    )
+    values = rows.groupby("measure")["value"].agg(families="size", mean="mean", worst="min")
+    found = values[["families"]].join(marks.groupby("measure").sum())
+    return found.join(values[["mean", "worst"]]).sort_values("worst", ascending=False)
+
+
 # Ranks of measures
 
 
