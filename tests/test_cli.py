@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 import gengap
 from gengap.cli import app, joined_pairs
+from gengap.collection import COLLECTIONS, default_root
 from gengap.details import DETAILS
 from gengap.folders import repository
 from gengap.measures import MEASURES
@@ -108,6 +110,57 @@ def test_measure_shows_tau_with_the_gap_in_each_family(tiny, run, tmp_path):
     assert "parameter_norm" not in result.stdout  # with --module alone, only the user's own
 
 
+@pytest.fixture
+def second(tiny, monkeypatch):
+    """The folder of a second embedded collection, named after `tiny`, with the same networks."""
+    module = importlib.import_module(COLLECTIONS["tiny"].partition(":")[0])
+
+    class Second(module.TinyCollection):
+        name = "second"
+
+    monkeypatch.setattr(module, "Second", Second, raising=False)
+    monkeypatch.setitem(COLLECTIONS, "second", f"{module.__name__}:Second")
+    default_root("second").mkdir(parents=True)
+    return default_root("second")
+
+
+def test_measure_all_takes_every_embedded_collection_and_resumes(tiny, second, run):
+    computed = []
+
+    @gengap.measure
+    def stopped_once(model) -> float:
+        computed.append(model.record["model_id"])
+        if len(computed) == 11:
+            raise KeyboardInterrupt
+        return 1.0
+
+    command = ["measure", "all", "-m", "stopped_once"]
+    tables = tiny.root.parents[1] / "tables"
+    assert "2 of 8 values are computed and kept in" in one_line(run(*command), 130)
+    result = run(*command)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    ends = [place for place, line in enumerate(lines) if line.startswith("table: ")]
+    assert [lines[end] for end in ends] == [
+        f"table: {tables / f'{name}.parquet'}" for name in ("tiny", "second")
+    ]
+    assert len(computed) == 8 + 3 + 6  # the rest of the second collection, and nothing twice
+    for name in ("tiny", "second"):
+        assert len(pd.read_parquet(tables / f"{name}.parquet")) == 8
+    assert run(*command).exit_code == 0 and len(computed) == 17
+
+
+def test_measure_all_leaves_out_what_has_no_replica(tiny, second, run):
+    second.rmdir()
+    result = run("measure", "all", "-m", "parameter_norm")
+    assert result.exit_code == 0, result.output
+    assert [line for line in result.stdout.splitlines() if line.startswith("table: ")] == [
+        f"table: {tiny.root.parents[1] / 'tables' / 'tiny.parquet'}"
+    ]
+    tiny.root.rmdir()
+    assert "no collection is embedded in" in one_line(run("measure", "all"))
+
+
 def test_measure_counts_what_is_missing_and_why(tiny, run):
     result = run("measure", "tiny", "-m", "inverse_margin")
     assert "4 values are missing: the family right has no images here" in result.stdout
@@ -179,6 +232,8 @@ MISTAKES = {
     "no score 'tau'": ["score", __file__, "-c", "tiny", "--by", "tau"],
     "--root is the folder of one collection": ["score", __file__, "--root", "."],
     "no model of tiny fits": ["score", __file__, "-c", "tiny", "--query", "epoch == 7"],
+    "measure all takes all models": ["measure", "all", "--query", "epoch == 1"],
+    "leave out --query and --root": ["measure", "all", "--root", "."],
     "no collection 'tini'": ["measure", "tini"],
     "no measure 'norm'": ["measure", "tiny", "-m", "norm"],
     "query 'famly == 1' is not understood": ["measure", "tiny", "--query", "famly == 1"],

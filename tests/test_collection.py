@@ -104,6 +104,13 @@ def test_networks_and_samples_are_read_once_a_family(tiny, monkeypatch):
     assert [record["family"] for record in calls] == ["left", "right"]
 
 
+def test_a_sample_that_was_changed_is_read_again_where_it_is_forgotten(tiny):
+    changed = tiny.load("left/0").sample[0].zero_()
+    assert tiny.load("left/1").sample[0] is changed
+    tiny.forget_samples()
+    assert tiny.load("left/1").sample[0].abs().sum() > 0
+
+
 def test_two_roots_never_share_a_table(tiny, tmp_path):
     other = tmp_path / "elsewhere"
     other.mkdir()

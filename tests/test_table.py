@@ -186,7 +186,7 @@ def test_what_was_not_available_is_tried_again_only_on_request(tiny, monkeypatch
     before = measure_table(tiny, "training_loss")
     assert before["value"].isna().sum() == 4
     monkeypatch.setattr(type(tiny), "read_sample", lambda self, record: sample())
-    tiny._samples.clear()
+    tiny.forget_samples()
     assert measure_table(tiny, "training_loss")["value"].isna().sum() == 4
     after = measure_table(tiny, "training_loss", retry=True)
     np.testing.assert_allclose(after["value"], tiny.index()["train_loss"], rtol=1e-6)
@@ -244,6 +244,15 @@ def test_a_damaged_store_or_table_is_one_sentence(tiny, data_folder):
     (data_folder / "tables" / "tiny.sqlite").write_text("not a database" * 1000)
     with pytest.raises(gengap.GengapError, match="tiny.sqlite cannot be written .*not a database"):
         measure_table(tiny, "parameter_norm")
+
+
+def test_rows_of_a_table_without_a_column_are_computed_again(tiny, counted, data_folder):
+    file = data_folder / "tables" / "tiny.parquet"
+    measure_table(tiny, "counted")
+    store = table.default_store(tiny)
+    store.unlink()
+    pd.read_parquet(file).drop(columns="record").to_parquet(file)
+    assert len(measure_table(tiny, "counted")) == 8 and len(counted) == 16
 
 
 def test_an_interruption_tells_what_is_kept_and_keeps_it(tiny, counted, monkeypatch):

@@ -147,7 +147,7 @@ def _measured(function: Measure, collection: Collection, model_id: str) -> tuple
     if change := _change(model.network, before):
         return None, change
     if read and _fingerprint(model.read_sample()) != read[0]:
-        collection._samples.clear()
+        collection.forget_samples()
         return None, "it changed the training sample, which all models of a family share"
     return finite(value)
 

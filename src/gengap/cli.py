@@ -37,6 +37,7 @@ ORIGINALS = {
     "pgdl-participants": "gengap.fetch:fetch_pgdl_participants",
     "demogen": "gengap.fetch:fetch_demogen",
 }
+EVERY = "all"  # in place of a collection's name
 LONGEST_LIST = 20  # reasons shown; a measure may fail in a new way on each model
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended, as shells give it
 
@@ -104,7 +105,9 @@ def list_everything() -> None:
 
 @app.command()
 def measure(
-    collection: Annotated[str, typer.Argument(help="A collection's name: see gengap list.")],
+    collection: Annotated[
+        str, typer.Argument(help="A collection's name: see gengap list; all: each embedded one.")
+    ],
     names: Annotated[
         list[str] | None,
         typer.Option("-m", "--measure", metavar="NAME", help="Repeatable; without it, all."),
@@ -132,25 +135,28 @@ def measure(
     its own --query). The table goes to data/tables. Shown are, in each family, the measure's median
     and its Kendall tau with test accuracy and with the gap (train minus test accuracy).
 
+    With all, one embedded collection comes after the other, each with all models of its index:
+    where networks are kept at several epochs, those of early epochs too.
+
     \b
     Examples:
+      gengap measure all
       gengap measure cnnzoo
       gengap measure cnnzoo -m parameter_norm -m inverse_margin --query "family == 'mnist'"
       gengap measure cnnzoo --module my_measures.py --device cuda
     """
-    from gengap.analysis import rank_correlations
     from gengap.attempt import measures_in
-    from gengap.collection import open_collection
-    from gengap.table import default_store, measure_table, table_of
+    from gengap.collection import embedded_collections, open_collection
 
-    own = measures_in(module) if module else None
-    opened = open_collection(collection, root, device)
-    chosen = opened.select(query) if query else opened
-    rows = measure_table(chosen, names or own, retry=retry)
-    correlations = rank_correlations(rows, chosen.index()).astype({"models": int}).reset_index()
-    typer.echo(correlations.to_string(index=False, na_rep="-", float_format="{:.4g}".format))
-    typer.echo(_reasons(rows), nl=False)
-    typer.echo(f"table: {table_of(opened, default_store(opened))}")
+    if collection == EVERY and (query or root):
+        raise GengapError(
+            "measure all takes all models of every embedded collection; leave out --query and"
+            " --root, or name one collection"
+        )
+    wanted = names or (measures_in(module) if module else None)
+    for name in embedded_collections() if collection == EVERY else [collection]:
+        opened = open_collection(name, root, device)
+        _measure(opened.select(query) if query else opened, wanted, retry)
 
 
 @app.command()
@@ -496,16 +502,28 @@ def _chosen(
     names: list[str] | None, root: Path | None, device: str, query: str | None
 ) -> list["Collection"]:
     """The collections of these names, or all that are embedded, as far as the query holds."""
-    from gengap.collection import COLLECTIONS, default_root, open_collection
+    from gengap.collection import embedded_collections, open_collection
 
     if root and len(names or ()) != 1:
         raise GengapError("--root is the folder of one collection; name it with -c")
-    names = names or [name for name in COLLECTIONS if default_root(name).is_dir()]
+    names = names or embedded_collections()
     opened = [open_collection(name, root, device) for name in dict.fromkeys(names)]
     chosen = [collection.select(query) for collection in opened] if query else opened
     if found := [collection for collection in chosen if len(collection.index())]:
         return found
-    raise GengapError(f"no model of {', '.join(names) or 'any collection'} fits; widen the query")
+    raise GengapError(f"no model of {', '.join(names)} fits; widen the query")
+
+
+def _measure(collection: "Collection", names: list[str] | None, retry: bool) -> None:
+    """Compute what is missing of one collection, and show its correlations and its table."""
+    from gengap.analysis import rank_correlations
+    from gengap.table import default_store, measure_table, table_of
+
+    rows = measure_table(collection, names, retry=retry)
+    correlations = rank_correlations(rows, collection.index()).astype({"models": int}).reset_index()
+    typer.echo(correlations.to_string(index=False, na_rep="-", float_format="{:.4g}".format))
+    typer.echo(_reasons(rows), nl=False)
+    typer.echo(f"table: {table_of(collection, default_store(collection))}")
 
 
 def _parameter(text: str) -> tuple[str, object]:

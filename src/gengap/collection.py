@@ -133,6 +133,10 @@ class Collection:
             raise NotAvailable(str(found))
         return found
 
+    def forget_samples(self) -> None:
+        """Read samples again when next asked for: somebody has changed one that was handed out."""
+        self._samples.clear()
+
     def select(self, query: str) -> "Collection":
         """This collection restricted to the index rows for which a pandas query holds.
 
@@ -167,6 +171,16 @@ class Collection:
 def default_root(name: str) -> Path:
     """Where the embedded replica of a collection lies."""
     return folders.data() / "replicas" / name
+
+
+def embedded_collections() -> list[str]:
+    """Names of the collections whose replica lies at its default root; GengapError if none does."""
+    if embedded := [name for name in COLLECTIONS if default_root(name).is_dir()]:
+        return embedded
+    raise GengapError(
+        f"no collection is embedded in {folders.data() / 'replicas'}; set GENGAP_DATA to a folder"
+        " that has replicas/, or name a collection and give its --root"
+    )
 
 
 def open_collection(

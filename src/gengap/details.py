@@ -14,7 +14,6 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 import pandas as pd
-import pyarrow as pa
 from pandas import DataFrame, Series
 from tqdm import tqdm
 
@@ -90,7 +89,7 @@ def _compute(
 def _kept(file: Path, versions: DataFrame) -> DataFrame:
     """The rows of table and parts that are not stale, each model's once."""
     files = [file, *sorted(_parts(file).glob("*.parquet"))]
-    tables = [_read(path) for path in files if path.exists()]
+    tables = [folders.read_table(path) for path in files if path.exists()]
     fresh = {}
     for table in tables:
         table = table[(table[KEYS] == versions.reindex(table["model_id"]).to_numpy()).all(axis=1)]
@@ -101,15 +100,6 @@ def _kept(file: Path, versions: DataFrame) -> DataFrame:
 
 def _parts(file: Path) -> Path:
     return file.with_suffix(".parts")
-
-
-def _read(path: Path) -> DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except (pa.ArrowException, OSError) as error:
-        raise GengapError(
-            f"the table {path} cannot be read ({error}); delete it or fetch it again"
-        ) from error
 
 
 def _write(rows: DataFrame, file: Path) -> None:

@@ -227,12 +227,8 @@ def _all_rows(collection: Collection, store: Path, connection: Connection) -> Da
 def _read_parquet(path: Path) -> DataFrame:
     if not path.exists():
         return DataFrame({name: Series(dtype=TYPES[name]) for name in STORED})
-    try:
-        return pq.read_table(path, schema=SCHEMA).to_pandas()
-    except (pa.ArrowException, OSError) as error:
-        raise GengapError(
-            f"the table {path} cannot be read ({error}); delete it or fetch it again"
-        ) from error
+    # Rows of a table that lacks a column, as an older one may, are not known, and thus stale.
+    return folders.read_table(path).reindex(columns=STORED)
 
 
 def _merged(collection: Collection, rows: DataFrame) -> DataFrame:

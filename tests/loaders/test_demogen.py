@@ -422,7 +422,7 @@ def test_the_shape_of_a_variable_of_a_checkpoint_is_named(golden):
 def test_weights_that_are_not_finite_are_not_available(tmp_path):
     folder = make_tree(tmp_path) / "NIN_CIFAR10" / "nin_wide_1.0x_bn_dropout_0.5__decay_0.001_1"
     faulty(folder, lambda v: v["nin/conv2d_3/bias"].__setitem__(0, np.nan))
-    with pytest.raises(NotAvailable, match="not finite"):
+    with pytest.raises(NotAvailable, match=f"{folder.name} has weights that are not finite"):
         DEMOGEN(tmp_path).load(f"NIN_CIFAR10/{folder.name}")
 
 

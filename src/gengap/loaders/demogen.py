@@ -28,6 +28,7 @@ from gengap.errors import GengapError, NotAvailable
 from gengap.loaders.images import load_images, per_image_standardization
 from gengap.loaders.layers import Sum
 from gengap.loaders.pgdl import naming, read_json
+from gengap.loaders.state_dicts import check_finite
 from gengap.loaders.tf_checkpoint import read_checkpoint
 
 SPEC = "all_model_spec.json"
@@ -114,8 +115,7 @@ class DEMOGEN(Collection):
             else:
                 network = resnet32(width, record["hp_normalization"], classes)
         read_weights(folder, network, architecture)
-        if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
-            raise NotAvailable(f"{record['model_id']} has weights that are not finite")
+        check_finite(network, record["model_id"])
         return in_fastest_format(network.to(self.device).eval()), None
 
     def read_sample(self, record: Series) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from gengap.collection import COLUMNS, Collection
 from gengap.errors import GengapError, NotAvailable
 from gengap.loaders.keras import network_from_config, read_weights, weights_in
+from gengap.loaders.state_dicts import check_finite
 from gengap.loaders.tfrecord import read_tfrecord
 
 Place = Path | zipfile.Path  # a folder or file, on disk or in a zip file
@@ -103,8 +104,7 @@ class PGDL(Collection):
             network = network_from_config(config)
         with naming(folder / "weights.hdf5") as weights:
             read_weights(_in_memory(weights), network)
-        if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
-            raise NotAvailable(f"{record['model_id']} has weights that are not finite")
+        check_finite(network, record["model_id"])
         initial = None
         if (folder / "weights_init.hdf5").exists():
             with naming(folder / "weights_init.hdf5") as weights:
