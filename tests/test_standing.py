@@ -4,12 +4,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy import stats
 
 import gengap
 from gengap.judgement import BASELINE, CRITERIA
 from gengap.standing import kept_values, reasons, scored_beside_all, standing
-from gengap.standing_page import page, place_texts
+from gengap.standing_page import page, place_texts, strip_chart
 from gengap.table import STORED, default_store, record_hashes, table_of
 
 MODELS = 48
@@ -123,6 +124,21 @@ def test_a_name_that_the_table_has_is_refused(grid):
     rows = mine(grid, noisy_gap(grid)).assign(measure="noise")
     with pytest.raises(gengap.GengapError, match="holds a measure 'noise' already; rename yours"):
         scored_beside_all(rows, [grid])
+
+
+def test_a_measure_without_any_value_is_told(grid):
+    with pytest.raises(gengap.GengapError, match="'mine' has no value on any model; .* note"):
+        scored_beside_all(mine(grid, np.nan), [grid])
+
+
+@pytest.mark.parametrize("kinds", [["kendall_tau"], [*CRITERIA]], ids=["one score", "all"])
+def test_the_names_of_families_in_the_chart_do_not_overlap(grid, kinds):
+    scores = scored_beside_all(mine(grid, noisy_gap(grid)), [grid], scores=kinds)
+    figure = strip_chart("mine", scores)
+    FigureCanvasAgg(figure).draw()
+    for axes in figure.axes:
+        lower, upper = [label.get_window_extent() for label in axes.get_yticklabels()]
+        assert lower.y1 < upper.y0
 
 
 class Reader(HTMLParser):

@@ -27,9 +27,13 @@ def scored_beside_all(
     columns of `gengap.judgement.judged`, before them collection, and after them family_models: how
     many the family has. Each measure is judged on those of the last epoch that have a value of it.
 
-    Raises: GengapError if the tables hold a measure of that name.
+    Raises: GengapError if the tables hold a measure of that name, or no row has a value.
     """
     [name] = rows["measure"].unique()
+    if rows["value"].isna().all():
+        raise GengapError(
+            f"{name!r} has no value on any model; the column note of its rows says why"
+        )
     parts = []
     for collection in collections:
         own = rows[rows["collection"] == collection.name].dropna(subset="value")

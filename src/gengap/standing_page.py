@@ -83,7 +83,8 @@ def strip_chart(name: str, scores: DataFrame) -> Figure:
     scores = scores.dropna(subset="value")
     kinds = list(scores["score"].unique())
     families = list(dict.fromkeys(zip(scores["collection"], scores["family"], strict=True)))
-    figure = Figure(figsize=(4.8, len(kinds) * (0.7 + 0.32 * len(families))), layout="constrained")
+    height = 0.8 + len(kinds) * (0.6 + 0.32 * len(families))  # inches; the first for the legend
+    figure = Figure(figsize=(4.8, height), layout="constrained")
     for axes, kind in zip(figure.subplots(len(kinds), squeeze=False)[:, 0], kinds, strict=True):
         for height, (collection, family) in enumerate(reversed(families)):
             shown = scores[
