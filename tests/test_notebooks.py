@@ -2,14 +2,18 @@
 
 import ast
 import re
+import sys
 from itertools import zip_longest
 
 import nbformat
 import pytest
 import yaml
 
+import gengap
+from gengap.attempt import own_measure
 from gengap.chapters import BOOK_PROFILE, chapter_names, profiles
 from gengap.folders import repository
+from gengap.measures import MEASURES
 
 NAMES = chapter_names()
 WIDTH = 76  # columns of code that a page shows without scrolling
@@ -213,6 +217,25 @@ def test_the_cells_with_published_beside_ours_are_compared_and_some_in_each_chap
 def test_a_study_compares_no_other_cells(name):
     for cell in code_cells(executed(name)):
         assert COMPARED not in tags(cell) or shows_published_beside_ours(cell), cell.source
+
+
+def test_the_tutorial_s_measure_in_a_file_as_it_says_gives_the_value_that_it_shows(
+    tmp_path, monkeypatch
+):
+    registry = dict(MEASURES)
+    for module in ("gengap.measures", "gengap.attempt"):
+        monkeypatch.setattr(f"{module}.MEASURES", registry)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    cells = code_cells(executed(TUTORIAL))
+    [text] = [cell.source for cell in cells if "def turn_from_start" in cell.source]
+    file = tmp_path / "turn_from_start.py"
+    file.write_text(f"import gengap\nimport torch\n\n\n{text}\n")
+    name, function = own_measure(str(file))
+    pgdl = gengap.open_collection("pgdl")
+    value = function(pgdl.load(pgdl.index()["model_id"].iloc[0]))
+    [shown] = [cell.outputs for cell in cells if '"angle to"' in cell.source]
+    assert name == "turn_from_start"
+    assert f"<td>{value:.4f}</td>" in shown[0].data["text/html"]
 
 
 @pytest.mark.parametrize("name", NAMES)
