@@ -1,4 +1,4 @@
-"""DEMOGEN, the networks of Jiang et al. 2019 (Predicting the Generalization Gap with Margins).
+"""DEMOGEN, the networks of Jiang et al. 2019 on margin distributions (arXiv 1810.00113).
 
 756 networks of three families, NiN on CIFAR-10 and ResNet-32 on CIFAR-10 and CIFAR-100. Below the
 folder that has `all_model_spec.json`, the grid of each family, a network is a folder
