@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
 
 import nbformat
 import pytest
@@ -57,7 +59,7 @@ def test_a_failing_chapter_keeps_its_old_file_and_the_others_are_executed_reprod
     assert sorted(path.name for path in old.parent.iterdir()) == ["01-works.ipynb", old.name]
     executed = old.with_name("01-works.ipynb")
     assert shown(executed) == ["(6, 'replica')", "('book/chapters', '1')"]
-    assert list(json.loads((checkout / "_build" / "seconds.json").read_text())) == ["01-works"]
+    assert list(json.loads((checkout / "_build" / "executions.json").read_text())) == ["01-works"]
     first = executed.read_bytes()
     assert chapters.run_chapters(["01-works", "01-works"]) == [executed]
     assert executed.read_bytes() == first, "an unchanged run must give an unchanged file"
@@ -93,7 +95,7 @@ def test_a_profile_with_a_parameter_that_the_chapter_lacks_is_refused(checkout):
 
 
 def test_a_book_with_a_reference_to_nothing_is_refused(checkout, capfd):
-    for file in ("_config.yml", "book/references.bib"):
+    for file in ("_config.yml", "constraints.txt", "book/references.bib"):
         (checkout / file).parent.mkdir(exist_ok=True)
         shutil.copy(repository() / file, checkout / file)
     shutil.copytree(repository() / "book" / "_static", checkout / "book" / "_static")
@@ -113,6 +115,39 @@ def test_a_book_with_a_reference_to_nothing_is_refused(checkout, capfd):
 def test_a_book_with_a_chapter_that_was_never_executed_is_refused(checkout):
     with pytest.raises(GengapError, match="chapter 01-works was never executed; gengap run"):
         chapters.build_book()
+
+
+def test_the_status_says_when_in_what_time_and_with_what_versions_a_chapter_was_executed(
+    checkout, monkeypatch
+):
+    (checkout / "constraints.txt").write_text("# tested together\ntorch==1.0\npot==2.0\n")
+    (checkout / "notebooks" / "02-fails.ipynb").unlink()
+    monkeypatch.setattr(chapters, "PACKAGES", ("torch", "POT", "numpy"))
+    monkeypatch.setattr(chapters, "_now", lambda: datetime(2031, 5, 7, 9, 30, tzinfo=UTC))
+    chapters.run_chapters(["01-works"])
+    records = json.loads((checkout / "_build" / "executions.json").read_text())
+    status = chapters._status().splitlines()
+    assert status[0].startswith("Rendered on 2031-05-07 with Python 3.")
+    assert status[0].endswith("Profile: **replica**.")
+    elapsed = f"{records['01-works']['seconds']:.0f} s"
+    assert f"| {{doc}}`chapters/01-works` | 2031-05-07 09:30 | {elapsed} | 0 |" in status
+    assert f"| torch | {version('torch')} | 1.0 |" in status
+    assert f"| POT | {version('POT')} | 2.0 |" in status
+    assert f"| numpy | {version('numpy')} |  |" in status
+
+
+def test_the_status_says_what_was_executed_with_other_versions_or_elsewhere(checkout):
+    (checkout / "constraints.txt").write_text("# tested together\n")
+    written = {"seconds": 61.4, "finished": "2031-05-07 09:30"}
+    versions = chapters._versions() | {"torch": "0.1"}
+    records = {"01-works": {**written, "versions": versions}}
+    (checkout / "_build").mkdir()
+    (checkout / "_build" / "executions.json").write_text(json.dumps(records))
+    for name in ("01-works", "02-fails"):
+        write_notebook(checkout / "book" / "chapters" / f"{name}.ipynb", RESULT)
+    status = chapters._status()
+    assert "| {doc}`chapters/01-works` | 2031-05-07 09:30, with torch 0.1 | 61 s | 0 |" in status
+    assert "| {doc}`chapters/02-fails` | not on this machine |  | 0 |" in status
 
 
 def test_nbval_finds_a_changed_number_in_a_compared_cell_and_only_there(tmp_path):

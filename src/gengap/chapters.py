@@ -10,6 +10,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
@@ -28,6 +29,20 @@ KERNEL_ENVIRONMENT = {
     "TQDM_DISABLE": "1",
 }
 BOOK_PROFILE = "replica"  # the committed book shows this profile and no other
+# What the numbers in chapters, and the pages, come out of; the status page names their versions.
+PACKAGES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "pandas",
+    "scikit-learn",
+    "statsmodels",
+    "lightgbm",
+    "POT",
+    "matplotlib",
+    "papermill",
+    "jupyter-book",
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,8 @@ def run_chapters(
     runs = [_planned(name, profile, parameters or {}) for name in _known(names or chapter_names())]
     seconds, failures = _execute_all(runs, jobs or os.cpu_count())
     if profile == BOOK_PROFILE and not parameters:
-        _write(_seconds_file(), json.dumps({**_recorded_seconds(), **seconds}, indent=1))
+        records = {name: _record(spent) for name, spent in seconds.items()}
+        _write(_records_file(), json.dumps({**_records(), **records}, indent=1))
     if failures:
         raise GengapError("; ".join(sorted(failures)))
     return [run.destination for run in runs]
@@ -202,12 +218,22 @@ def _book_folder() -> Path:
 
 
 def _status() -> str:
-    """The status page's table: what was executed here, and in what time."""
-    python, torch = platform.python_version(), importlib.metadata.version("torch")
-    rows = "".join(_status_row(name) for name in chapter_names())
+    """The status page's tables: what was executed here, when, in what time, and with what.
+
+    Included by a page under version control, and itself not: it differs from day to day.
+    """
+    chapters = "".join(_status_row(name) for name in chapter_names())
+    tested = _tested_versions()
+    packages = "".join(
+        f"| {package} | {version} | {tested.get(package.lower(), '')} |\n"
+        for package, version in _versions().items()
+    )
     return (
-        f"Built with Python {python} and PyTorch {torch} on {os.cpu_count()} cores.\n\n"
-        f"| chapter | outputs compared by the tests | execution time |\n|---|---|---|\n{rows}"
+        f"Rendered on {_now():%Y-%m-%d} with Python {platform.python_version()}"
+        f" on {os.cpu_count()} cores. Profile: **{BOOK_PROFILE}**.\n\n"
+        "| chapter | executed (UTC) | execution time | outputs compared by the tests |\n"
+        f"|---|---|---|---|\n{chapters}\n"
+        f"| package | installed | tested together |\n|---|---|---|\n{packages}"
     )
 
 
@@ -217,17 +243,43 @@ def _status_row(name: str) -> str:
         raise GengapError(f"chapter {name} was never executed; gengap run {name} does so")
     cells = nbformat.read(executed, as_version=4).cells
     compared = sum("nbval-check-output" in cell.metadata.get("tags", []) for cell in cells)
-    seconds = _recorded_seconds().get(name)
-    elapsed = "not executed on this machine" if seconds is None else f"{seconds:.0f} s"
-    return f"| {{doc}}`chapters/{name}` | {compared} | {elapsed} |\n"
+    record, when, elapsed = _records().get(name), "not on this machine", ""
+    if record is not None:
+        others = record["versions"].items() - _versions().items()
+        when = ", with ".join([record["finished"], *(f"{p} {v}" for p, v in sorted(others))])
+        elapsed = f"{record['seconds']:.0f} s"
+    return f"| {{doc}}`chapters/{name}` | {when} | {elapsed} | {compared} |\n"
 
 
-def _recorded_seconds() -> dict[str, float]:
-    return json.loads(_seconds_file().read_text()) if _seconds_file().exists() else {}
+def _record(seconds: float) -> dict:
+    """What the status page says of a chapter that was executed just now."""
+    return {
+        "seconds": seconds,
+        "finished": f"{_now():%Y-%m-%d %H:%M}",
+        "versions": _versions(),
+    }
 
 
-def _seconds_file() -> Path:
-    return repository() / "_build" / "seconds.json"
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _versions() -> dict[str, str]:
+    return {package: importlib.metadata.version(package) for package in PACKAGES}
+
+
+def _tested_versions() -> dict[str, str]:
+    """Package to the version in constraints.txt."""
+    lines = (repository() / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def _records() -> dict[str, dict]:
+    return json.loads(_records_file().read_text()) if _records_file().exists() else {}
+
+
+def _records_file() -> Path:
+    return repository() / "_build" / "executions.json"
 
 
 def _write(path: Path, text: str) -> None:
