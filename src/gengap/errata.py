@@ -1,20 +1,90 @@
-"""Defects of released code, computed as they are released, so that chapters can show them.
+"""Defects of released code and of published figures, as released, so that a page can show them.
 
 Nothing else uses these numbers.
 """
 
-import numpy as np
-from pandas import DataFrame
+import math
+from dataclasses import asdict, dataclass
 
-from gengap.measures.low_rank import low_rank_values
+import numpy as np
+import torch
+from pandas import DataFrame, Series
+from scipy.optimize import minimize_scalar
+from torch import nn
+
+from gengap.measures.low_rank import TAU, low_rank_values
+from gengap.measures.stages import stage_outputs
 from gengap.model import Model
+
+CONCLUSIONS, NUMBERS, NOTHING = "conclusions", "numbers", "no number"  # what a defect touches
+HERE, READ = "computed", "read"  # how the page shows it
+
+
+@dataclass(frozen=True)
+class Erratum:
+    title: str  # also its heading on the page
+    release: str  # whose code or figure
+    kind: str
+    touches: str  # CONCLUSIONS, NUMBERS or NOTHING
+    shown: str  # HERE or READ
+
+
+ERRATA = (
+    Erratum("Two panels are one picture", "GenProb", "figure", CONCLUSIONS, HERE),
+    Erratum("Correlations without their sign", "GenProb", "protocol", CONCLUSIONS, HERE),
+    Erratum("A score that chance earns", "PGDL", "score", CONCLUSIONS, HERE),
+    Erratum("A sharpness that measures nothing", "PGDL", "code", CONCLUSIONS, HERE),
+    Erratum("A variance taken for a deviation", "PAC-Bayes", "code", CONCLUSIONS, HERE),
+    Erratum("The norm of a low-rank part", "GenProb", "code", NUMBERS, HERE),
+    Erratum("A search that knows one scale", "GenProb", "code", NUMBERS, HERE),
+    Erratum("Zeros counted, networks left out", "GenProb", "protocol", NUMBERS, HERE),
+    Erratum("Negative margins are kept", "DEMOGEN", "code", NUMBERS, HERE),
+    Erratum("A variation divided once more", "DEMOGEN", "code", NUMBERS, HERE),
+    Erratum("Edges in one direction", "PGDL, BrAIn", "code", NUMBERS, HERE),
+    Erratum("The last batch of margins", "k-variance", "code", NUMBERS, HERE),
+    Erratum("A hyper-parameter with one value", "PGDL", "score", NUMBERS, HERE),
+    Erratum("Scores of another row", "PGDL, BrAIn", "printed number", NUMBERS, HERE),
+    Erratum("Averages that are none", "PGDL, BrAIn", "printed number", NUMBERS, HERE),
+    Erratum("Folders with each other's scores", "PGDL, BrAIn", "data", NUMBERS, HERE),
+    Erratum("Two runs of one measure", "PGDL, BrAIn", "printed number", NUMBERS, HERE),
+    Erratum("Grids with too few values", "PGDL", "documentation", NUMBERS, HERE),
+    Erratum("The test half stops the training", "Small CNN Zoo", "protocol", NUMBERS, HERE),
+    Erratum("The last run is dropped", "Small CNN Zoo", "code", NUMBERS, HERE),
+    Erratum("A shuffle without a seed", "Small CNN Zoo", "protocol", NUMBERS, HERE),
+    Erratum("Settings of another data set", "Small CNN Zoo", "code", NUMBERS, HERE),
+    Erratum("Weights of another layer", "Small CNN Zoo, later work", "data", NUMBERS, HERE),
+    Erratum(
+        "One value far from the others",
+        "Small CNN Zoo, later work",
+        "printed number",
+        NUMBERS,
+        HERE,
+    ),
+    Erratum("A sign that the score cannot see", "PGDL, Always Generalize", "code", NOTHING, HERE),
+    Erratum("An R2 called a mean squared error", "Small CNN Zoo", "documentation", NOTHING, HERE),
+    Erratum("Names that the release lacks", "Small CNN Zoo", "does not run", NOTHING, HERE),
+    Erratum("Group normalization cannot be loaded", "DEMOGEN", "does not run", NOTHING, HERE),
+    Erratum("Margins that do not run", "DEMOGEN", "does not run", NOTHING, READ),
+    Erratum("Settings that do not reach training", "DEMOGEN", "code", NOTHING, HERE),
+    Erratum("A program that looks for a small r", "GenProb", "does not run", NOTHING, HERE),
+    Erratum("Feature maps of another size", "GenProb", "printed number", NOTHING, HERE),
+    Erratum("Weights that were announced", "GenProb", "data", NOTHING, READ),
+    Erratum("A condition that was never tried", "PGDL", "does not run", NOTHING, READ),
+    Erratum("A threshold documented otherwise", "WeightWatcher", "documentation", NOTHING, HERE),
+    Erratum("All activations at once", "DEMOGEN", "cost", NOTHING, HERE),
+)
+
+
+def errata_table() -> DataFrame:
+    """Every erratum in the order of the page: the gravest first."""
+    return DataFrame(map(asdict, ERRATA), index=range(1, len(ERRATA) + 1))
 
 
 def released_low_rank_frobenius_norm(matrix: np.ndarray) -> float:
     """The Frobenius norm of a low-rank part as GenProb's process.py computes it: wrong.
 
     matrix: (rows, columns), an unfolded weight. Of the singular vectors in the columns of V the
-    released EVBMF takes the first H rows in place of the first H columns, so that its product is not
+    released EVBMF takes the first H rows in place of the first H columns, so its product is not
     the low-rank part. In that product each of the H shrunk singular values is multiplied with the
     length of a row of V, which is at most 1: the norm is never too large.
     """
@@ -28,8 +98,8 @@ def released_low_rank_frobenius_norm(matrix: np.ndarray) -> float:
 def released_low_rank_frobenius_norms(model: Model) -> DataFrame:
     """`released_low_rank_frobenius_norm` of each convolution, a row per layer and unfolding.
 
-    Columns model_id, layer, kind, unfolding, low_rank and size as the detail `spectra` has them, and
-    released.
+    Columns model_id, layer, kind, unfolding, low_rank and size as the detail `spectra` has them,
+    and released.
     """
     rows = []
     for name, weight in model.network.state_dict().items():
@@ -49,3 +119,98 @@ def released_low_rank_frobenius_norms(model: Model) -> DataFrame:
                     }
                 )
     return DataFrame(rows)
+
+
+def unfoldings(model: Model) -> list[np.ndarray]:
+    """Both unfoldings of every convolution, a row per input or output channel, at most as many
+    rows as columns."""
+    kernels = [weight.cpu().numpy() for weight in model.network.state_dict().values()]
+    matrices = [
+        first.reshape(len(first), -1)
+        for kernel in kernels
+        if kernel.ndim == 4
+        for first in (np.moveaxis(kernel, 1, 0), kernel)
+    ]
+    return [matrix if len(matrix) <= matrix.shape[1] else matrix.T for matrix in matrices]
+
+
+def low_rank_part(matrix: np.ndarray) -> np.ndarray:
+    """The shrunk singular values of what this project takes for the signal of a matrix.
+
+    matrix: (rows, columns), rows <= columns.
+    """
+    values = np.linalg.svd(matrix.astype(float), compute_uv=False)
+    [shrunk] = low_rank_values(values[None], *np.array(matrix.shape)[:, None])
+    return shrunk[shrunk > 0]
+
+
+def released_low_rank_part(matrix: np.ndarray) -> np.ndarray:
+    """The same as GenProb's process.py finds it, whose search ends within 1e-5 of weight^2.
+
+    matrix: (rows, columns), rows <= columns.
+    """
+    rows, columns = matrix.shape
+    values = np.linalg.svd(matrix.astype(float), compute_uv=False)
+    squares, alpha = values**2, rows / columns
+    tau_bar = TAU * math.sqrt(alpha)
+    bound = (1 + tau_bar) * (1 + alpha / tau_bar)
+    tail = squares[min(math.ceil(rows / (1 + alpha)) - 1, rows) :]
+
+    def free_energy(variance):
+        x = squares / (columns * variance)
+        signal = x[x > bound]
+        middle = signal - (1 + alpha)
+        tau = (middle + np.sqrt(middle**2 - 4 * alpha)) / 2
+        gain = np.log1p(tau) + alpha * np.log1p(tau / alpha) - tau
+        return (x - np.log(x)).sum() + gain.sum()
+
+    low = max(tail[0] / (columns * bound), tail.mean() / columns)
+    between = (low, squares.sum() / (rows * columns))
+    variance = minimize_scalar(free_energy, bounds=between, method="bounded").x
+    kept = values[squares > columns * variance * bound]
+    sides = 1 - (rows + columns) * variance / kept**2
+    return kept / 2 * (sides + np.sqrt(sides**2 - 4 * rows * columns * variance**2 / kept**4))
+
+
+def released_total_variation(activations: np.ndarray) -> float:
+    """DEMOGEN's total_variation_util.py: the root of summed variances, over the number of images.
+
+    activations: (images, units).
+    """
+    return float(np.sqrt(activations.var(axis=0).sum()) / len(activations))
+
+
+def released_last_runs(runs: Series) -> list[int]:
+    """Positions that the zoo's filter_checkpoints keeps: a run's last row, once another run begins.
+
+    runs: to which run each row belongs, rows of a run together and by epoch.
+    """
+    names = runs.tolist()
+    return [row for row in range(len(names) - 1) if names[row] != names[row + 1]]
+
+
+def pac_bayes_bound(squared_norm: float, sigma: float, images: int) -> float:
+    """|w|^2 / (4 sigma^2) + ln(images / sigma) + 10, over images, the root of it.
+
+    Source: Jiang et al. 2020, eq. 48 and 49, as Dziugaite et al. 2020 report them. They pass as
+    sigma what, squared, is the noise's standard deviation.
+    """
+    return np.sqrt((squared_norm / (4 * sigma**2) + np.log(images / sigma) + 10) / images)
+
+
+def graph_variation(adjacency: np.ndarray, signal: np.ndarray) -> float:
+    """tr(Y' L Y) with L = I - D^-1/2 A D^-1/2, D the row sums; not negative if A is symmetric.
+
+    adjacency: (n, n), entry (i, j) the edge from i to j. signal: (n, K).
+    """
+    root = 1 / np.sqrt(adjacency.sum(axis=1))
+    laplacian = np.eye(len(adjacency)) - root[:, None] * adjacency * root
+    return float(np.trace(signal.T @ laplacian @ signal))
+
+
+def map_sides(network: nn.Sequential, side: int) -> Series:
+    """The side of each stage's feature maps, for square images of three channels."""
+    with torch.no_grad():
+        outputs = stage_outputs(network, torch.zeros(1, 3, side, side))
+    maps = {name: output.shape[-1] for name, output in outputs.items() if output.ndim == 4}
+    return Series(maps, name="side")
