@@ -69,7 +69,7 @@ class Folder(Collection):
             why = f"{self.name} has weights, but no architecture"
             in_order = not file.name.endswith(".safetensors")
             network = weights_only_network(state, why, in_order=in_order)
-            check_finite(network)
+            check_finite(network, record["model_id"])
         return network.to(self.device), None
 
     def read_sample(self, record: Series) -> tuple[Tensor, Tensor]:

@@ -109,7 +109,7 @@ class GenProb(Collection):
                 network.load_state_dict(state, assign=True)
             else:
                 network = weights_only_network(state, "its architecture is not known, only weights")
-            check_finite(network)
+            check_finite(network, record["model_id"])
         return network.to(self.device).eval(), None
 
     def read_sample(self, record: Series) -> tuple[Tensor, Tensor]:

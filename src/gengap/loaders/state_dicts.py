@@ -201,7 +201,7 @@ def layer_for(tensors: Mapping[str, Tensor]) -> nn.Module:
     return nn.Module()
 
 
-def check_finite(network: nn.Module, name: str = "the network") -> None:
+def check_finite(network: nn.Module, name: str) -> None:
     """NotAvailable, with the network's name, where a weight is infinite or NaN: no measure is."""
     if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
         raise NotAvailable(f"{name} has weights that are not finite")
