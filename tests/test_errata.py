@@ -29,9 +29,11 @@ from gengap.errata import (
 )
 from gengap.folders import repository
 from gengap.loaders.genprob import genprob_network
+from gengap.loaders.participants import GRIDS, models_of
 from gengap.measures.low_rank import low_rank_values
 from gengap.measures.spectra import spectra_rows
 from gengap.model import Model
+from gengap.published import reported
 
 
 def test_the_wrong_norm_is_the_released_one(reference):
@@ -155,6 +157,21 @@ def test_the_sides_of_feature_maps_are_halved_where_the_network_does():
     assert sides["stem"] == sides["cell0"] == 32
     assert (sides["cell1"], sides["cell3"]) == (16, 8)
     assert "classifier" not in sides
+
+
+def test_every_printed_average_is_of_a_measure_in_the_record():
+    averages = reported("pgdl_averages")
+    assert set(averages["measure"]) <= set(reported("pgdl_scores")["measure"])
+    assert not averages.duplicated(["measure", "phase"]).any()
+    assert set(averages["phase"]) == {"public", "private"}
+
+
+def test_the_grids_of_real_tasks_that_were_decoded_are_those_listed():
+    grids = reported("pgdl_grids").groupby("task")
+    for task, grid in GRIDS.items():
+        varied = sorted(len(values) for values in grid.values() if len(values) > 1)
+        assert sorted(grids.get_group(task)["values"]) == varied
+        assert set(grids.get_group(task)["networks"]) == {len(models_of(task))}
 
 
 def test_the_page_has_a_section_for_each_erratum_in_their_order():
