@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from gengap.errors import GengapError
 from gengap.folders import repository, write_atomically
+from gengap.front import findings
 
 # Kernels under papermill and under nbval (book/chapters/conftest.py) run alike: outputs differ in
 # the last digits between numbers of threads, and a progress bar is no output.
@@ -105,7 +106,9 @@ def build_book() -> Path:
     jupyter-book says what.
     """
     root = repository()
-    _write(root / "_build" / "status.md", _status())  # included by book/status.md
+    # Included by book/status.md and book/intro.md.
+    _write(root / "_build" / "status.md", _status())
+    _write(root / "_build" / "findings.md", findings())
     # All pages anew: Sphinx does not repeat the warnings of a page that it takes from its cache.
     options = ["--all", "--warningiserror", "--nitpick", "--keep-going"]
     command = [Path(sys.executable).with_name("jupyter-book"), "build", ".", *options]
