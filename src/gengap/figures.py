@@ -173,20 +173,18 @@ def signed_heat_map(values: pd.DataFrame, *, marked: pd.DataFrame | None = None)
 
     Blank where there is none. marked: the same rows and columns, true where a dot is drawn.
     """
-    size = WIDTH, 0.19 * len(values) + 1.6
+    size = WIDTH, 0.19 * len(values) + 2.2
     figure, axes = plt.subplots(figsize=size)
-    options = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1, "cbar_kws": {"shrink": 0.5, "aspect": 30}}
-    sns.heatmap(values, ax=axes, **options)
+    bar = {"location": "bottom", "shrink": 0.8, "aspect": 30, "pad": 0.02}
+    sns.heatmap(values, cmap="RdBu_r", vmin=-1, vmax=1, cbar_kws=bar, ax=axes)
     if marked is not None:
         rows, columns = np.nonzero(marked.loc[values.index, values.columns].to_numpy(bool))
         axes.plot(columns + 0.5, rows + 0.5, "o", color="black", markersize=2)
     axes.set(xlabel="", ylabel="")
     axes.set_yticks(np.arange(len(values)) + 0.5, [_words(name) for name in values.index])
-    axes.tick_params(axis="x", rotation=60)
     axes.xaxis.tick_top()
+    axes.tick_params(axis="x", rotation=90)
     axes.tick_params(length=0)
-    for label in axes.get_xticklabels():
-        label.set(ha="left", rotation_mode="anchor")
     return figure
 
 
