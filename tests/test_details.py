@@ -7,6 +7,7 @@ import gengap
 from gengap import details
 from gengap.errors import GengapError, NotAvailable
 from gengap.measures.spectra import network_spectra
+from gengap.measures.spectra import spectra_rows
 from gengap.signatures import margin_signatures, normalized_margins, signature_table
 
 CALLS = []
@@ -158,3 +159,13 @@ def test_the_shipped_signatures_are_whole_and_those_that_the_code_computes_now(m
         rows = shipped[shipped["model_id"] == model_id].reset_index(drop=True)
         computed = margin_signatures(collection.load(model_id))
         pd.testing.assert_frame_equal(rows, computed, rtol=1e-3)
+
+
+def test_the_shipped_spectra_are_whole_and_those_that_the_code_computes_now(monkeypatch):
+    collection = gengap.open_collection("pgdl")
+    monkeypatch.setattr(details, "_compute", None)  # nothing is missing
+    shipped = details.detail_table(collection, "spectra")
+    assert list(shipped["model_id"].unique()) == list(collection.index()["model_id"])
+    for model_id in collection.index().groupby("family")["model_id"].last():
+        rows = shipped[shipped["model_id"] == model_id].reset_index(drop=True)
+        pd.testing.assert_frame_equal(rows, spectra_rows(collection.load(model_id)), rtol=1e-4)
