@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from gengap import table
-from gengap.collection import COLLECTIONS, COLUMNS, FRACTIONS, open_collection
+from gengap.collection import COLLECTIONS, COLUMNS, FRACTIONS, default_root, open_collection
+from gengap.judgement import last_epoch
 from gengap.measures import MEASURES
 
 # Models whose sample is all that they were trained on: their recorded accuracy must come out again.
@@ -16,7 +17,6 @@ TRAINED_ON_THE_SAMPLE = {
     "genprob": "family != ''",
     "tiny": "family == 'left'",
 }
-COMPLETE = {"pgdl"}  # tables that a chapter reads whole: a new measure has to be added to them
 CHECKED = 10
 QUICK = 2  # seconds: slower values are not computed again here
 
@@ -79,17 +79,13 @@ def test_the_index_is_read_without_touching_weights(every_collection, monkeypatc
     assert fresh.index().equals(every_collection.index())
 
 
-@pytest.mark.parametrize("name", COLLECTIONS)
-def test_the_shipped_table_has_its_measures_of_every_model_as_they_are_now(name):
+@pytest.mark.parametrize("name", [name for name in COLLECTIONS if default_root(name).is_dir()])
+def test_the_shipped_table_has_every_measure_of_every_network_as_they_are_now(name):
+    """At the last epoch; a new measure is added by `gengap measure all`."""
     collection = open_collection(name)
     file = table.table_of(collection, table.default_store(collection))
-    if not file.exists():
-        pytest.skip(f"no table {file.name} is shipped: gengap measure {name}")
-    shipped = table._read_parquet(file)
-    names = MEASURES if name in COMPLETE else shipped["measure"].unique()
-    measures = {measure: MEASURES[measure] for measure in names}
-    rows = table._merged(collection, shipped)
-    assert not table._pending(collection.index(), measures, rows, retry=False)
+    rows = table._merged(collection, table._read_parquet(file))
+    assert not table._pending(last_epoch(collection.index()), MEASURES, rows, retry=False)
 
 
 @pytest.mark.parametrize("name", COLLECTIONS)
