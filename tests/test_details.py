@@ -150,22 +150,17 @@ def test_the_spectra_are_those_of_each_network_under_its_id(tiny):
     assert list(rows["model_id"].unique()) == list(tiny.index()["model_id"])
 
 
-def test_the_shipped_signatures_are_whole_and_those_that_the_code_computes_now(monkeypatch):
-    collection = gengap.open_collection("demogen")
+@pytest.mark.parametrize(
+    ("name", "detail", "function", "rtol"),
+    [("demogen", "margins", margin_signatures, 1e-3), ("pgdl", "spectra", spectra_rows, 1e-4)],
+)
+def test_shipped_details_are_whole_and_those_that_the_code_computes_now(
+    name, detail, function, rtol, monkeypatch
+):
+    collection = gengap.open_collection(name)
     monkeypatch.setattr(details, "_compute", None)  # nothing is missing
-    shipped = details.detail_table(collection, "margins")
+    shipped = details.detail_table(collection, detail)
     assert list(shipped["model_id"].unique()) == list(collection.index()["model_id"])
     for model_id in collection.index().groupby("family")["model_id"].last():
         rows = shipped[shipped["model_id"] == model_id].reset_index(drop=True)
-        computed = margin_signatures(collection.load(model_id))
-        pd.testing.assert_frame_equal(rows, computed, rtol=1e-3)
-
-
-def test_the_shipped_spectra_are_whole_and_those_that_the_code_computes_now(monkeypatch):
-    collection = gengap.open_collection("pgdl")
-    monkeypatch.setattr(details, "_compute", None)  # nothing is missing
-    shipped = details.detail_table(collection, "spectra")
-    assert list(shipped["model_id"].unique()) == list(collection.index()["model_id"])
-    for model_id in collection.index().groupby("family")["model_id"].last():
-        rows = shipped[shipped["model_id"] == model_id].reset_index(drop=True)
-        pd.testing.assert_frame_equal(rows, spectra_rows(collection.load(model_id)), rtol=1e-4)
+        pd.testing.assert_frame_equal(rows, function(collection.load(model_id)), rtol=rtol)
