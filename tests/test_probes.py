@@ -112,6 +112,10 @@ def test_an_outcome_at_the_end_is_that_of_the_last_epoch():
 def test_a_curve_settles_where_it_no_longer_leaves_the_last_value(curves):
     assert dict(settled_epochs(curves)) == {"early": 2, "late": 4}
     assert dict(settled_epochs(curves, within=1)) == {"early": 0, "late": 0}
+    curves.loc[(curves["measure"] == "early") & (curves["epoch"] == 3), "correlation"] = np.nan
+    curves.loc[(curves["measure"] == "late") & (curves["epoch"] == 4), "correlation"] = np.nan
+    found = settled_epochs(curves)
+    assert found["early"] == 4 and np.isnan(found["late"])
 
 
 def test_what_hyper_parameters_explain_is_taken_out(grid):

@@ -169,13 +169,16 @@ def _interval(values: list[float]) -> tuple[float, float]:
 def settled_epochs(curves: DataFrame, *, within: float = 0.05) -> Series:
     """By measure, the earliest epoch from which on the correlation stays near that of the last.
 
-    curves: of `probe_curves`. within: the largest difference that is near.
+    curves: of `probe_curves`. within: the largest difference that is near. NaN where the last epoch
+    has no correlation.
     """
 
-    def settled(curve: DataFrame) -> int:
+    def settled(curve: DataFrame) -> float:
         curve = curve.sort_values("epoch")
-        far = (curve["correlation"] - curve["correlation"].iloc[-1]).abs() > within
-        return curve["epoch"].iloc[far.to_numpy().nonzero()[0].max(initial=-1) + 1]
+        near = (curve["correlation"] - curve["correlation"].iloc[-1]).abs() <= within
+        if not near.iloc[-1]:
+            return np.nan
+        return curve["epoch"].iloc[np.flatnonzero(~near).max(initial=-1) + 1]
 
     return curves.groupby("measure", sort=False).apply(settled, include_groups=False)
 
