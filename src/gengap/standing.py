@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
+from gengap import folders
 from gengap.collection import Collection
 from gengap.errors import GengapError
 from gengap.judgement import BASELINE, BASELINES, CRITERIA, judged, last_epoch
@@ -63,7 +64,7 @@ def kept_values(collection: Collection) -> DataFrame:
     table = table_of(collection, default_store(collection))
     if not table.exists():
         return DataFrame(index=pd.Index(index["model_id"]))
-    rows = pd.read_parquet(table)
+    rows = folders.read_table(table)
     records = record_hashes(collection.whole.index())
     rows = rows[rows["record"] == rows["model_id"].map(records)]
     wide = rows.pivot(index="model_id", columns="measure", values="value")
