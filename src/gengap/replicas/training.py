@@ -1,6 +1,7 @@
 """What trainers of one network after another share."""
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,8 +41,67 @@ class Images:
     inputs: Tensor  # (N, C, H, W) float32
     labels: Tensor  # (N,) int64
 
+    def __getitem__(self, chosen: Tensor | slice) -> "Images":
+        return Images(self.inputs[chosen], self.labels[chosen])
 
-def momentum_sgd(network: nn.Module, *, rate: float, weight_decay: float) -> torch.optim.SGD:
+
+def shuffled_batches(
+    images: Images, size: int, augment: Callable[[Tensor], Tensor] | None = None
+) -> Iterator[Images]:
+    """One epoch of batches in a new order, each image once; `augment` changes the inputs of each."""
+    for chosen in torch.randperm(len(images.labels)).split(size):
+        batch = images[chosen.to(images.labels.device)]
+        yield Images(augment(batch.inputs), batch.labels) if augment else batch
+
+
+def train_epoch(network: nn.Module, batches: Iterator[Images], optimizer) -> int:
+    """A step down the cross-entropy for each batch; the number of steps."""
+    network.train()
+    steps = 0
+    for batch in batches:
+        loss = F.cross_entropy(network(batch.inputs), batch.labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        steps += 1
+    return steps
+
+
+def shifted_and_mirrored(inputs: Tensor, *, shift: int) -> Tensor:
+    """Images (N, C, H, W), each moved by up to `shift` pixels each way and mirrored half the time.
+
+    What moves in from outside is 0. Source: the augmentation that is standard for CIFAR (pad, crop,
+    flip), as in tensor2tensor's image_cifar10.
+    """
+    count, _, height, width = inputs.shape
+    padded = F.pad(inputs, (shift, shift, shift, shift))
+    down, right = torch.randint(2 * shift + 1, (2, count, 1))
+    columns = torch.arange(width).expand(count, -1)
+    columns = (
+        torch.where(torch.rand(count, 1) < 0.5, width - 1 - columns, columns) + right
+    )
+    rows = torch.arange(height) + down
+    moved = padded[
+        torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]
+    ]
+    return moved.permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def round_weights(network: nn.Module) -> None:
+    """Round parameters and buffers to the 8 bits of mantissa of bfloat16; they stay float32.
+
+    Half of each number's bytes are then zero, so that a deflated container is half as large. What is
+    recorded of a network is recorded after this: the shipped weights are the evaluated ones.
+    """
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.to(torch.bfloat16))
+
+
+def momentum_sgd(
+    network: nn.Module, *, rate: float, weight_decay: float
+) -> torch.optim.SGD:
     """SGD with momentum 0.9 that decays kernels, not biases and the scales of normalizations."""
     kernels = [weight for weight in network.parameters() if weight.dim() > 1]
     others = [weight for weight in network.parameters() if weight.dim() == 1]
