@@ -38,8 +38,8 @@ from gengap.formats.state_dicts import (
     read_checkpoint,
     read_state_dict,
     reading,
-    weights_only_network,
 )
+from gengap.formats.weight_modules import weights_only_network
 
 OPTIMIZERS = ("SGD", "SGDP", "SAM", "RMSGD", "AdaM", "AdamP", "AdaBound")
 # In file names -> name of the images, and mean and standard deviation of each of their channels,
