@@ -103,7 +103,9 @@ def test_the_house_is_small():
 
 
 def test_lines_of_code_are_those_that_say_something():
-    text = '"""Doc\n\nstring."""\n\nimport os  # a comment\n\n# another\n\ndef f():\n    """Doc."""\n'
+    text = (
+        '"""Doc\n\nstring."""\n\nimport os  # a comment\n\n# another\n\ndef f():\n    """Doc."""\n'
+    )
     assert code_lines(text) == 2
     assert code_lines(text + '    return """\n\n    text"""\n') == 5
 
