@@ -29,10 +29,9 @@ from torch import Tensor, nn
 
 from gengap import folders
 from gengap.collection import COLUMNS, Collection
-from gengap.collections.demogen import like_cifar
 from gengap.collections.layers import Sum
 from gengap.errors import GengapError, NotAvailable
-from gengap.formats.images import load_images
+from gengap.formats.images import like_cifar, load_images
 from gengap.formats.state_dicts import (
     check_finite,
     read_checkpoint,

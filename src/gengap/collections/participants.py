@@ -15,8 +15,9 @@ import pandas as pd
 
 from gengap import folders
 from gengap.collection import COLUMNS
-from gengap.collections.pgdl import index_rows, naming
+from gengap.collections.pgdl import index_rows
 from gengap.errors import GengapError
+from gengap.formats.places import naming
 from gengap.formats.predictions import read_model_configs
 
 # Task -> hyper-parameter -> its values by their part of a model's id; the id is the parts' sum.
