@@ -550,6 +550,8 @@ def test_copies_are_drawn_together():
         judged(table_of(rows, m=measure[rows.index]), rows, **options)
         for rows in (twins, halves, twins.drop(columns="hp_copy"))
     ]
-    width = [scored(found, "kendall_tau")["high"] - scored(found, "kendall_tau")["low"] for found in pair]
+    width = [
+        scored(found, "kendall_tau")["high"] - scored(found, "kendall_tau")["low"] for found in pair
+    ]
     assert width[0] == pytest.approx(width[1], rel=0.15)
     assert width[2] < 0.8 * width[1]
