@@ -86,12 +86,12 @@ def test_the_baseline_of_a_network_does_not_know_its_own_gap(judged):
     assert (abs(after - before) > 1e-4).sum() > 20
 
 
-def test_where_hyper_parameters_tell_nothing_the_baseline_leans_against_the_truth():
+def test_where_hyper_parameters_tell_nothing_neither_does_the_baseline():
     generator, taus = np.random.default_rng(0), []
     for _ in range(20):
         index = task_index(generator.normal(size=36))
         taus.append(plain_tau(hyperparameters_alone(index), -index["test_accuracy"]))
-    assert np.mean(taus) < -0.05
+    assert abs(np.mean(taus)) < 0.1
 
 
 def test_main_effects_have_a_column_for_all_but_one_value_and_none_for_copies():
@@ -119,3 +119,17 @@ def test_a_measure_adds_what_hyper_parameters_do_not_tell(judged):
         )
     assert rows.loc["random", "low"] < 0 and rows.loc["random", "gain"] < 0.05
     assert rows.loc["holed", ["r2_with_measure", "gain", "low", "high"]].isna().all()
+
+
+def test_measures_that_say_nothing_or_read_the_settings_hardly_ever_add():
+    generator, index, found = np.random.default_rng(0), task_index(np.zeros(36)), []
+    for _ in range(5):
+        gap = effects(index) + 0.05 * generator.normal(size=36)
+        of_settings = [
+            generator.normal(size=size)[index[f"hp_{at}"]] for at, size in enumerate(SIZES)
+        ]
+        noise = generator.normal(size=(36, 20))
+        read = np.column_stack([of_settings[0] * of_settings[3] + 0.1 * noise[:, 0], noise])
+        values = pd.DataFrame(read, index=pd.Index(index["model_id"]))
+        found.append(added_value_table(values, task_index(gap), samples=200))
+    assert (pd.concat(found)["low"] > 0).mean() <= 0.05

@@ -112,6 +112,6 @@ def test_a_cluster_in_two_strata_is_refused():
 
 def test_ends_and_margins_leave_out_what_is_no_number():
     values = np.append(np.arange(101.0), np.nan)
-    assert percentiles(values) == (2.5, 97.5)
+    assert percentiles(values) == pytest.approx((2.5, 97.5))
     assert margin(values) == pytest.approx(1.96 * np.arange(101).std())
     assert np.isnan([*percentiles([np.nan]), margin(np.array([np.nan]))]).all()

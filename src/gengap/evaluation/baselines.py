@@ -4,9 +4,6 @@ There is one baseline of hyper-parameters, on every page: the prediction out of 
 to beat (`hyperparameters_alone`).
 """
 
-from collections.abc import Callable
-from functools import partial
-
 import numpy as np
 import pandas as pd
 from pandas import DataFrame, Series
@@ -16,15 +13,14 @@ from sklearn.model_selection import cross_val_predict
 
 from gengap.evaluation.regression import independent_columns, out_of_fold, r2, splits
 from gengap.evaluation.resampling import bootstrap_interval
-from gengap.evaluation.tasks import Task, hyperparameters, is_drawn, task_of
+from gengap.evaluation.tasks import hyperparameters, is_drawn, task_of
 
 BASELINE = "hyper-parameters only"  # its name among measures
 TRAIN_ACCURACY, TRAIN_LOSS = "train accuracy only", "train loss only"
 BASELINES = (BASELINE, TRAIN_ACCURACY, TRAIN_LOSS)
 NETWORKS = 20  # of fewer networks nothing is judged
+NOTHING = 1e-9  # less than this of a rank is rounding
 TREES = 100  # of the forest that predicts the gap from hyper-parameters alone
-
-Regressor = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # as `out_of_fold`
 
 
 def baselines(models: DataFrame, *, seed: int = 0) -> DataFrame:
@@ -49,26 +45,16 @@ def hyperparameters_alone(models: DataFrame, *, seed: int = 0) -> np.ndarray:
     are an indicator of each value; of hyper-parameters drawn at random the rank and its square.
     Copies are in the same fold, so that none is predicted from its twin. NaN if no
     hyper-parameter varies or there are fewer than `NETWORKS` networks.
-
-    Where hyper-parameters tell nothing, such predictions lean against the truth, for leaving out a
-    large gap lowers the prediction of it; the sign-blind CMI may take that for information.
-    Kendall's tau is then negative.
     """
-    return _hardest(models, task_of(models, seed=seed), seed)[0]
-
-
-def _hardest(models, task: Task, seed: int) -> tuple[np.ndarray, np.ndarray, Regressor]:
-    """The best prediction (n,) by hyper-parameters alone, the features it is from, and how."""
-    features = settings_features(models).to_numpy()
+    task, features = task_of(models, seed=seed), settings_features(models).to_numpy()
     if not features.shape[1] or len(models) < NETWORKS:
-        return np.full(len(models), np.nan), features, out_of_fold
+        return np.full(len(models), np.nan)
     fits = (
-        (features, out_of_fold),
-        (_with_products(features), out_of_fold),
-        (features, partial(_forest, seed=seed)),
+        out_of_fold(features, task.gap, task.in_fold),
+        out_of_fold(_with_products(features), task.gap, task.in_fold),
+        _forest(features, task.gap, task.in_fold, seed),
     )
-    tried = [(predict(x, task.gap, task.in_fold), x, predict) for x, predict in fits]
-    return min(tried, key=lambda fit: np.sum((fit[0] - task.gap) ** 2))
+    return min(fits, key=lambda predicted: np.sum((predicted - task.gap) ** 2))
 
 
 def _with_products(features: np.ndarray) -> np.ndarray:
@@ -113,34 +99,39 @@ def added_value_table(
 ) -> DataFrame:
     """What each measure adds to the hyper-parameters when both predict the gap.
 
-    values: by model_id, a column for each measure. Both predictions leave out the fold of the
-    network predicted: that of `hyperparameters_alone`, and the same kind of fit on the same
-    features and the measure's rank in the family. Returns a row per measure and family:
-    r2_hyperparameters, r2_with_measure (both out of fold, so possibly negative), gain (their
-    difference), low and high (95 % paired bootstrap over networks, copies together, of the gain in
-    squared error, over the gap's variance; the two predictions are kept). NaN where a network has
-    no value.
+    values: by model_id, a column for each measure. What the baseline `hyperparameters_alone` leaves
+    of the gap is fitted, by one slope, on what the main effects of hyper-parameters leave of the
+    measure's rank in the family; all out of fold. Returns a row per measure and family:
+    r2_hyperparameters, r2_with_measure (the baseline and that fit added up; either may be
+    negative), gain (their difference), low and high (95 % paired bootstrap over networks, copies
+    together, of the gain in squared error, over the gap's variance; the two predictions are kept).
+    NaN where a network has no value.
+
+    Source: Robinson 1988, the partially linear model; Chernozhukov et al. 2018, its fit on folds.
     """
     rows = []
     for family, models in index.groupby("family", sort=False):
-        task = task_of(models, seed=seed)
-        hardest = _hardest(models, task, seed)
-        alone = r2(task.gap, hardest[0])
-        measures = values.reindex(models["model_id"]).dropna(axis=1, how="all")
-        for name, column in measures.items():
-            gain = _gain(task, hardest, column.to_numpy(float), samples, seed)
-            rows.append({"measure": name, "family": family, "r2_hyperparameters": alone} | gain)
+        task, features = task_of(models, seed=seed), settings_features(models).to_numpy()
+        alone = hyperparameters_alone(models, seed=seed)
+        labels = {"family": family, "r2_hyperparameters": r2(task.gap, alone)}
+        for name, column in values.reindex(models["model_id"]).dropna(axis=1, how="all").items():
+            gain = _gain(task, features, alone, column.to_numpy(float), samples, seed)
+            rows.append(labels | {"measure": name} | gain)
     ends = ["r2_hyperparameters", "r2_with_measure", "gain", "low", "high"]
     return DataFrame(rows, columns=["measure", "family", *ends])
 
 
-def _gain(task, hardest, values, samples, seed) -> dict[str, float]:
-    alone, features, predict = hardest
+def _gain(task, features, alone, values, samples, seed) -> dict[str, float]:
     if np.isnan(values).any() or np.isnan(alone).any():
         return {}
-    ranks = stats.rankdata(values) / len(values)
-    both = predict(np.column_stack([features, ranks]), task.gap, task.in_fold)
-    gains = ((task.gap - alone) ** 2 - (task.gap - both) ** 2) / np.var(task.gap)
+    ranks, left = stats.rankdata(values) / len(values), task.gap - alone
+    own = ranks - out_of_fold(features, ranks, task.in_fold)
+    own[np.abs(own) < NOTHING] = 0
+    both = alone.copy()
+    for train, test in splits(task.in_fold):
+        slope = own[train] @ left[train] / max(own[train] @ own[train], NOTHING)
+        both[test] += slope * own[test]
+    gains = (left**2 - (task.gap - both) ** 2) / np.var(task.gap)
     options = {"samples": samples, "seed": seed, "clusters": task.copies}
     low, high = bootstrap_interval(np.mean, gains, **options)
     return {"r2_with_measure": r2(task.gap, both), "gain": gains.mean(), "low": low, "high": high}

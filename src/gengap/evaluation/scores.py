@@ -125,7 +125,7 @@ def mean_sign_error(measures, sample):
 @_of_many
 def worst_sign_error(measures, sample):
     """The largest of `sign_errors` over environments: how far a measure fails somewhere."""
-    return np.fmax.reduce(sign_errors(measures, sample), axis=-1)
+    return np.fmax.reduce(sign_errors(measures, sample), axis=-1, initial=np.nan)
 
 
 @_of_many
