@@ -255,7 +255,7 @@ def score(
       gengap score my_measure.py -c folder --root my_networks --device cuda
       gengap score vgg_fashion_mnist.predict -c pgdl
     """
-    from gengap.evaluation.judgement import CRITERIA
+    from gengap.evaluation.scores import CRITERIA
     from gengap.folders import write_atomically
     from gengap.submission.page import page, place_texts
     from gengap.submission.standing import reasons, scored_beside_all, standing
@@ -303,7 +303,8 @@ def score_predictions(
     """
     from numpy import quantile
 
-    from gengap.evaluation.scores import cmi, random_scores, read_task, values_of
+    from gengap.evaluation.scores import cmi, random_scores
+    from gengap.evaluation.tasks import read_task, values_of
     from gengap.formats.predictions import read_model_configs, read_predictions
 
     task = read_task(read_model_configs(model_configs))
@@ -516,7 +517,7 @@ def _chosen(
 
 def _measure(collection: "Collection", names: list[str] | None, retry: bool) -> None:
     """Compute what is missing of one collection, and show its correlations and its table."""
-    from gengap.evaluation.analysis import rank_correlations
+    from gengap.evaluation.judgement import rank_correlations
     from gengap.tables.values import default_store, measure_table, table_of
 
     rows = measure_table(collection, names, retry=retry)

@@ -8,7 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy import stats
 
 import gengap
-from gengap.evaluation.judgement import BASELINE, CRITERIA
+from gengap.evaluation.baselines import BASELINE
+from gengap.evaluation.scores import CRITERIA
 from gengap.submission.page import page, place_texts, strip_chart
 from gengap.submission.standing import kept_values, reasons, scored_beside_all, standing
 from gengap.tables.values import STORED, default_store, record_hashes, table_of

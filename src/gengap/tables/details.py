@@ -25,7 +25,7 @@ from gengap.tables.values import record_hashes, source_hash
 
 # Name -> function of a model that returns its rows; one of their columns is model_id.
 DETAILS = {
-    "margins": "gengap.studies.demogen:margin_signatures",
+    "margins": "gengap.measures.margin_signatures:margin_signatures",
     "spectra": "gengap.measures.spectra:spectra_rows",
 }
 KEYS = ["record", "source"]  # of which index row and of which code rows are
