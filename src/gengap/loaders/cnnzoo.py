@@ -1,9 +1,9 @@
 """The Small CNN Zoo (Unterthiner et al. 2020, arXiv 2002.11448): 4 x 30,000 tiny image classifiers.
 
 One folder a data set, with `weights.npy` (rows x 4970), `metrics.csv.gz` and `layout.csv`, or with
-parts, zip files that hold these three each (`cnnzoo_parts`); a row is one network at one checkpoint.
-A network is three times [convolution 3x3, 16 channels, stride 2, valid; ReLU or tanh; dropout], a
-global average pool and a dense layer to ten classes; inputs are grey images in [-1, 1].
+parts, zip files that hold these three each (`cnnzoo_parts`); a row is one network at one
+checkpoint. A network is three times [convolution 3x3, 16 channels, stride 2, valid; ReLU or tanh;
+dropout], a global average pool and a dense layer to ten classes; inputs are grey images in [-1, 1].
 """
 
 import gzip
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from gengap import folders
 from gengap.collection import COLUMNS, Collection
 from gengap.errors import GengapError, NotAvailable
-from gengap.loaders.cnnzoo_parts import Parts, part_files
+from gengap.loaders.cnnzoo_parts import Parts, header_in, part_files
 from gengap.loaders.images import embedded_images, load_images, network_inputs
 
 PARAMETERS = 4970
@@ -187,9 +187,10 @@ def read_family_index(folder: Path, family: str) -> DataFrame:
 
 
 def _part_metrics(part: Path) -> DataFrame:
-    rows = len(Parts([part]))  # first: says what is wrong with a file that is no part
+    shape, dtype = header_in(part)
+    check_matrix(part, shape, dtype)
     with zipfile.ZipFile(part) as container:
-        return _metrics_in(zipfile.Path(container), rows)
+        return _metrics_in(zipfile.Path(container), shape[0])
 
 
 def _metrics_in(folder: Place, rows: int) -> DataFrame:
@@ -254,11 +255,14 @@ def open_matrix(file: Path) -> np.ndarray:
         raise GengapError(
             f"{file} cannot be opened as a NumPy matrix ({error}); fetch it again."
         ) from error
-    if matrix.ndim != 2 or matrix.shape[1] != PARAMETERS or matrix.dtype != np.float32:
-        raise GengapError(
-            f"{file} holds {matrix.dtype} {matrix.shape}, expected float32 (rows, {PARAMETERS})."
-        )
+    check_matrix(file, matrix.shape, matrix.dtype)
     return matrix
+
+
+def check_matrix(file: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Raises GengapError unless a file's matrix is one of weights."""
+    if shape[1:] != (PARAMETERS,) or dtype != np.float32:
+        raise GengapError(f"{file} holds {dtype} {shape}, expected float32 (rows, {PARAMETERS}).")
 
 
 def first_training_images(dataset: str) -> tuple[np.ndarray, np.ndarray]:

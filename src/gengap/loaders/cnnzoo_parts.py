@@ -51,7 +51,9 @@ class Parts:
 
     def __init__(self, files: list[Path]):
         self.files = files
-        self.ends = np.cumsum([_rows(file) for file in files])
+        shapes = [header_in(file)[0] for file in files]
+        self.ends = np.cumsum([rows for rows, _ in shapes])
+        self.width = shapes[0][1] if shapes else 0
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -60,24 +62,21 @@ class Parts:
         """A row, or an array of rows in the order asked for; each part is read once."""
         wanted = np.atleast_1d(rows)
         places = np.searchsorted(self.ends, wanted, side="right")
-        taken = {}
+        result = np.empty((len(wanted), self.width), np.float32)
         for place in np.unique(places):
             first = self.ends[place - 1] if place else 0
             here = places == place
-            taken[place] = here, weights_in(self.files[place])[wanted[here] - first]
-        width = next(iter(taken.values()))[1].shape[1] if taken else 0
-        result = np.empty((len(wanted), width), np.float32)
-        for here, values in taken.values():
-            result[here] = values
+            result[here] = weights_in(self.files[place])[wanted[here] - first]
         return result[0] if np.ndim(rows) == 0 else result
 
 
-def _rows(part: Path) -> int:
-    """How many rows a part has: only the header of its matrix is read."""
+def header_in(part: Path) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of a part's matrix, of which only the header is read."""
     try:
         with zipfile.ZipFile(part) as container, container.open(WEIGHTS) as stream:
             np.lib.format.read_magic(stream)
-            return np.lib.format.read_array_header_1_0(stream)[0][0]
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+            return shape, dtype
     except DAMAGE as error:
         raise _unreadable(part, error) from error
 
