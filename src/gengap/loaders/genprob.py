@@ -4,7 +4,8 @@ Small residual networks trained on CIFAR-10 and CIFAR-100 by seven optimizers, k
 epochs, in one file an epoch: `<network>_<data set>_epoch_<E>.pth.tar`, E from 0. A file is a
 checkpoint of PyTorch with `state_dict_network` and `performance_statistics`, where
 `train_acc1_epoch_<E>`, `train_loss_epoch_<E>`, `test_acc1_epoch_<E>` and `test_loss_epoch_<E>` are
-accuracies and cross-entropies of that epoch.
+accuracies and cross-entropies of that epoch. Zip files are read as if what they hold lay in their
+place, so that this project's networks are one file each, with what training kept of them.
 
 In the name of a network, `NIN` and five digits tell the width of its five cells. The rest of the
 published names is not known to us; this project writes
@@ -91,7 +92,8 @@ class GenProb(Collection):
     def family_files(self, family: str) -> tuple[Path, ...]:
         """One of the family's files, or what they would be called."""
         for epochs in self._files.get(family, {}).values():
-            return tuple(epochs.values())[:1]
+            file = next(iter(epochs.values()))
+            return (file.container if isinstance(file, Member) else file,)
         optimizer, _, dataset = family.rpartition("_")
         return (self.root / f"*_{optimizer}_*_{dataset}_epoch_*.pth.tar",)
 
@@ -130,25 +132,34 @@ class GenProb(Collection):
     def kept_table(self, name: str) -> DataFrame:
         """What training kept of every epoch of the index's networks, also of those without weights.
 
-        name: `epochs`, the columns of the index, or `spectra`, model_id and the columns of
-        `network_spectra`. Empty where no `<family>/<name>.parquet` lies beside the networks, as
-        beside the published ones.
+        name: `epochs`, the columns of the index of all epochs that a network's last file tells, or
+        `spectra`, model_id and the columns of `network_spectra`, from tables whose names end with
+        spectra.parquet; empty where there are none, as beside the published networks.
         """
-        files = sorted(self.root.glob(f"*/{name}.parquet"))
-        rows = [folders.read_table(file) for file in files]
-        if not rows:
-            return DataFrame(columns=["model_id"])
-        found = pd.concat(rows, ignore_index=True)
+        rows = self._all_epochs() if name == "epochs" else self._spectra()
         networks = network_of(self.index()["model_id"]).unique()
-        return found[network_of(found["model_id"]).isin(networks)].reset_index(drop=True)
+        return rows[network_of(rows["model_id"]).isin(networks)].reset_index(drop=True)
+
+    def _all_epochs(self) -> DataFrame:
+        rows = [row for family in self._files for row in self._rows(family, kept=False)]
+        return DataFrame(rows)
+
+    def _spectra(self) -> DataFrame:
+        tables = [file for name, file in self._found.items() if name.endswith(SPECTRA)]
+        if not tables:
+            return DataFrame(columns=["model_id"])
+        return pd.concat(map(folders.read_table, tables), ignore_index=True)
 
     @cached_property
-    def _files(self) -> dict[str, dict[str, dict[int, Path]]]:
+    def _found(self) -> dict[str, Path | Member]:
+        return dict(files_below(self.root, (".pth.tar", SPECTRA)))
+
+    @cached_property
+    def _files(self) -> dict[str, dict[str, dict[int, Path | Member]]]:
         """Family -> network -> epoch -> file."""
         families = defaultdict(lambda: defaultdict(dict))
-        for file in self.root.rglob("*.pth.tar"):
-            found = FILE.fullmatch(file.relative_to(self.root).as_posix())
-            if found and not file.name.startswith("."):
+        for name, file in self._found.items():
+            if found := FILE.fullmatch(name):
                 network, dataset, epoch = found.groups()
                 family = f"{optimizer_in(network) or 'unknown'}_{dataset}"
                 families[family][network][int(epoch)] = file

@@ -3,6 +3,7 @@
 Tensors, numbers and text are read, and no code: a file that wants to run some is refused.
 """
 
+import io
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gengap.errors import GengapError, NotAvailable
+from gengap.loaders.containers import Member
 
 # Under what a checkpoint keeps its state dict, beside the states of optimizers and the like.
 CONTAINERS = (
@@ -39,19 +41,21 @@ NUMPY = [
 ]
 
 
-def read_checkpoint(file: Path, *, mapped: bool = False) -> object:
+def read_checkpoint(file: Path | Member, *, mapped: bool = False) -> object:
     """What torch.save wrote, on the CPU; tensors of older versions and of a GPU too.
 
     mapped: tensors are not read, but taken from the disk where they are looked at; not in files
-    from before PyTorch 1.6.
+    from before PyTorch 1.6, nor in members of containers.
     Raises: GengapError that names the file where it is missing, damaged or holds other objects.
     """
     with reading(file), torch.serialization.safe_globals(NUMPY):
-        mapped = mapped and zipfile.is_zipfile(file)
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+        on_disk = isinstance(file, Path)
+        mapped = mapped and on_disk and zipfile.is_zipfile(file)
+        source = file if on_disk else io.BytesIO(file.read_bytes())
+        return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
 
 
-def read_state_dict(file: Path) -> dict[str, Tensor]:
+def read_state_dict(file: Path | Member) -> dict[str, Tensor]:
     """The tensors of a .safetensors file or of a PyTorch checkpoint, on the CPU, by name.
 
     Floating-point tensors are float32. A checkpoint may be the state dict, or hold it under one of
@@ -104,7 +108,7 @@ def as_float32(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def reading(file: Path) -> Iterator[None]:
+def reading(file: Path | Member) -> Iterator[None]:
     """Names the file in whatever goes wrong while its content is read."""
     try:
         yield
