@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 import gengap
 from gengap.cli import app, joined_pairs
 from gengap.collection import COLLECTIONS, default_root
-from gengap.details import DETAILS
 from gengap.folders import repository
 from gengap.measures import MEASURES
+from gengap.tables.details import DETAILS
 
 MODULE = """
 from gengap import measure
@@ -32,7 +32,7 @@ def seed(model):
 def run(monkeypatch):
     """Runs `gengap` with arguments in this process; its own registry of measures."""
     registry = dict(MEASURES)
-    for module in ("gengap.measures", "gengap.attempt", "gengap.table"):
+    for module in ("gengap.measures", "gengap.submission.measure_file", "gengap.tables.values"):
         monkeypatch.setattr(f"{module}.MEASURES", registry)
 
     def run(*arguments):
@@ -186,7 +186,7 @@ def test_details_help_names_every_detail(run):
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    monkeypatch.setattr("gengap.own.results_folder", lambda: tmp_path / "scores")
+    monkeypatch.setattr("gengap.submission.values.results_folder", lambda: tmp_path / "scores")
 
 
 def test_a_measure_of_ones_own_gets_its_place_and_the_data_stay_as_they_are(
@@ -332,7 +332,7 @@ def grid_of_eight(folder: Path) -> tuple[Path, Path]:
 def test_parameters_are_pairs_read_as_python_writes_them(run, monkeypatch):
     taken = {}
     monkeypatch.setattr(
-        "gengap.chapters.run_chapters",
+        "gengap.book.chapters.run_chapters",
         lambda names, **settings: taken.update(settings, names=names) or [Path("done.ipynb")],
     )
     result = run(

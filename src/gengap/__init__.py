@@ -10,7 +10,7 @@ _HOMES = {
     "Model": "gengap.model",
     "measure": "gengap.measures",
     "MEASURES": "gengap.measures",
-    "measure_table": "gengap.table",
+    "measure_table": "gengap.tables.values",
     "GengapError": "gengap.errors",
     "NotAvailable": "gengap.errors",
 }

@@ -32,10 +32,10 @@ RECIPES = {
     "genprob": "gengap.replicas.genprob:train_genprob",
 }
 ORIGINALS = {
-    "cnnzoo": "gengap.fetch:fetch_cnnzoo",
-    "pgdl": "gengap.fetch:fetch_pgdl",
-    "pgdl-participants": "gengap.fetch:fetch_pgdl_participants",
-    "demogen": "gengap.fetch:fetch_demogen",
+    "cnnzoo": "gengap.collections.fetch:fetch_cnnzoo",
+    "pgdl": "gengap.collections.fetch:fetch_pgdl",
+    "pgdl-participants": "gengap.collections.fetch:fetch_pgdl_participants",
+    "demogen": "gengap.collections.fetch:fetch_demogen",
 }
 EVERY = "all"  # in place of a collection's name
 LONGEST_LIST = 20  # reasons shown; a measure may fail in a new way on each model
@@ -92,7 +92,7 @@ def list_everything() -> None:
     Example:
       gengap list
     """
-    from gengap.chapters import chapter_names
+    from gengap.book.chapters import chapter_names
     from gengap.collection import COLLECTIONS
     from gengap.measures import MEASURES
 
@@ -145,8 +145,8 @@ def measure(
       gengap measure cnnzoo -m parameter_norm -m inverse_margin --query "family == 'mnist'"
       gengap measure cnnzoo --module my_measures.py --device cuda
     """
-    from gengap.attempt import measures_in
     from gengap.collection import embedded_collections, open_collection
+    from gengap.submission.measure_file import measures_in
 
     if collection == EVERY and (query or root):
         raise GengapError(
@@ -187,8 +187,8 @@ def details(
       gengap details demogen margins --csv signatures.csv --root originals/demogen --device cuda
     """
     from gengap.collection import open_collection
-    from gengap.details import detail_table, table_file
     from gengap.folders import write_atomically
+    from gengap.tables.details import detail_table, table_file
 
     opened = open_collection(collection, root, device)
     rows = detail_table(opened.select(query) if query else opened, detail)
@@ -255,11 +255,11 @@ def score(
       gengap score my_measure.py -c folder --root my_networks --device cuda
       gengap score vgg_fashion_mnist.predict -c pgdl
     """
+    from gengap.evaluation.judgement import CRITERIA
     from gengap.folders import write_atomically
-    from gengap.judgement import CRITERIA
-    from gengap.own import values_of_file
-    from gengap.standing import reasons, scored_beside_all, standing
-    from gengap.standing_page import page, place_texts
+    from gengap.submission.page import page, place_texts
+    from gengap.submission.standing import reasons, scored_beside_all, standing
+    from gengap.submission.values import values_of_file
 
     if by not in CRITERIA:
         raise GengapError(f"no score {by!r}; there are: {', '.join(CRITERIA)}")
@@ -303,8 +303,8 @@ def score_predictions(
     """
     from numpy import quantile
 
-    from gengap.loaders.predictions import read_model_configs, read_predictions
-    from gengap.scores import cmi, random_scores, read_task, values_of
+    from gengap.evaluation.scores import cmi, random_scores, read_task, values_of
+    from gengap.formats.predictions import read_model_configs, read_predictions
 
     task = read_task(read_model_configs(model_configs))
     score = float(cmi(values_of(read_predictions(predictions), task), task))
@@ -347,7 +347,7 @@ def run(
       gengap run 01-small-cnn-zoo --profile published
       gengap run 01-small-cnn-zoo -p seed 7 -p curve_repeats 5
     """
-    from gengap.chapters import run_chapters
+    from gengap.book.chapters import run_chapters
 
     values = dict(_parameter(text) for text in parameters or [])
     for path in run_chapters(chapters, profile=profile, parameters=values, jobs=jobs):
@@ -362,7 +362,7 @@ def book() -> None:
     Example:
       gengap run && gengap book
     """
-    from gengap.chapters import build_book
+    from gengap.book.chapters import build_book
 
     typer.echo(f"open {build_book().as_uri()}")
 
@@ -516,8 +516,8 @@ def _chosen(
 
 def _measure(collection: "Collection", names: list[str] | None, retry: bool) -> None:
     """Compute what is missing of one collection, and show its correlations and its table."""
-    from gengap.analysis import rank_correlations
-    from gengap.table import default_store, measure_table, table_of
+    from gengap.evaluation.analysis import rank_correlations
+    from gengap.tables.values import default_store, measure_table, table_of
 
     rows = measure_table(collection, names, retry=retry)
     correlations = rank_correlations(rows, collection.index()).astype({"models": int}).reset_index()
@@ -546,7 +546,7 @@ def _reasons(rows: "DataFrame") -> str:
 
 def _collection_text(name: str) -> str:
     from gengap.collection import open_collection
-    from gengap.table import default_store, table_of
+    from gengap.tables.values import default_store, table_of
 
     collection = open_collection(name)
     table = table_of(collection, default_store(collection))
@@ -565,14 +565,14 @@ def _names(files: list[Path], collection: "Collection") -> str:
 
 
 def _images_text() -> str:
-    from gengap.loaders.images import DATASETS
+    from gengap.formats.images import DATASETS
 
     lines = [f"{dataset}: {_images_at_hand(dataset)}" for dataset in DATASETS]
     return "images\n" + _indented("\n".join(lines))
 
 
 def _images_at_hand(dataset: str) -> str:
-    from gengap.loaders.images import load_images
+    from gengap.formats.images import load_images
 
     try:
         load_images(dataset, "test", download=False)

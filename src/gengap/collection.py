@@ -20,11 +20,11 @@ from gengap.model import Model
 
 # Public name -> where its class is; a class is imported only when its collection is opened.
 COLLECTIONS = {
-    "cnnzoo": "gengap.loaders.cnnzoo:SmallCNNZoo",
-    "pgdl": "gengap.loaders.pgdl:PGDL",
-    "demogen": "gengap.loaders.demogen:DEMOGEN",
-    "genprob": "gengap.loaders.genprob:GenProb",
-    "folder": "gengap.loaders.folder:Folder",
+    "cnnzoo": "gengap.collections.cnnzoo:SmallCNNZoo",
+    "pgdl": "gengap.collections.pgdl:PGDL",
+    "demogen": "gengap.collections.demogen:DEMOGEN",
+    "genprob": "gengap.collections.genprob:GenProb",
+    "folder": "gengap.collections.folder:Folder",
 }
 
 FRACTIONS = ["train_accuracy", "test_accuracy"]

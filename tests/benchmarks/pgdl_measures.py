@@ -27,7 +27,7 @@ import torch
 
 import gengap
 from gengap import folders
-from gengap.loaders.keras import network_from_config
+from gengap.formats.keras import network_from_config
 from gengap.measures import MEASURES
 
 LOADING = "loading"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gengap.loaders.cnnzoo import LAYOUT, PARAMETERS, open_matrix, weight_statistics
+from gengap.collections.cnnzoo import LAYOUT, PARAMETERS, open_matrix, weight_statistics
 
 
 def write_weights(file: Path, rows: int) -> None:
@@ -53,7 +53,9 @@ def main() -> None:
             start = time.perf_counter()
             found.append(statistics(open_matrix(file)))
             seconds.append(time.perf_counter() - start)
-            print(f"{statistics.__name__:18s} {seconds[-1]:8.2f} s, peak {peak_megabytes():6.0f} MB")
+            print(
+                f"{statistics.__name__:18s} {seconds[-1]:8.2f} s, peak {peak_megabytes():6.0f} MB"
+            )
     print(f"{rows} rows: {seconds[1] / seconds[0]:.1f} times as fast")
     print(f"largest difference: {np.abs(found[0] - found[1]).max():.1e}")
 

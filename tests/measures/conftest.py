@@ -5,7 +5,7 @@ import json
 import pytest
 
 import gengap
-from gengap.loaders.pgdl import PGDL
+from gengap.collections.pgdl import PGDL
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gengap.loaders.cnnzoo import LAYOUT, PARAMETERS
+from gengap.collections.cnnzoo import LAYOUT, PARAMETERS
 from gengap.measures.weight_features import ALL_LAYER_STATISTICS, INPUT_SETS, input_features
-from gengap.published import reported
+from gengap.studies.published import reported
 
 WIDTHS = (160, 2320, 2320, 170, 4970, 12, 4982, 7, 8, 8, 1, 28, 14, 56)
 

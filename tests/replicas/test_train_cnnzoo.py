@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import gengap
-from gengap.loaders import cnnzoo as loader
-from gengap.loaders.cnnzoo import LAYOUT, PARAMETERS
+from gengap.collections import cnnzoo as loader
+from gengap.collections.cnnzoo import LAYOUT, PARAMETERS
 from gengap.replicas import cnnzoo as trainer
 
 EPOCHS = 2

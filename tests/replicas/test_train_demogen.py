@@ -10,7 +10,7 @@ from torch import nn
 
 import gengap
 from gengap.errors import GengapError
-from gengap.loaders.images import load_images
+from gengap.formats.images import load_images
 from gengap.replicas import demogen as trainer
 from gengap.replicas.demogen import RECIPES, Split, fit, initialized, shifted_and_mirrored
 

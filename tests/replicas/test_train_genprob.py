@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import gengap
+from gengap.collections.genprob import network_inputs
 from gengap.errors import GengapError
-from gengap.loaders.genprob import network_inputs
-from gengap.loaders.images import load_images, write_idx_pair
+from gengap.formats.images import load_images, write_idx_pair
 from gengap.measures.spectra import STATISTICS, network_spectra
 from gengap.replicas import genprob as trainer
 from gengap.replicas.genprob import FAMILIES, Network, fit, networks_of

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import gengap
-from gengap.loaders.keras import network_from_config
+from gengap.formats.keras import network_from_config
 from gengap.replicas import pgdl as trainer
 
 TASK = "vgg_fashion_mnist"

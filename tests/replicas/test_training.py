@@ -22,9 +22,7 @@ from gengap.replicas.training import (
 def test_weight_decay_is_on_kernels_and_never_on_biases_and_scales():
     network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     optimizer = momentum_sgd(network, rate=0.1, weight_decay=0.5)
-    decay = {
-        id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]
-    }
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     assert [decay[id(p)] for p in network.parameters()] == [0.5, 0, 0, 0]
     assert {g["lr"] for g in optimizer.param_groups} == {0.1}
 
@@ -64,15 +62,11 @@ def numbered(count):
 
 
 def test_an_epoch_has_every_image_once_with_its_label():
-    batches = list(
-        shuffled_batches(numbered(10), 4, augment=lambda inputs: inputs + 100)
-    )
+    batches = list(shuffled_batches(numbered(10), 4, augment=lambda inputs: inputs + 100))
     assert [len(batch.labels) for batch in batches] == [4, 4, 2]
     labels = torch.cat([batch.labels for batch in batches])
     assert sorted(labels.tolist()) == list(range(10))
-    assert torch.equal(
-        torch.cat([batch.inputs for batch in batches])[:, 0], labels + 100.0
-    )
+    assert torch.equal(torch.cat([batch.inputs for batch in batches])[:, 0], labels + 100.0)
 
 
 def test_an_epoch_of_full_batches_is_plain_gradient_descent():
@@ -84,9 +78,7 @@ def test_an_epoch_of_full_batches_is_plain_gradient_descent():
     (gradient,) = torch.autograd.grad(loss, weight)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
     assert train_epoch(network, iter([images]), optimizer) == 1
-    torch.testing.assert_close(
-        network.weight.detach(), weight.detach() - 0.5 * gradient
-    )
+    torch.testing.assert_close(network.weight.detach(), weight.detach() - 0.5 * gradient)
     assert network.training
 
 
@@ -110,9 +102,6 @@ def test_rounded_weights_are_float32_of_eight_bits_and_the_nearest():
     before = network[0].weight.detach().clone()
     round_weights(network)
     after = network[0].weight.detach()
-    assert (
-        after.dtype == torch.float32
-        and network[1].num_batches_tracked.dtype == torch.int64
-    )
+    assert after.dtype == torch.float32 and network[1].num_batches_tracked.dtype == torch.int64
     assert not (after.view(torch.int32) & 0xFFFF).any()
     assert float(((after - before) / before).abs().max()) <= 2**-8

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gengap.loaders.cnnzoo import LAYOUT, STATISTICS, vector_statistics, weight_statistics
+from gengap.collections.cnnzoo import LAYOUT, STATISTICS, vector_statistics, weight_statistics
 
 LAYERS = (0, 1, 2, 3)
 LAYER_NAMES = ("conv1", "conv2", "conv3", "dense")

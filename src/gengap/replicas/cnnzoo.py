@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from pandas import DataFrame
 from tqdm import tqdm
 
+from gengap.collections.cnnzoo import LAYOUT, METRICS, PARAMETERS, finite_rows, write_zoo
 from gengap.errors import GengapError
 from gengap.folders import write_atomically
-from gengap.loaders.cnnzoo import LAYOUT, METRICS, PARAMETERS, finite_rows, write_zoo
-from gengap.loaders.images import load_images, network_inputs
+from gengap.formats.images import load_images, network_inputs
 from gengap.replicas.pool import hash_seed, run_on
 
 BATCH = 512

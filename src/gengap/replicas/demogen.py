@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gengap.errors import GengapError
-from gengap.loaders.demogen import (
+from gengap.collections.demogen import (
     RECORDS,
     SPEC,
     architecture_of,
@@ -27,7 +26,8 @@ from gengap.loaders.demogen import (
     resnet32,
     write_weights,
 )
-from gengap.loaders.images import load_images, per_image_standardization, write_idx_pair
+from gengap.errors import GengapError
+from gengap.formats.images import load_images, per_image_standardization, write_idx_pair
 from gengap.replicas import training
 from gengap.replicas.pool import hash_seed, run_on
 from gengap.replicas.training import (

@@ -30,10 +30,10 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from gengap.collections import genprob
 from gengap.errors import GengapError
 from gengap.folders import write_atomically
-from gengap.loaders import genprob
-from gengap.loaders.images import load_images, write_idx_pair
+from gengap.formats.images import load_images, write_idx_pair
 from gengap.measures.spectra import network_spectra
 from gengap.replicas import training
 from gengap.replicas.pool import hash_seed, run_on

@@ -27,9 +27,9 @@ from tqdm import tqdm
 
 from gengap.errors import GengapError
 from gengap.folders import write_atomically
-from gengap.loaders.images import load_images
-from gengap.loaders.keras import network_from_config, write_weights
-from gengap.loaders.tfrecord import write_tfrecord
+from gengap.formats.images import load_images
+from gengap.formats.keras import network_from_config, write_weights
+from gengap.formats.tfrecord import write_tfrecord
 from gengap.replicas.pool import hash_seed, run_on
 from gengap.replicas.training import Images, evaluate, momentum_sgd, write_json
 

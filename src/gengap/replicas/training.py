@@ -77,13 +77,9 @@ def shifted_and_mirrored(inputs: Tensor, *, shift: int) -> Tensor:
     padded = F.pad(inputs, (shift, shift, shift, shift))
     down, right = torch.randint(2 * shift + 1, (2, count, 1))
     columns = torch.arange(width).expand(count, -1)
-    columns = (
-        torch.where(torch.rand(count, 1) < 0.5, width - 1 - columns, columns) + right
-    )
+    columns = torch.where(torch.rand(count, 1) < 0.5, width - 1 - columns, columns) + right
     rows = torch.arange(height) + down
-    moved = padded[
-        torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]
-    ]
+    moved = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
     return moved.permute(0, 3, 1, 2)
 
 
@@ -99,9 +95,7 @@ def round_weights(network: nn.Module) -> None:
             tensor.copy_(tensor.to(torch.bfloat16))
 
 
-def momentum_sgd(
-    network: nn.Module, *, rate: float, weight_decay: float
-) -> torch.optim.SGD:
+def momentum_sgd(network: nn.Module, *, rate: float, weight_decay: float) -> torch.optim.SGD:
     """SGD with momentum 0.9 that decays kernels, not biases and the scales of normalizations."""
     kernels = [weight for weight in network.parameters() if weight.dim() > 1]
     others = [weight for weight in network.parameters() if weight.dim() == 1]

@@ -1,0 +1,462 @@
+"""DEMOGEN, the networks of Jiang et al. 2019 on margin distributions (arXiv 1810.00113).
+
+756 networks of three families, NiN on CIFAR-10 and ResNet-32 on CIFAR-10 and CIFAR-100. Below the
+folder that has `all_model_spec.json`, the grid of each family, a network is a folder
+`<family>/<name that spells its hyper-parameters>/` with `train.json`, `eval.json` and its weights:
+`model.ckpt-150000`, a checkpoint of TensorFlow 1, or in its place `model.safetensors` with the same
+variables, named and laid out as in TensorFlow.
+"""
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, partial
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from pandas import DataFrame, Series
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+
+from gengap import folders
+from gengap.collection import COLUMNS, Collection
+from gengap.collections.layers import Sum
+from gengap.collections.pgdl import naming, read_json
+from gengap.errors import GengapError, NotAvailable
+from gengap.formats.images import load_images, per_image_standardization
+from gengap.formats.state_dicts import check_finite
+from gengap.formats.tf_checkpoint import read_checkpoint
+
+SPEC = "all_model_spec.json"
+CHECKPOINT = "model.ckpt-150000"
+SAFETENSORS = "model.safetensors"
+RECORDS = {"train": "train.json", "test": "eval.json"}
+QUANTITIES = {"accuracy": "Accuracy", "loss": "CrossEntropy"}  # ours -> theirs
+DEEPEST = 8  # levels of folders, from the root, in which the tree is looked for
+GRID = (
+    "wide_multiplier",
+    "batchnorm",
+    "normalization",
+    "dropout_prob",
+    "augmentation",
+    "decay_fac",
+    "learning_rate",
+    "copy",
+)
+# What a family's grid leaves out has one value.
+DEFAULTS = {
+    "batchnorm": [False],
+    "dropout_prob": [0.0],
+    "normalization": ["batch"],
+    "learning_rate": [0.01],
+}
+# Architecture -> the first kernel, whose outputs are the width, and the last bias, the classes.
+ENDS = {
+    "nin": ("nin/conv2d/kernel", "nin/conv2d_9/bias"),
+    "resnet": ("resnet/conv2d/kernel", "resnet/dense/bias"),
+}
+BLOCKS = 5  # in each stage of ResNet-32
+# Layer -> its name in TensorFlow, and the names of its tensors here and there.
+KERNEL = {"weight": "kernel", "bias": "bias"}
+SCALE = {"weight": "gamma", "bias": "beta"}
+MOVING = {"running_mean": "moving_mean", "running_var": "moving_variance"}
+LAYERS = {
+    nn.Conv2d: ("conv2d", KERNEL),
+    nn.Linear: ("dense", KERNEL),
+    nn.BatchNorm2d: ("batch_normalization", SCALE | MOVING),
+    nn.GroupNorm: ("group_norm", SCALE),
+}
+
+
+class DEMOGEN(Collection):
+    """DEMOGEN: 216 NiN and 540 ResNet-32, by width, normalization, regularization and copy.
+
+    A family is a key of all_model_spec.json, `<architecture>_<data set>`. The index has the
+    networks of its grid whose folders are complete, and warns of the others; train.json and
+    eval.json give accuracies and cross-entropies, without weight decay. Epochs were not published
+    and are NaN. A network is as wide, and has as many classes, as its weights say, so that narrower
+    copies of the grid load like the published networks. The sample is the training set, each image
+    standardized: of CIFAR the whole, of networks trained on fewer images those that lie beside
+    them, in a folder `<data set>/` in the data set's own format.
+
+    Format: demogen/model_config.py in google-research/google-research.
+    """
+
+    name = "demogen"
+    expected_families = ("NIN_CIFAR10", "RESNET_CIFAR10", "RESNET_CIFAR100")
+
+    def known_families(self) -> list[str]:
+        return [*dict.fromkeys([*self.expected_families, *self._grids])]
+
+    def family_files(self, family: str) -> tuple[Path, ...]:
+        home = self._home or self.root
+        return home / SPEC, home / family
+
+    def read_index(self) -> DataFrame:
+        if self._home is None:
+            raise GengapError(
+                f"{self.root} has no {SPEC}, nor has a folder in it; give the unpacked archive"
+            )
+        rows = [row for family, grid in self._grids.items() for row in self._rows(family, grid)]
+        return DataFrame(rows, columns=None if rows else COLUMNS)
+
+    def read_network(self, record: Series) -> tuple[nn.Sequential, None]:
+        folder = self._home / record["model_id"]
+        architecture = architecture_of(record["family"])
+        width, classes = read_sizes(folder, architecture)
+        with naming(weights_file(folder)):
+            if architecture == "nin":
+                batch_norm = record["hp_normalization"] == "batch"
+                network = nin(width, batch_norm, record["hp_dropout"], classes)
+            else:
+                network = resnet32(width, record["hp_normalization"], classes)
+        read_weights(folder, network, architecture)
+        check_finite(network, record["model_id"])
+        return in_fastest_format(network.to(self.device).eval()), None
+
+    def read_sample(self, record: Series) -> tuple[Tensor, Tensor]:
+        dataset = record["family"].partition("_")[2].lower()
+        own = self._home if (self._home / dataset).is_dir() else None
+        try:
+            images, labels = load_images(dataset, "train", root=own, download=False)
+        except GengapError as error:
+            raise NotAvailable(f"{record['family']} has no training images: {error}") from error
+        inputs = torch.from_numpy(per_image_standardization(like_cifar(images)))
+        return inputs.to(self.device), torch.from_numpy(labels).to(self.device)
+
+    @cached_property
+    def _home(self) -> Path | None:
+        return home_below(self.root)
+
+    @cached_property
+    def _grids(self) -> dict[str, dict[str, list]]:
+        """Family -> hyper-parameter -> its values."""
+        if self._home is None:
+            return {}
+        grids = read_json(self._home / SPEC)
+        with naming(self._home / SPEC):
+            return {family: dict(grid) for family, grid in grids.items()}
+
+    def _rows(self, family: str, grid: dict[str, list]) -> list[dict]:
+        folder = self._home / family
+        with naming(self._home / SPEC):
+            networks = list(networks_of(family, grid))
+        present = [network for network in networks if is_complete(folder / network[0])]
+        if len(present) < len(networks) and folder.is_dir():  # families() names a lacking family
+            warnings.warn(
+                f"{family}: {len(networks) - len(present)} of {len(networks)} networks are missing"
+                " or incomplete and are left out of the index."
+            )
+        return [
+            {"model_id": f"{family}/{name}", "family": family, "epoch": math.nan}
+            | read_records(folder / name)
+            | hyper_parameters
+            for name, hyper_parameters in present
+        ]
+
+
+def home_below(root: Path) -> Path | None:
+    """The folder with all_model_spec.json that is nearest to the root, or None."""
+    level = [root] if root.is_dir() else []
+    for _ in range(DEEPEST):
+        if homes := [folder for folder in level if (folder / SPEC).is_file()]:
+            return homes[0]
+        level = [child for folder in level for child in sorted(folder.iterdir()) if child.is_dir()]
+    return None
+
+
+def architecture_of(family: str) -> str:
+    """What a family's name begins with: nin or resnet."""
+    architecture = family.partition("_")[0].lower()
+    if architecture not in ENDS:
+        raise GengapError(f"the family {family} is none of {' or '.join(ENDS)}")
+    return architecture
+
+
+def networks_of(family: str, grid: dict[str, list]) -> Iterator[tuple[str, dict]]:
+    """Folder and index columns of each network of a family.
+
+    grid: hyper-parameter -> its values, as all_model_spec.json has it.
+    """
+    architecture, grid = architecture_of(family), DEFAULTS | grid
+    for wide, batch_norm, normalization, dropout, augmentation, decay, rate, copy in product(
+        *(grid[name] for name in GRID)
+    ):
+        if architecture == "nin":
+            normalization = "batch" if batch_norm else "none"
+        columns = {
+            "hp_wide_multiplier": float(wide),
+            "hp_normalization": normalization,
+            "hp_dropout": float(dropout),
+            "hp_augmentation": bool(augmentation),
+            "hp_decay_fac": float(decay),
+            "hp_learning_rate": float(rate),
+            "hp_copy": int(copy),
+        }
+        yield folder_name(architecture, columns), columns
+
+
+def folder_name(architecture: str, columns: dict) -> str:
+    """The folder of the network with these hyper-parameters; what is off leaves a double _."""
+    normalization, rate = columns["hp_normalization"], columns["hp_learning_rate"]
+    parts = [architecture, f"wide_{columns['hp_wide_multiplier']}x"]
+    if architecture == "nin":
+        parts += ["bn" if normalization == "batch" else "", f"dropout_{columns['hp_dropout']}"]
+    else:
+        parts += [f"{normalization}norm"]
+    parts += ["aug" if columns["hp_augmentation"] else "", f"decay_{columns['hp_decay_fac']}"]
+    if architecture == "resnet" and rate != 0.01:
+        parts += [f"lr_{rate}"]
+    return "_".join([*parts, str(columns["hp_copy"])])
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a network's folder has its records and its weights."""
+    files = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    data = any(name.startswith(f"{CHECKPOINT}.data-") for name in files)
+    checkpoint = data and f"{CHECKPOINT}.index" in files
+    return files.issuperset(RECORDS.values()) and (SAFETENSORS in files or checkpoint)
+
+
+def read_records(folder: Path) -> dict[str, float]:
+    """Accuracies (fractions) and cross-entropies (nats) of the training and the test images."""
+    records = {split: read_json(folder / name) for split, name in RECORDS.items()}
+    columns = {}
+    for (column, key), (split, record) in product(QUANTITIES.items(), records.items()):
+        with naming(folder / RECORDS[split]):
+            columns[f"{split}_{column}"] = float(record[key])
+    return columns
+
+
+def like_cifar(images: np.ndarray) -> np.ndarray:
+    """Images as `load_images` returns them, with three channels and 32 x 32 pixels.
+
+    Grey images of 28 x 28 pixels get a black frame and three equal channels.
+    """
+    if images.ndim == 4:
+        return images
+    framed = np.pad(images, ((0, 0), (2, 2), (2, 2)))
+    return np.repeat(framed[..., None], 3, axis=3)
+
+
+class PadSame(nn.Module):
+    """TensorFlow's padding "same" of 3 x 3 kernels that stride by 2: the odd pixel at the end."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        top, left = (size % 2 for size in inputs.shape[2:])
+        return nn.functional.pad(inputs, (left, 1, top, 1))
+
+
+def nin(width: int, batch_norm: bool, dropout: float, classes: int) -> nn.Sequential:
+    """Network in Network for inputs (N, 3, 32, 32), with the stages h1, h2, h3, logits.
+
+    h1, h2, h3 are what enters the last ReLU of each block: that ReLU and the dropout after it begin
+    the next stage. dropout: the probability that a unit is dropped in training.
+
+    Source: demogen/models/nin.py; published widths are 192, 288 and 384. Its dropout_prob went to
+    TensorFlow 1 as the probability to keep a unit.
+    """
+
+    def convolution(*sizes: int, stride: int = 1) -> list[nn.Module]:
+        norm = [nn.BatchNorm2d(width, eps=1e-3, momentum=0.01)] if batch_norm else []
+        return [nn.Conv2d(*sizes, stride=stride), *norm]
+
+    def block(channels: int) -> list[nn.Module]:
+        first = [PadSame(), *convolution(channels, width, 3, stride=2), nn.ReLU()]
+        return [*first, *convolution(width, width, 1), nn.ReLU(), *convolution(width, width, 1)]
+
+    network = nn.Sequential()
+    network.add_module("h1", nn.Sequential(*block(3)))
+    for stage in ("h2", "h3"):
+        network.add_module(stage, nn.Sequential(nn.ReLU(), nn.Dropout(dropout), *block(width)))
+    last = [nn.ReLU(), nn.Dropout(dropout), nn.Conv2d(width, classes, 4), nn.Flatten()]
+    network.add_module("logits", nn.Sequential(*last))
+    return network
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalization with at most 32 groups, in the released code's order of arithmetic.
+
+    PyTorch multiplies by gamma / deviation before the mean is subtracted, and near 0 rounds to the
+    other side of the ReLU so often that single margins differ by 1e-3.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(min(32, channels), channels, eps=1e-6)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        groups = inputs.reshape(len(inputs), self.num_groups, -1)
+        standardized = nn.functional.layer_norm(groups, groups.shape[2:], eps=self.eps)
+        scale, shift = self.weight[:, None, None], self.bias[:, None, None]
+        return torch.addcmul(shift, standardized.reshape(inputs.shape), scale)
+
+
+def resnet32(width: int, normalization: str, classes: int) -> nn.Sequential:
+    """ResNet-32 v2 for inputs (N, 3, H, W), with the stages h1, h2, h3, logits.
+
+    normalization: "batch", or "group" with at most 32 groups. h1, h2, h3 have `width` channels and
+    two and four times as many; h1 begins with the first convolution, `logits` normalizes h3.
+
+    Source: demogen/models/resnet.py; published widths are 16, 32 and 64.
+    Raises: GengapError for another normalization.
+    """
+    if normalization not in NORMALIZATIONS:
+        known = ", ".join(NORMALIZATIONS)
+        raise GengapError(f"no normalization {normalization!r} in ResNet-32; there are: {known}")
+    norm = NORMALIZATIONS[normalization]
+    network, channels = nn.Sequential(), width
+    for stage, filters, stride in (("h1", width, 1), ("h2", 2 * width, 2), ("h3", 4 * width, 2)):
+        blocks = [ResidualBlock(norm, channels, filters, stride=stride, project=True)]
+        blocks += [ResidualBlock(norm, filters, filters) for _ in range(BLOCKS - 1)]
+        first = [convolution3x3(3, width)] if stage == "h1" else []
+        network.add_module(stage, nn.Sequential(*first, *blocks))
+        channels = filters
+    pooled = [norm(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    network.add_module("logits", nn.Sequential(*pooled, nn.Linear(channels, classes)))
+    return network
+
+
+class ResidualBlock(nn.Module):
+    """Two normalized and rectified convolutions beside the inputs or their projection."""
+
+    def __init__(
+        self,
+        norm: Callable[[int], nn.Module],
+        channels: int,
+        filters: int,
+        *,
+        stride: int = 1,
+        project: bool = False,
+    ):
+        super().__init__()
+        # In the order in which TensorFlow's graph was built: variables are numbered by it.
+        self.norm1 = norm(channels)
+        self.projection = (
+            nn.Conv2d(channels, filters, 1, stride=stride, bias=False) if project else None
+        )
+        self.conv1 = convolution3x3(channels, filters, stride)
+        self.norm2 = norm(filters)
+        self.conv2 = convolution3x3(filters, filters)
+        self.sum = Sum()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.norm1(inputs).relu()
+        shortcut = inputs if self.projection is None else self.projection(hidden)
+        hidden = self.norm2(self.conv1(hidden)).relu()
+        return self.sum(self.conv2(hidden), shortcut)
+
+
+def convolution3x3(channels: int, filters: int, stride: int = 1) -> nn.Conv2d:
+    """Without bias; one pixel of padding on each side, also where it strides."""
+    return nn.Conv2d(channels, filters, 3, stride=stride, padding=1, bias=False)
+
+
+NORMALIZATIONS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": partial(nn.BatchNorm2d, eps=1e-5, momentum=0.003),
+    "group": GroupNorm,
+}
+
+
+def in_fastest_format(network: nn.Sequential) -> nn.Sequential:
+    """The network, its kernels in the memory format in which this architecture is fastest.
+
+    On a CPU that is channels last, but for group normalization, which would have to copy its
+    inputs. The format of the kernels decides that of the activations, and changes only the rounding.
+    """
+    on_cpu = next(network.parameters()).device.type == "cpu"
+    if not on_cpu or any(isinstance(module, nn.GroupNorm) for module in network.modules()):
+        return network
+    return network.to(memory_format=torch.channels_last)
+
+
+def tensorflow_names(network: nn.Sequential, architecture: str) -> dict[str, str]:
+    """Name in network.state_dict() -> name of the variable in TensorFlow.
+
+    Layers of a kind are numbered in the order of the network, the first without a number.
+    """
+    counts, names = Counter(), {}
+    for path, module in network.named_modules():
+        kind = next((kind for kind in LAYERS if isinstance(module, kind)), None)
+        if kind is None:
+            continue
+        layer, tensors = LAYERS[kind]
+        numbered = f"{layer}_{counts[layer]}" if counts[layer] else layer
+        counts[layer] += 1
+        for ours, theirs in tensors.items():
+            if getattr(module, ours) is not None:
+                names[f"{path}.{ours}"] = f"{architecture}/{numbered}/{theirs}"
+    return names
+
+
+def read_weights(folder: Path, network: nn.Sequential, architecture: str) -> None:
+    """Fill a network with the weights in a folder.
+
+    Raises: GengapError that names file and variable where one is missing, damaged or of another
+    shape. Gamma and beta of group normalization may have the shape (c,), as in the archive, or
+    (1, c, 1, 1), as the released code makes them.
+    """
+    names = tensorflow_names(network, architecture)
+    variables = read_variables(folder, names.values())
+    state = network.state_dict()
+    for ours, theirs in names.items():
+        target, found = in_tensorflow_layout(state[ours]), variables[theirs]
+        if "/group_norm" in theirs and found.shape == (1, *target.shape, 1, 1):
+            found = found.reshape(-1)
+        if found.shape != target.shape:
+            raise GengapError(
+                f"{weights_file(folder)}: variable {theirs} has the shape {found.shape}, expected"
+                f" {tuple(target.shape)}; get it again"
+            )
+        target.copy_(torch.tensor(found))
+
+
+def write_weights(folder: Path, network: nn.Sequential, architecture: str) -> None:
+    """Write a network's weights as model.safetensors, with TensorFlow's names and layout."""
+    names, state = tensorflow_names(network, architecture), network.state_dict()
+    tensors = {
+        theirs: np.ascontiguousarray(in_tensorflow_layout(state[ours]).cpu().numpy())
+        for ours, theirs in names.items()
+    }
+    folders.write_atomically(folder / SAFETENSORS, lambda path: save_file(tensors, path))
+
+
+def read_sizes(folder: Path, architecture: str) -> tuple[int, int]:
+    """Width and number of classes of the network whose weights are in a folder."""
+    kernel, bias = read_variables(folder, ENDS[architecture]).values()
+    for name, array, axes in zip(ENDS[architecture], (kernel, bias), (4, 1)):
+        if array.ndim != axes:
+            raise GengapError(
+                f"{weights_file(folder)}: variable {name} has the shape {array.shape}, expected"
+                f" {axes} axes; get it again"
+            )
+    return kernel.shape[-1], len(bias)
+
+
+def read_variables(folder: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Variables of these names in the weights of a folder, in TensorFlow's layout."""
+    file, names = weights_file(folder), list(names)
+    if file.name != SAFETENSORS:
+        return read_checkpoint(file, names)
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            if lacking := sorted(set(names) - set(opened.keys())):
+                raise GengapError(f"{file} has no variable {', '.join(lacking)}; get it again")
+            return {name: opened.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        raise GengapError(f"{file} cannot be read ({error}); get it again") from error
+
+
+def weights_file(folder: Path) -> Path:
+    """model.safetensors where there is one, else the prefix of the checkpoint."""
+    file = folder / SAFETENSORS
+    return file if file.exists() else folder / CHECKPOINT
+
+
+def in_tensorflow_layout(tensor: Tensor) -> Tensor:
+    """A view with TensorFlow's axes: kernels (H, W, in, out), matrices (in, out)."""
+    axes = {4: (2, 3, 1, 0), 2: (1, 0)}
+    return tensor.permute(axes[tensor.ndim]) if tensor.ndim in axes else tensor

@@ -1,0 +1,226 @@
+"""Predicting Generalization in Deep Learning, the NeurIPS 2020 competition (arXiv 2012.07976).
+
+550 Keras networks of eight tasks. A task has `input_data/<task>/model_<id>/` with `config.json`,
+`weights.hdf5` and `weights_init.hdf5`, the training set in
+`input_data/<task>/dataset_1/train/shard_*.tfrecord`, and in
+`reference_data/<task>/model_configs.json` hyper-parameters and accuracies of each model. Three zip
+files hold the tasks; they are read as they are, one member at a time, and never unpacked. So is
+`input_data/<task>.zip` in place of the folder `input_data/<task>`, which this project's tasks have.
+"""
+
+import io
+import json
+import math
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from pandas import DataFrame, Series
+from torch import Tensor, nn
+
+from gengap.collection import COLUMNS, Collection
+from gengap.errors import GengapError, NotAvailable
+from gengap.formats.keras import network_from_config, read_weights, weights_in
+from gengap.formats.state_dicts import check_finite
+from gengap.formats.tfrecord import read_tfrecord
+
+Place = Path | zipfile.Path  # a folder or file, on disk or in a zip file
+
+# Task -> the archive that holds it. There is no task 3.
+ARCHIVES = {
+    "task1_v4": "public_data.zip",
+    "task2_v1": "public_data.zip",
+    "task4": "phase_one_data.zip",
+    "task5": "phase_one_data.zip",
+    "task6": "phase_two_data.zip",
+    "task7": "phase_two_data.zip",
+    "task8": "phase_two_data.zip",
+    "task9": "phase_two_data.zip",
+}
+# Index column -> name in model_configs.json.
+METRICS = {
+    "train_accuracy": "train_acc",
+    "test_accuracy": "test_acc",
+    "train_loss": "train_loss",
+    "test_loss": "test_loss",
+}
+SHARD = re.compile(r"shard_(\d+)\.tfrecord")
+DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+class PGDL(Collection):
+    """PGDL: eight tasks of 32 to 96 networks each, trained until they fit their training images.
+
+    A family is a task; tasks on disk beyond the published eight are families too. The root is a
+    folder that holds `input_data` and `reference_data` or has folders that do, a zip file of these,
+    or a folder with such zip files; tasks in `input_data` may be packed in zip files there. Epochs
+    were not published and are NaN in the index, as is an accuracy or loss that model_configs.json
+    lacks. The hyper-parameters `hp_*` are in the official order. The sample is the task's whole
+    training set, in the order of its shards.
+
+    Format: README of google-research/pgdl. Licence of the published data: Apache 2.0.
+    """
+
+    name = "pgdl"
+    expected_families = tuple(ARCHIVES)
+    root_may_be_zip = True
+
+    def known_families(self) -> list[str]:
+        return [*dict.fromkeys([*self.expected_families, *self._files])]
+
+    def family_files(self, family: str) -> tuple[Place, ...]:
+        absent = self.root / "input_data" / family, _configs_in(self.root, family)
+        return self._files.get(family, absent)
+
+    def model_configs(self, task: str) -> dict:
+        """The content of a task's model_configs.json, as the competition's score takes it.
+
+        Raises: GengapError where there is no such task or its file cannot be read.
+        """
+        if task not in self._files:
+            raise GengapError(
+                f"{self.root} has no task {task!r}; it has {', '.join(self._files) or 'none'}"
+            )
+        specs = read_json(self.family_files(task)[1])
+        if not specs or not isinstance(specs, dict):
+            raise GengapError(f"{self.family_files(task)[1]} describes no models; get it again")
+        return specs
+
+    def read_index(self) -> DataFrame:
+        tasks = [task for task in self.known_families() if task in self._files]
+        rows = [row for task in tasks for row in self._rows(task)]
+        return DataFrame(rows, columns=None if rows else COLUMNS)
+
+    def read_network(self, record: Series) -> tuple[nn.Sequential, dict[str, Tensor] | None]:
+        folder = self.family_files(record["family"])[0] / record["model_id"].rpartition("/")[2]
+        config = read_json(folder / "config.json")
+        with naming(folder / "config.json"):
+            network = network_from_config(config)
+        with naming(folder / "weights.hdf5") as weights:
+            read_weights(_in_memory(weights), network)
+        check_finite(network, record["model_id"])
+        initial = None
+        if (folder / "weights_init.hdf5").exists():
+            with naming(folder / "weights_init.hdf5") as weights:
+                initial = weights_in(_in_memory(weights), network)
+            initial = {name: tensor.to(self.device) for name, tensor in initial.items()}
+        return network.to(self.device), initial
+
+    def read_sample(self, record: Series) -> tuple[Tensor, Tensor]:
+        folder = self.family_files(record["family"])[0] / "dataset_1" / "train"
+        listed = folder.iterdir() if folder.is_dir() else ()
+        shards = {int(m[1]): file for file in listed if (m := SHARD.fullmatch(file.name))}
+        if not shards:
+            raise NotAvailable(
+                f"{record['family']} has no training images, {folder}/shard_*.tfrecord"
+            )
+        parts = [read_shard(shards[number]) for number in sorted(shards)]
+        if len({inputs.shape[1:] for inputs, _ in parts}) > 1:
+            raise GengapError(
+                f"the shards in {folder} have inputs of different shapes; get them again"
+            )
+        inputs, labels = (torch.cat(part).to(self.device) for part in zip(*parts))
+        return inputs, labels
+
+    @cached_property
+    def _files(self) -> dict[str, tuple[Place, Place]]:
+        """Task -> the folder of its networks and images, and its model_configs.json."""
+        files = {}
+        for home in _homes_in(self.root):
+            for folder in _tasks_in(home / "input_data"):
+                files.setdefault(folder.name, (folder, _configs_in(home, folder.name)))
+        return files
+
+    def _rows(self, task: str) -> list[dict]:
+        specs = self.model_configs(task)
+        with naming(self.family_files(task)[1]):
+            return index_rows(task, specs)
+
+
+def index_rows(task: str, specs: dict) -> list[dict]:
+    """Rows of an index for one task, by ascending id; `specs` is its model_configs.json."""
+    rows = []
+    for number in sorted(specs, key=lambda number: (len(number), number)):
+        metrics, hparams = specs[number]["metrics"], specs[number]["hparams"]
+        recorded = {c: float(metrics.get(name, math.nan)) for c, name in METRICS.items()}
+        values = {f"hp_{h}": _hyper_parameter(hparams[h]["current_value"]) for h in hparams}
+        identity = {"model_id": f"{task}/model_{number}", "family": task, "epoch": math.nan}
+        rows.append(identity | recorded | values)
+    return rows
+
+
+def read_json(file: Place) -> object:
+    """What a JSON file holds; GengapError that names it where it is missing or damaged."""
+    with naming(file):
+        return json.loads(file.read_bytes())
+
+
+def read_shard(file: Place) -> tuple[Tensor, Tensor]:
+    """Inputs (N, C, H, W) or (N, D) float32 and labels (N,) int64 of one TFRecord file."""
+    with naming(file), file.open("rb") as opened:
+        inputs, labels = read_tfrecord(opened)
+    channels_last = torch.from_numpy(inputs.astype(np.float32, copy=False))
+    return channels_last.movedim(-1, 1).contiguous(), torch.from_numpy(labels)
+
+
+def _homes_in(root: Path) -> Iterator[Place]:
+    """The folders with input_data at most one level below a folder or zip file, folders first."""
+    opened = _opened(root) if root.is_file() else root
+    for place in _with_zips(opened) if opened.is_dir() else ():
+        for folder in [place, *_sorted_folders(place)]:
+            if (folder / "input_data").is_dir():
+                yield folder
+
+
+def _tasks_in(input_data: Place) -> list[Place]:
+    """The folders of tasks in a folder, then those in its zip files."""
+    return [task for place in _with_zips(input_data) for task in _sorted_folders(place)]
+
+
+def _configs_in(home: Place, task: str) -> Place:
+    return home / "reference_data" / task / "model_configs.json"
+
+
+def _with_zips(folder: Place) -> list[Place]:
+    """A folder and then, where it is one on disk, the zip files in it."""
+    zips = sorted(folder.glob("[!.]*.zip")) if isinstance(folder, Path) else []
+    return [folder, *map(_opened, zips)]
+
+
+def _opened(file: Path) -> zipfile.Path:
+    with naming(file):
+        return zipfile.Path(file)
+
+
+def _sorted_folders(place: Place) -> list[Place]:
+    hidden = (".", "__MACOSX")
+    folders = [f for f in place.iterdir() if f.is_dir() and not f.name.startswith(hidden)]
+    return sorted(folders, key=lambda folder: folder.name)
+
+
+def _in_memory(file: Place) -> Path | io.BytesIO:
+    """What HDF5 can read: a file on disk, or a member of a zip file in memory."""
+    return file if isinstance(file, Path) else io.BytesIO(file.read_bytes())
+
+
+def _hyper_parameter(value) -> float | str:
+    """Numbers and truth values as float, whatever tasks with other values stand beside."""
+    return float(value) if isinstance(value, int | float) else str(value)
+
+
+@contextmanager
+def naming(file: Place) -> Iterator[Place]:
+    """Names the file, or the zip file and its member, in whatever goes wrong while it is read."""
+    try:
+        yield file
+    except GengapError as error:
+        raise GengapError(f"{file}: {error}") from error
+    except (*DAMAGE, TypeError, AttributeError) as error:
+        reason = "it is missing" if isinstance(error, FileNotFoundError) else repr(error)
+        raise GengapError(f"{file} cannot be read ({reason}); get it again") from error

@@ -1,0 +1,230 @@
+"""Probing: how early in training a measure of the weights knows how a network will do.
+
+Source: Jaegerman et al. 2021 (GenProb), which correlates measures after every epoch with accuracy
+and gap.
+"""
+
+import numpy as np
+import pandas as pd
+from pandas import DataFrame, Series
+from scipy import stats
+
+from gengap.collections.genprob import GenProb, network_of
+from gengap.evaluation.analysis import main_effects
+from gengap.evaluation.scores import task_of
+from gengap.measures.spectral_aggregation import VARIANTS, aggregate
+from gengap.tables.details import detail_table
+
+FEWEST = 3  # networks that a correlation is taken over
+
+
+def epoch_table(genprob: GenProb) -> DataFrame:
+    """Every epoch of every network of a collection: how it performed, and the paper's measures.
+
+    Indexed by network (`<family>/<name>`) and epoch. Columns: those of the collection's index, gap
+    (training minus test accuracy), and a column for each of VARIANTS, of the layers' weights and,
+    as `low_rank_...`, of their low-rank parts; NaN where these are all empty.
+    """
+    epochs = pd.concat([genprob.kept_table("epochs"), genprob.index()], ignore_index=True)
+    epochs = epochs.drop_duplicates("model_id")
+    epochs["gap"] = epochs["train_accuracy"] - epochs["test_accuracy"]
+    epochs["network"] = network_of(epochs["model_id"])
+    epochs["epoch"] = epochs["epoch"].astype(int)
+    epochs = epochs.join(spectral_measures(layer_table(genprob)), on="model_id")
+    return epochs.set_index(["network", "epoch"]).sort_index()
+
+
+def layer_table(genprob: GenProb) -> DataFrame:
+    """Spectra of all layers at every epoch: model_id and the columns of `network_spectra`.
+
+    What training kept, also of epochs without weights; what nobody kept is computed.
+    """
+    kept = genprob.kept_table("spectra")
+    if genprob.index()["model_id"].isin(kept["model_id"]).all():
+        return kept
+    found = pd.concat([kept, detail_table(genprob, "spectra")], ignore_index=True)
+    return found.drop_duplicates(["model_id", "layer", "unfolding", "low_rank"])
+
+
+def spectral_measures(spectra: DataFrame) -> DataFrame:
+    """VARIANTS of the spectra of several models: a row a model, plain and as `low_rank_...`."""
+    return DataFrame(
+        {
+            f"low_rank_{name}" if low_rank else name: aggregated(
+                spectra, column, how=how, transform=transform, low_rank=low_rank
+            )
+            for low_rank in (False, True)
+            for name, (column, how, transform) in VARIANTS.items()
+        }
+    )
+
+
+def aggregated(
+    spectra: DataFrame, column: str, *, how: str, transform: str = "plain", low_rank: bool = False
+) -> Series:
+    """One column of the convolutions' spectra in one number a model, by model_id.
+
+    spectra: model_id and the columns of `network_spectra`. low_rank: of the low-rank parts. how,
+    transform: as `aggregate` takes them.
+    """
+    rows = spectra[(spectra["kind"] == "conv") & (spectra["low_rank"] == low_rank)]
+    models = rows.groupby("model_id", sort=False)
+    found = {
+        model_id: aggregate(part[column], part["size"], how=how, transform=transform)
+        for model_id, part in models[[column, "size"]]
+    }
+    return Series(found, name=column, dtype=float).rename_axis("model_id")
+
+
+def at_the_end(values: Series) -> Series:
+    """By (network, epoch): for each epoch the value of the network's last one."""
+    last = values.sort_index(level="epoch").groupby(level="network").last()
+    return Series(last.loc[values.index.get_level_values("network")].to_numpy(), values.index)
+
+
+def probe_table(
+    epochs: DataFrame,
+    measures: list[str],
+    outcomes: list[str],
+    *,
+    of_the_end: bool,
+    ranks: bool = True,
+    samples: int = 200,
+    seed: int = 0,
+) -> DataFrame:
+    """`probe_curves` of each family of networks with each outcome, under columns family, outcome.
+
+    epochs: of `epoch_table`; measures, outcomes: columns of it. of_the_end: whether the outcome is
+    that of the network's last epoch, which a probe is to foretell, or, as published, that of the
+    epoch itself.
+    """
+    parts = []
+    for family, rows in epochs.groupby("family", sort=False):
+        for name in outcomes:
+            outcome = at_the_end(rows[name]) if of_the_end else rows[name]
+            found = probe_curves(rows[measures], outcome, ranks=ranks, samples=samples, seed=seed)
+            parts.append(found.assign(family=family, outcome=name))
+    return pd.concat(parts, ignore_index=True)
+
+
+def probe_curves(
+    values: DataFrame,
+    outcome: Series,
+    *,
+    ranks: bool = True,
+    samples: int = 200,
+    seed: int = 0,
+) -> DataFrame:
+    """Correlation of measures with an outcome over networks, epoch by epoch.
+
+    values: by (network, epoch), a column per measure. outcome: by the same. ranks: Spearman's, else
+    Pearson's.
+
+    Returns a row per measure and epoch: measure, epoch, correlation, low and high (95 % percentile
+    bootstrap over networks, of which all measures and epochs meet the same draws) and networks,
+    that have measure and outcome. NaN over fewer than three, or where either is constant.
+    """
+    networks = values.index.get_level_values("network").unique()
+    drawn = np.random.default_rng(seed).integers(len(networks), size=(samples, len(networks)))
+    rows = np.vstack([np.arange(len(networks)), drawn])  # the networks as they are, then samples
+    targets = outcome.unstack("epoch").reindex(networks)
+    found = []
+    for measure, column in values.items():
+        wide = column.unstack("epoch").reindex(networks)
+        for epoch in wide:
+            pair = np.stack([wide[epoch].to_numpy(float), targets[epoch].to_numpy(float)])
+            value, *of_samples = correlations(*pair[:, rows], ranks=ranks)
+            count = np.isfinite(pair).all(axis=0).sum()
+            found.append((measure, epoch, value, *_interval(of_samples), count))
+    columns = ["measure", "epoch", "correlation", "low", "high", "networks"]
+    return DataFrame(found, columns=columns)
+
+
+def correlations(x: np.ndarray, y: np.ndarray, *, ranks: bool) -> np.ndarray:
+    """Of each row of two arrays (B, n), over the places where both are numbers: (B,).
+
+    ranks: Spearman's, else Pearson's. NaN over fewer than three places, or where x or y is constant.
+    """
+    known = np.isfinite(x) & np.isfinite(y)
+    sides = [np.where(known, side, np.nan) for side in (x, y)]
+    if ranks:
+        sides = [stats.rankdata(side, axis=1, nan_policy="omit") for side in sides]
+    count = known.sum(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x, y = (side - np.nansum(side, axis=1, keepdims=True) / count for side in sides)
+        spread = np.sqrt(np.nansum(x * x, axis=1) * np.nansum(y * y, axis=1))
+        found = np.nansum(x * y, axis=1) / spread
+    varies = [
+        np.nanmax(side, 1, initial=-np.inf) > np.nanmin(side, 1, initial=np.inf) for side in sides
+    ]
+    return np.where((count[:, 0] >= FEWEST) & varies[0] & varies[1], found, np.nan)
+
+
+def _interval(values: list[float]) -> tuple[float, float]:
+    """Where 95 % of the values that are numbers lie."""
+    known = np.array(values)[np.isfinite(values)]
+    return tuple(np.quantile(known, [0.025, 0.975])) if len(known) else (np.nan, np.nan)
+
+
+def settled_epochs(curves: DataFrame, *, within: float = 0.05) -> Series:
+    """By measure, the earliest epoch from which on the correlation stays near that of the last.
+
+    curves: of `probe_curves`. within: the largest difference that is near. NaN where the last epoch
+    has no correlation.
+    """
+
+    def settled(curve: DataFrame) -> float:
+        curve = curve.sort_values("epoch")
+        near = (curve["correlation"] - curve["correlation"].iloc[-1]).abs() <= within
+        if not near.iloc[-1]:
+            return np.nan
+        return curve["epoch"].iloc[np.flatnonzero(~near).max(initial=-1) + 1]
+
+    return curves.groupby("measure", sort=False).apply(settled, include_groups=False)
+
+
+def partial_correlations(values: DataFrame, outcome: Series, index: DataFrame) -> DataFrame:
+    """Spearman's correlation of measures with an outcome, and what hyper-parameters leave of it.
+
+    values, outcome: by model_id, of the models of one family. index: rows of its collection.
+    Hyper-parameters are taken out of the ranks of both sides, as main effects (a term for each value
+    of each), by least squares; what is left is correlated.
+
+    Returns by measure: correlation; partial; p_value, of a partial correlation as far from 0 or
+    farther where there is none (Student's t, with a degree of freedom less for each term); and
+    explained, the share of the variance of the measure's ranks that the hyper-parameters explain.
+    NaN where a model has no value.
+    """
+    effects = main_effects(task_of(index))
+    design = np.column_stack([np.ones(len(effects)), effects.to_numpy()])
+    target = _ranks(outcome.loc[effects.index])
+    rest = _residuals(target, design)
+    rows = {}
+    for measure, column in values.loc[effects.index].items():
+        ranks = _ranks(column)
+        left = _residuals(ranks, design)
+        partial = correlations(left[None], rest[None], ranks=False)[0]
+        rows[measure] = {
+            "correlation": correlations(ranks[None], target[None], ranks=False)[0],
+            "partial": partial,
+            "p_value": _p_value(partial, len(design) - design.shape[1] - 1),
+            "explained": 1 - left @ left / np.square(ranks - ranks.mean()).sum(),
+        }
+    return DataFrame.from_dict(rows, orient="index")
+
+
+def _p_value(partial: float, freedom: int) -> float:
+    """Two-sided, of a correlation with so many degrees of freedom."""
+    with np.errstate(divide="ignore"):
+        t = abs(partial) * np.sqrt(freedom / np.maximum(1 - partial**2, 0))
+    return float(2 * stats.t.sf(t, freedom))
+
+
+def _ranks(values: Series) -> np.ndarray:
+    return stats.rankdata(values, nan_policy="propagate")
+
+
+def _residuals(values: np.ndarray, design: np.ndarray) -> np.ndarray:
+    if not np.isfinite(values).all():
+        return np.full(len(values), np.nan)
+    return values - design @ np.linalg.lstsq(design, values)[0]

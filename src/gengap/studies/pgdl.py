@@ -1,0 +1,93 @@
+"""The public record of the PGDL competition, scored again: real measures on its public tasks.
+
+The data are not part of this project. Where they are at hand the scores are computed from them;
+elsewhere they are read from tables kept in `data/tables`, whose values are the same.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from gengap import folders
+from gengap.collections.participants import GRIDS, read_participants, task_files
+from gengap.errors import GengapError
+from gengap.evaluation.analysis import added_value_table, hyperparameter_baseline, score_table
+
+SCORES, ADDED_VALUE = "pgdl_participants", "pgdl_participants_added_value"  # names of kept tables
+
+
+def participants_folder() -> Path | None:
+    """Where the participants' data are at hand, or None: then the kept tables are read.
+
+    `pgdl_participants` in the reference folder, or in the cache after `gengap fetch
+    pgdl-participants`, if all four files are there.
+    """
+    for parent in (folders.reference(), folders.cache()):
+        folder = parent / "pgdl_participants"
+        if all(file.is_file() for task in GRIDS for file in task_files(folder, task)):
+            return folder
+    return None
+
+
+def participants_scores(folder: Path | None = None) -> pd.DataFrame:
+    """Our scores of the participants' measures, and of the baseline of hyper-parameters alone.
+
+    The columns of `gengap.evaluation.analysis.score_table` (1,000 permutations, 200 bootstraps, seed 0), a row
+    per task, measure and score, sorted by them. folder: of the data; without it that of
+    `participants_folder`, or else the kept table.
+
+    Raises: GengapError if neither is there, or as `read_participants` does.
+    """
+    folder = folder or participants_folder()
+    if folder is None:
+        return _kept(SCORES)
+    table, index, _ = read_participants(folder)
+    found = score_table(pd.concat([table, hyperparameter_baseline(index)]), index)
+    return _sorted(found, ["family", "measure", "score"])
+
+
+def participants_added_value(folder: Path | None = None) -> pd.DataFrame:
+    """What each of the participants' measures adds to the hyper-parameters alone.
+
+    The columns of `gengap.evaluation.analysis.added_value_table` (1,000 bootstraps, seed 0), a row per task
+    and measure, sorted by them. folder: as for `participants_scores`.
+    """
+    folder = folder or participants_folder()
+    if folder is None:
+        return _kept(ADDED_VALUE)
+    table, index, _ = read_participants(folder)
+    return _sorted(added_value_table(table, index), ["family", "measure"])
+
+
+def keep_participants(folder: Path) -> None:
+    """Compute both kept tables anew from the participants' data and write them to data/tables."""
+    tables = {SCORES: participants_scores(folder), ADDED_VALUE: participants_added_value(folder)}
+    for name, table in tables.items():
+        folders.write_atomically(_file(name), partial(table.to_parquet, index=False))
+
+
+def measure_costs() -> pd.DataFrame:
+    """What each measure costs on the largest network of each replica task.
+
+    Columns family, measure, seconds, peak_mib (of the whole process, MiB), threads, processor and
+    others, as `tests/benchmarks/pgdl_measures.py` wrote them.
+    """
+    return pd.read_csv(folders.data() / "tables" / "pgdl_costs.csv")
+
+
+def _kept(name: str) -> pd.DataFrame:
+    if not _file(name).is_file():
+        raise GengapError(
+            f"there is neither the table {_file(name)} nor the data it is computed from; get them by"
+            " gengap fetch pgdl-participants"
+        )
+    return pd.read_parquet(_file(name))
+
+
+def _file(name: str) -> Path:
+    return folders.data() / "tables" / f"{name}.parquet"
+
+
+def _sorted(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    return table.sort_values(by, ignore_index=True)

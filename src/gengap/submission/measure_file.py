@@ -1,0 +1,193 @@
+"""One attempt at anybody's measure: import its file, compute a model's value, say what went wrong.
+
+What runs in a worker process; see gengap.submission.process.
+"""
+
+import dataclasses
+import importlib.util
+import math
+import pkgutil
+import random
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gengap.collection import Collection
+from gengap.errors import GengapError, NotAvailable
+from gengap.measures import MEASURES, Measure
+from gengap.model import BATCH, Model
+from gengap.submission.process import Job
+
+LONGEST_NOTE = 200  # characters
+
+
+class Batches:
+    """A model's training sample as `complexity` gets it: iterated any number of times.
+
+    Each time it yields (inputs (B, C, H, W) float32, labels (B,) int64), B at most 250, on the
+    network's device. It is no tf.data.Dataset, and the model beside it no Keras model: a
+    competitor's code runs once its TensorFlow calls are replaced by PyTorch's.
+    """
+
+    def __init__(self, model: Model):
+        self.model = model
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        inputs, labels = self.model.sample
+        return zip(inputs.split(BATCH), labels.split(BATCH), strict=True)
+
+
+def name_of_file(file: Path) -> str:
+    """The name of what has none but its file's; GengapError if a measure is called so."""
+    name = Path(file).stem
+    if name in MEASURES:
+        raise GengapError(f"a measure {name!r} exists already; rename the file {file}")
+    return name
+
+
+def import_file(file: Path) -> tuple[ModuleType, list[str]]:
+    """Import a user's file: its module, and the names of the measures that it registers.
+
+    Raises: GengapError that says where it stopped.
+    """
+    before = set(MEASURES)
+    spec = importlib.util.spec_from_file_location(f"measures_from_{Path(file).stem}", file)
+    if spec is None or spec.loader is None:
+        raise GengapError(f"{file} is no Python file; give one that ends in .py")
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except GengapError:
+        raise
+    except (Exception, SystemExit) as error:  # anybody's code: say where it stopped
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise GengapError(
+            f"{file} cannot be imported ({type(error).__name__}: {error}, in {place.filename}"
+            f" line {place.lineno})"
+        ) from error
+    return module, [name for name in MEASURES if name not in before]
+
+
+def measures_in(file: Path) -> list[str]:
+    """Import a user's file and name the measures that it registers; GengapError if none."""
+    if names := import_file(file)[1]:
+        return names
+    raise GengapError(f"{file} registers no measure; write @gengap.measure above its function")
+
+
+def own_measure(file: str) -> tuple[str, Measure]:
+    """The one measure that a file holds, with its name.
+
+    Raises: GengapError if the file cannot be imported, or holds none or several.
+    """
+    sys.path.append(str(Path(file).parent))  # what lies beside it may be imported, as by python
+    module, names = import_file(Path(file))
+    complexity = getattr(module, "complexity", None)
+    if len(names) > 1:
+        raise GengapError(f"{file} registers {len(names)} measures ({', '.join(names)}); leave one")
+    if names:
+        return names[0], MEASURES[names[0]]
+    if callable(complexity):
+        return name_of_file(Path(file)), lambda model: complexity(model.network, Batches(model))
+    raise GengapError(
+        f"{file} registers no measure; write @gengap.measure above its function, or name it"
+        " complexity(model, dataset)"
+    )
+
+
+def open_collections(job: Job) -> list[Collection]:
+    """The collections of a job, in a process of few threads."""
+    torch.set_num_threads(job.threads)
+    return [pkgutil.resolve_name(home)(root, job.device) for home, root in job.collections]
+
+
+def row_of(
+    function: Measure, collection: Collection, model_id: str, file: str
+) -> dict[str, object]:
+    """value (None if there is none), seconds and note of a measure on one model."""
+    start = time.perf_counter()
+    try:
+        value, note = _measured(function, collection, model_id)
+    except NotAvailable as missing:
+        value, note = None, f"not available: {missing}"
+    except BaseException as error:  # noqa: BLE001  sys.exit and whatever else anybody's code raises
+        value, note = None, _what_stopped(error, file)
+    return {"value": value, "seconds": time.perf_counter() - start, "note": note}
+
+
+def finite(value: object) -> tuple[float | None, str]:
+    """What a measure returned as a finite number, or None and a note on what it is instead."""
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
+        return None, f"it returned no number but {value!r}"
+    number = float(value)
+    return (number, "") if math.isfinite(number) else (None, f"it returned {number}")
+
+
+def _measured(function: Measure, collection: Collection, model_id: str) -> tuple[float | None, str]:
+    read = []  # the sample as it was when the measure first asked for it
+
+    def read_sample():
+        sample = model.read_sample()
+        read.append(_fingerprint(sample))
+        return sample
+
+    model = collection.load(model_id)
+    before = _tensors(model.network)
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    value = function(dataclasses.replace(model, read_sample=read_sample))
+    if change := _change(model.network, before):
+        return None, change
+    if read and _fingerprint(model.read_sample()) != read[0]:
+        collection.forget_samples()
+        return None, "it changed the training sample, which all models of a family share"
+    return finite(value)
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    everything = [*network.named_parameters(), *network.named_buffers()]
+    return {name: tensor.detach().clone() for name, tensor in everything}
+
+
+def _change(network: nn.Module, before: dict[str, Tensor]) -> str:
+    """What a measure has changed in the network, or an empty text."""
+    after = _tensors(network)
+    if after.keys() != before.keys() or not all(_same(after[n], before[n]) for n in before):
+        return "it changed the network's weights; let it work on a copy.deepcopy of the network"
+    if any(module.training for module in network.modules()):
+        return "it left the network in training mode; end with network.eval()"
+    if any(parameter.grad is not None for parameter in network.parameters()):
+        return "it left gradients in the network; use torch.autograd.grad or network.zero_grad()"
+    return ""
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    if (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
+        return False
+    return torch.allclose(one.double(), other.double(), rtol=0, atol=0, equal_nan=True)
+
+
+def _fingerprint(sample: tuple[Tensor, Tensor]) -> list[float]:
+    # Versions count changes in place; sums see those through tensor.data, which are not counted.
+    return [
+        number
+        for tensor in sample
+        for number in (tensor._version, tensor.sum(dtype=torch.float64).item())
+    ]
+
+
+def _what_stopped(error: BaseException, file: str) -> str:
+    """The error in one line, with the line of the user's file that it came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    said = " ".join(str(error).split())
+    place = f" ({Path(file).name} line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {said}"[:LONGEST_NOTE] + place

@@ -1,0 +1,176 @@
+"""Anybody's measure, computed in processes of its own: it may crash, hang or be killed there.
+
+The parent imports nothing of the measure's file and unpickles nothing that comes back: a worker
+answers in JSON. PyTorch is imported in the worker alone, after it has left the terminal's process
+group, so that Ctrl-C ends the parent, which ends its workers.
+"""
+
+import contextlib
+import json
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+
+from gengap.errors import GengapError
+
+SECONDS_TO_DIE = 5  # that a process which has closed its pipe gets before it is killed
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker must know: the file of a measure, and the collections it is computed on."""
+
+    file: str
+    collections: tuple[tuple[str, str], ...]  # where its class is, as in COLLECTIONS, and its root
+    device: str
+    threads: int  # of PyTorch, in each worker
+
+
+Task = tuple[int, str]  # a model: the place of its collection in the job, and its id
+
+
+def computed(
+    job: Job, tasks: Iterable[Task], *, limit: float, workers: int
+) -> Iterator[tuple[Task, dict[str, object]]]:
+    """Each model as soon as it is done, with a row: measure, value, seconds and note.
+
+    The value is finite, or None with a note that says why: what the measure raised or returned,
+    how its process died, or that there was none after `limit` seconds (for one model with loading
+    it, and for the import of the file). A process that died or was stopped is replaced.
+
+    Raises: GengapError if the file cannot be imported or holds no measure.
+    """
+    waiting = deque(tasks)
+    pool = [_Worker(job, limit) for _ in range(min(workers, len(waiting)))]
+    name = None
+    try:
+        while pool:
+            ready = wait([worker.pipe for worker in pool], _seconds_left(pool))
+            for worker in [*pool]:
+                message = worker.heard(worker.pipe in ready)
+                if message is None:
+                    continue
+                name = message.get("measure", name)
+                if "note" in message:
+                    yield worker.task, {"measure": name, **message}
+                if worker.dead or not waiting:
+                    worker.kill()
+                    pool.remove(worker)
+                else:
+                    worker.give(waiting.popleft())
+                if worker.dead and waiting:
+                    pool.append(_Worker(job, limit))
+    finally:
+        for worker in pool:
+            worker.kill()
+
+
+class _Worker:
+    """A process, and what the parent knows of it."""
+
+    def __init__(self, job: Job, limit: float):
+        context = multiprocessing.get_context("spawn")
+        self.file, self.limit = job.file, limit
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, job))
+        self.process.start()
+        theirs.close()  # or its end would not be seen here
+        self.task: Task | None = None  # None until the file is imported
+        self.given_at = math.inf  # not before PyTorch is imported, which is not the measure's time
+        self.dead = False
+
+    @property
+    def deadline(self) -> float:
+        return self.given_at + self.limit
+
+    def give(self, task: Task) -> None:
+        self.task, self.given_at = task, time.monotonic()
+        with contextlib.suppress(OSError):  # it died since: that is heard as the end of its pipe
+            _send(self.pipe, task)
+
+    def heard(self, ready: bool) -> dict[str, object] | None:
+        """Its next message, or one about its end; None while it is at work."""
+        if not ready:
+            overdue = time.monotonic() > self.deadline
+            return self._ended(f"no value after {self.limit:g} seconds") if overdue else None
+        try:
+            message = json.loads(self.pipe.recv_bytes())
+        except (EOFError, OSError):
+            self.process.join(SECONDS_TO_DIE)
+            return self._ended(f"its process ended ({_cause(self.process.exitcode)})")
+        if "error" in message:
+            raise GengapError(message["error"])
+        if "started" in message:
+            self.given_at = time.monotonic()
+            return None
+        return message
+
+    def _ended(self, note: str) -> dict[str, object]:
+        self.dead = True
+        if self.task is None:
+            raise GengapError(f"{self.file} cannot be imported: {note}")
+        seconds = time.monotonic() - self.given_at
+        return {"value": None, "seconds": seconds, "note": note}
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # with the processes that it started
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def _seconds_left(pool: list[_Worker]) -> float | None:
+    nearest = min(worker.deadline for worker in pool)
+    return None if nearest == math.inf else max(0.0, nearest - time.monotonic())
+
+
+def _cause(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "it closed its connection"
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    name = signal.Signals(-exit_code).name
+    return f"{name}, perhaps for lack of memory" if name == "SIGKILL" else name
+
+
+def _work(pipe: Connection, job: Job) -> None:
+    """The process: import the measure, then answer each model with a row."""
+    os.setsid()  # its own group: away from Ctrl-C, and killed with all that it starts
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("1000")  # where memory runs out, Linux ends this process before any other
+    sys.stdout.flush()
+    os.dup2(2, 1)  # what a measure prints is no part of the command's own output
+
+    from gengap.submission.measure_file import open_collections, own_measure, row_of
+
+    collections = open_collections(job)
+    _send(pipe, {"started": True})
+    try:
+        name, function = own_measure(job.file)
+    except GengapError as error:
+        _send(pipe, {"error": str(error)})
+        return
+    _send(pipe, {"measure": name})
+    with contextlib.suppress(EOFError):
+        while True:
+            place, model_id = json.loads(pipe.recv_bytes())
+            _send(pipe, row_of(function, collections[place], model_id, job.file))
+
+
+def _send(pipe: Connection, message: dict[str, object] | Task) -> None:
+    pipe.send_bytes(json.dumps(message).encode())
+
+
+def _end_with_parent() -> None:
+    wait([multiprocessing.parent_process().sentinel])
+    os.killpg(0, signal.SIGKILL)

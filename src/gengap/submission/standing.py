@@ -1,0 +1,105 @@
+"""Where a measure stands: its scores beside those of all others, on the same models.
+
+The others' values are those that data/tables holds; none is computed for it.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from pandas import DataFrame
+
+from gengap import folders
+from gengap.collection import Collection
+from gengap.errors import GengapError
+from gengap.evaluation.judgement import BASELINE, BASELINES, CRITERIA, judged, last_epoch
+from gengap.tables.values import default_store, record_hashes, table_of
+
+KEYS = ["collection", "family", "score"]
+PERMUTATIONS = 200  # p-values to 0.005; of a family of 600 networks, in seconds
+
+
+def scored_beside_all(
+    rows: DataFrame, collections: Iterable[Collection], *, scores: Iterable[str] = tuple(CRITERIA)
+) -> DataFrame:
+    """Scores of a new measure, of all that the tables hold and of the baselines.
+
+    rows: of one new measure, in the columns of a measure table. scores: by name. Returns the
+    columns of `gengap.evaluation.judgement.judged`, before them collection, and after them family_models: how
+    many the family has. Each measure is judged on those of the last epoch that have a value of it.
+
+    Raises: GengapError if the tables hold a measure of that name, or no row has a value.
+    """
+    [name] = rows["measure"].unique()
+    if rows["value"].isna().all():
+        raise GengapError(
+            f"{name!r} has no value on any model; the column note of its rows says why"
+        )
+    parts = []
+    for collection in collections:
+        own = rows[rows["collection"] == collection.name].dropna(subset="value")
+        index = last_epoch(collection.index())
+        index = index[index["family"].isin(own["family"])]
+        if index.empty:
+            continue
+        others = kept_values(collection)
+        if name in others:
+            raise GengapError(
+                f"the table of {collection.name} holds a measure {name!r} already; rename yours"
+            )
+        values = others.assign(**{name: own.set_index("model_id")["value"]})
+        found = judged(values, index, scores=scores, permutations=PERMUTATIONS)
+        sizes = index["family"].value_counts()
+        found.insert(0, "collection", collection.name)
+        parts.append(found.assign(family_models=found["family"].map(sizes)))
+    return pd.concat(parts, ignore_index=True)
+
+
+def kept_values(collection: Collection) -> DataFrame:
+    """What the collection's table holds: by the index's model ids, a column per measure.
+
+    Values of an index row that has changed since are left out.
+    """
+    index = collection.index()
+    table = table_of(collection, default_store(collection))
+    if not table.exists():
+        return DataFrame(index=pd.Index(index["model_id"]))
+    rows = folders.read_table(table)
+    records = record_hashes(collection.whole.index())
+    rows = rows[rows["record"] == rows["model_id"].map(records)]
+    wide = rows.pivot(index="model_id", columns="measure", values="value")
+    return wide.reindex(index["model_id"])
+
+
+def standing(scores: DataFrame, name: str) -> DataFrame:
+    """Where the measure `name` stands among those of `scored_beside_all`.
+
+    A row per collection, family and score: value, low, high, p_value, models, family_models, note
+    (why there is no value), rank (1 is best; ties share the better) among measures (how many are
+    ranked, with this one), best and best_value (of the others), baseline (of the hyper-parameters
+    alone).
+    """
+    shown = ["value", "low", "high", "p_value", "models", "family_models", "note"]
+    rows = []
+    for keys, group in scores.groupby(KEYS, sort=False):
+        named = group.set_index("measure")
+        own, better = named.loc[name], CRITERIA[keys[-1]].better
+        others = better * named["value"].drop([name, *BASELINES], errors="ignore").dropna()
+        best = others.idxmax() if len(others) else ""
+        place = {
+            "rank": 1 + int((others > better * own["value"]).sum()),
+            "measures": 1 + len(others),
+            "best": best,
+            "best_value": named["value"].get(best, np.nan),
+            "baseline": named["value"].get(BASELINE, np.nan),
+        }
+        rows.append(dict(zip(KEYS, keys, strict=True)) | own[shown].to_dict() | place)
+    return DataFrame(rows)
+
+
+def reasons(rows: DataFrame) -> DataFrame:
+    """Why models have no value: collection, family, reason, models (how many), the first's id."""
+    missing = rows[rows["note"] != ""].rename(columns={"note": "reason"})
+    groups = missing.groupby(["collection", "family", "reason"], sort=False)["model_id"]
+    found = groups.agg(models="size", first="first").reset_index()
+    return found.sort_values("models", ascending=False, kind="stable", ignore_index=True)

@@ -1,0 +1,166 @@
+"""Running chapters and rendering the book, in a small checkout made for the test."""
+
+import json
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import nbformat
+import pytest
+import yaml
+
+from gengap.book import chapters
+from gengap.errors import GengapError
+from gengap.folders import repository
+
+PARAMETERS = ("size = 3  # models\nname = 'replica'", ["parameters", "remove-cell"])
+RESULT = ("sum(range(size)), name", [])
+SURROUNDINGS = (
+    "import os\nos.path.relpath(os.getcwd(), '../..'), os.environ['OMP_NUM_THREADS']",
+    [],
+)
+FAILURE = ("raise ValueError('too few\\nmodels')", [])
+
+
+def write_notebook(path, *sources):
+    cells = [nbformat.v4.new_code_cell(text, metadata={"tags": tags}) for text, tags in sources]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
+
+
+def shown(path):
+    """What each code cell of an executed notebook shows."""
+    cells = nbformat.read(path, as_version=4).cells
+    return [cell.outputs[0].data["text/plain"] for cell in cells if cell.outputs]
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    monkeypatch.setattr(chapters, "repository", lambda: tmp_path)
+    write_notebook(tmp_path / "notebooks" / "01-works.ipynb", PARAMETERS, RESULT, SURROUNDINGS)
+    write_notebook(tmp_path / "notebooks" / "02-fails.ipynb", PARAMETERS, FAILURE)
+    replica = {"01-works": {"size": 4}, "02-fails": None}
+    profiles = {"replica": replica, "published": {"02-fails": {}}}
+    (tmp_path / "notebooks" / "profiles.yml").write_text(yaml.safe_dump(profiles))
+    return tmp_path
+
+
+def test_a_failing_chapter_keeps_its_old_file_and_the_others_are_executed_reproducibly(checkout):
+    old = checkout / "book" / "chapters" / "02-fails.ipynb"
+    old.parent.mkdir(parents=True)
+    old.write_text("the old chapter")
+    failed = "^chapter 02-fails failed in code cell 2: ValueError: too few models$"
+    with pytest.raises(GengapError, match=failed):
+        chapters.run_chapters(jobs=1)
+    assert old.read_text() == "the old chapter"
+    assert sorted(path.name for path in old.parent.iterdir()) == ["01-works.ipynb", old.name]
+    executed = old.with_name("01-works.ipynb")
+    assert shown(executed) == ["(6, 'replica')", "('book/chapters', '1')"]
+    assert list(json.loads((checkout / "_build" / "executions.json").read_text())) == ["01-works"]
+    first = executed.read_bytes()
+    assert chapters.run_chapters(["01-works", "01-works"]) == [executed]
+    assert executed.read_bytes() == first, "an unchanged run must give an unchanged file"
+
+
+def test_a_parameter_given_by_hand_leaves_the_book_alone(checkout):
+    (executed,) = chapters.run_chapters(["01-works"], parameters={"name": "mine"})
+    assert executed == checkout / "_build" / "runs" / "replica" / "01-works.ipynb"
+    assert shown(executed)[0] == "(6, 'mine')"
+    assert not list((checkout / "book" / "chapters").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"names": ["03-none"]}, "no chapter 03-none; the chapters are: 01-works, 02-fails"),
+        ({"profile": "papers"}, "no profile papers; .* has: published, replica"),
+        ({"profile": "published"}, "profile published has no entry for chapter 01-works"),
+        ({"parameters": {"sizes": 1}}, "01-works has no parameter sizes; it has: size, name"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_anything_runs(checkout, arguments, sentence):
+    with pytest.raises(GengapError, match=sentence):
+        chapters.run_chapters(**arguments)
+    assert not (checkout / "_build").exists()
+
+
+def test_a_profile_with_a_parameter_that_the_chapter_lacks_is_refused(checkout):
+    profiles = {"replica": {"01-works": {"old_name": 4}}}
+    (checkout / "notebooks" / "profiles.yml").write_text(yaml.safe_dump(profiles))
+    with pytest.raises(GengapError, match="chapter 01-works has no parameter old_name"):
+        chapters.run_chapters(["01-works"])
+
+
+def test_a_book_with_a_reference_to_nothing_is_refused(checkout, capfd):
+    for file in ("_config.yml", "constraints.txt", "book/references.bib"):
+        (checkout / file).parent.mkdir(exist_ok=True)
+        shutil.copy(repository() / file, checkout / file)
+    shutil.copytree(repository() / "book" / "_static", checkout / "book" / "_static")
+    for litter in (".pytest_cache", ".venv", "data", "notebooks"):
+        (checkout / litter).mkdir(exist_ok=True)
+        (checkout / litter / "README.md").write_text("# Not a page of the book\n")
+    (checkout / "_toc.yml").write_text("format: jb-book\nroot: book/intro\n")
+    (checkout / "book" / "intro.md").write_text("# A book\n\nSee {doc}`nothing`.\n")
+    for source in (checkout / "notebooks").glob("*.ipynb"):
+        source.unlink()
+    with pytest.raises(GengapError, match="jupyter-book"):
+        chapters.build_book()
+    warnings = capfd.readouterr().err
+    assert warnings.count("WARNING") == 1 and "unknown document: 'nothing'" in warnings
+
+
+def test_a_book_with_a_chapter_that_was_never_executed_is_refused(checkout):
+    with pytest.raises(GengapError, match="chapter 01-works was never executed; gengap run"):
+        chapters.build_book()
+
+
+def test_the_status_says_when_in_what_time_and_with_what_versions_a_chapter_was_executed(
+    checkout, monkeypatch
+):
+    (checkout / "constraints.txt").write_text("# tested together\ntorch==1.0\npot==2.0\n")
+    (checkout / "notebooks" / "02-fails.ipynb").unlink()
+    monkeypatch.setattr(chapters, "PACKAGES", ("torch", "POT", "numpy"))
+    monkeypatch.setattr(chapters, "_now", lambda: datetime(2031, 5, 7, 9, 30, tzinfo=UTC))
+    chapters.run_chapters(["01-works"])
+    records = json.loads((checkout / "_build" / "executions.json").read_text())
+    status = chapters._status().splitlines()
+    assert status[0].startswith("Rendered on 2031-05-07 with Python 3.")
+    assert status[0].endswith("Profile: **replica**.")
+    elapsed = f"{records['01-works']['seconds']:.0f} s"
+    assert f"| {{doc}}`chapters/01-works` | 2031-05-07 09:30 | {elapsed} | 0 |" in status
+    assert f"| torch | {version('torch')} | 1.0 |" in status
+    assert f"| POT | {version('POT')} | 2.0 |" in status
+    assert f"| numpy | {version('numpy')} |  |" in status
+
+
+def test_the_status_says_what_was_executed_with_other_versions_or_elsewhere(checkout):
+    (checkout / "constraints.txt").write_text("# tested together\n")
+    written = {"seconds": 61.4, "finished": "2031-05-07 09:30"}
+    versions = chapters._versions() | {"torch": "0.1"}
+    records = {"01-works": {**written, "versions": versions}}
+    (checkout / "_build").mkdir()
+    (checkout / "_build" / "executions.json").write_text(json.dumps(records))
+    for name in ("01-works", "02-fails"):
+        write_notebook(checkout / "book" / "chapters" / f"{name}.ipynb", RESULT)
+    status = chapters._status()
+    assert "| {doc}`chapters/01-works` | 2031-05-07 09:30, with torch 0.1 | 61 s | 0 |" in status
+    assert "| {doc}`chapters/02-fails` | not on this machine |  | 0 |" in status
+
+
+def test_nbval_finds_a_changed_number_in_a_compared_cell_and_only_there(tmp_path):
+    chapter = tmp_path / "01-works.ipynb"
+    compared = ["nbval-check-output"]
+    write_notebook(chapter, ("40 + 2", compared), ("40 + 2", []), ("40 + 2", compared))
+    notebook = nbformat.read(chapter, as_version=4)
+    for cell, text in zip(notebook.cells, ("42", "43", "43")):
+        cell.execution_count = 1
+        cell.outputs = [nbformat.v4.new_output("execute_result", {"text/plain": text})]
+    nbformat.write(notebook, chapter)
+    settings = repository() / "pyproject.toml"
+    command = [sys.executable, "-m", "pytest", "-q", "-c", settings, "--rootdir", tmp_path, chapter]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert "FAILED 01-works.ipynb::Cell 2" in finished.stdout, finished.stdout
+    assert "1 failed, 2 passed" in finished.stdout

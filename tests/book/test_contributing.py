@@ -1,0 +1,105 @@
+"""What the page for contributors shows works as it stands."""
+
+import re
+import sys
+from types import ModuleType
+
+import nbformat
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import gengap
+from gengap import folders
+from gengap.book import chapters
+from gengap.collection import COLLECTIONS, COLUMNS
+from gengap.measures import MEASURES
+
+TEXT = (folders.repository() / "book" / "contributing.md").read_text()
+MEASURE, COLLECTION, REGISTERED, CHAPTER = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+[PROFILES] = re.findall(r"```yaml\n(.*?)```", TEXT, re.S)
+
+
+def executed(code, name="example"):
+    """The module that a code block makes."""
+    module = ModuleType(name)
+    exec(compile(code, "contributing.md", "exec"), module.__dict__)
+    return module
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """A copy of the registry of measures, which the test may fill."""
+    copied = dict(MEASURES)
+    for module in ("gengap.measures", "gengap.tables.values"):
+        monkeypatch.setattr(f"{module}.MEASURES", copied)
+    return copied
+
+
+def test_the_measure_is_computed_where_there_are_images(registry, tiny):
+    confidence = executed(MEASURE).confidence
+    assert registry["confidence"] is confidence
+    table = gengap.measure_table(tiny, "confidence").set_index("model_id")
+    for model in map(tiny.load, tiny.select("family == 'left'").index()["model_id"]):
+        logits = model.network(model.sample[0]).detach()
+        largest = torch.softmax(logits, dim=1).max(dim=1).values
+        expected = pytest.approx(float(largest.mean()), rel=1e-6)
+        assert table["value"][model.record["model_id"]] == expected
+        assert confidence(model, temperature=1e9) == pytest.approx(1 / 3, rel=1e-6)
+    without = table[table["family"] == "right"]
+    assert without["value"].isna().all()
+    assert set(without["note"]) == {"the family right has no images here"}
+
+
+def test_the_collection_is_opened_by_its_name_and_measured(data_folder, monkeypatch, tmp_path):
+    module = executed(COLLECTION, "gengap.collections.linear")
+    monkeypatch.setitem(sys.modules, "gengap.collections.linear", module)
+    registered = dict(COLLECTIONS)
+    monkeypatch.setattr("gengap.collection.COLLECTIONS", registered)
+    exec(REGISTERED, {"COLLECTIONS": registered})
+    root = tmp_path / "networks"
+    (root / "digits").mkdir(parents=True)
+    layers = {f"digits/{place}.pt": nn.Linear(4, 3) for place in range(2)}
+    for model_id, layer in layers.items():
+        state = {f"logits.{name}": tensor for name, tensor in layer.state_dict().items()}
+        torch.save(state, root / model_id)
+    rows = [(model_id, "digits", 1, 0.9, 0.8, 0.1, 0.2, 0.01) for model_id in layers]
+    described = pd.DataFrame(rows, columns=[*COLUMNS, "hp_learning_rate"])
+    described.to_csv(root / "digits" / "index.csv", index=False)
+
+    linear = gengap.open_collection("linear", root=root)
+    table = gengap.measure_table(linear, ["parameter_norm", "training_loss"])
+    norms = table[table["measure"] == "parameter_norm"].set_index("model_id")["value"]
+    for model_id, layer in layers.items():
+        expected = sum(float(part.detach().square().sum()) for part in layer.parameters())
+        assert norms[model_id] == pytest.approx(expected, rel=1e-6)
+    losses = table[table["measure"] == "training_loss"]
+    assert set(losses["note"]) == {"linear has weights, but no training inputs"}
+
+
+def test_the_chapter_is_executed_with_the_profile_that_is_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "profiles.yml").write_text(PROFILES)
+    executed(CHAPTER)
+    monkeypatch.setattr(chapters, "repository", lambda: tmp_path)
+    assert [*chapters.profiles()] == ["replica", "published"]
+    [written] = chapters.run_chapters()
+    assert written == tmp_path / "book" / "chapters" / "10-batches.ipynb"
+    [shown] = nbformat.read(written, as_version=4).cells[3].outputs
+    index = gengap.open_collection("pgdl").index()
+    assert all(f"<th>{batch}</th>" in shown.data["text/html"] for batch in index["hp_bs"].unique())
+    chapters._check_parameters(
+        tmp_path / "notebooks" / "10-batches.ipynb", chapters.profiles()["published"]["10-batches"]
+    )
+
+
+def test_each_command_that_is_shown_exists():
+    from gengap.cli import app
+
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    shown = set(re.findall(r"gengap ([a-z-]+) ", TEXT))
+    assert shown and shown <= known
+    assert (folders.repository() / "tests" / "benchmarks" / "pgdl_measures.py").is_file()
+    assert set(re.findall(r"gengap run (0\d-[a-z-]+)", TEXT)) <= set(chapters.chapter_names())

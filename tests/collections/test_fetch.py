@@ -1,0 +1,446 @@
+"""Fetching from a made-up server on loopback: good, damaged, malicious and absent archives."""
+
+import io
+import json
+import re
+import tarfile
+import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gengap import GengapError, open_collection
+from gengap.collections.cnnzoo import FILES
+from gengap.collections.fetch import (
+    BRAIN_MEASURES,
+    FINAL,
+    fetch_cnnzoo,
+    fetch_demogen,
+    fetch_pgdl,
+    fetch_pgdl_participants,
+)
+from gengap.collections.participants import MEASURE, models_of, task_files
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Sends whole files."""
+
+    def log_message(self, *args):
+        pass
+
+
+class Parts(Quiet):
+    """Sends what is asked for of a file, and ends the first connection after `bytes_at_first`."""
+
+    bytes_at_first = None
+    sent = None  # the list of each answer's status and first byte
+
+    def do_GET(self):
+        content = (self.server.served / self.path[1:]).read_bytes()
+        start = int(re.fullmatch(r"bytes=(\d+)-", self.headers["Range"])[1])
+        status = 206 if start < len(content) else 416
+        self.sent.append((status, start))
+        self.send_response(status)
+        rest = content[start:]
+        self.send_header("Content-Length", str(len(rest)))
+        self.end_headers()
+        self.wfile.write(rest[: self.bytes_at_first])
+        type(self).bytes_at_first = None
+
+
+@pytest.fixture
+def serve(tmp_path, monkeypatch):
+    """Serves a folder as a handler does, and gives its address; the cache is a fresh folder."""
+    monkeypatch.setenv("GENGAP_CACHE", str(tmp_path / "cache"))
+    served, running = tmp_path / "served", []
+    served.mkdir()
+
+    def start(handler):
+        running.append(http := ThreadingHTTPServer(("127.0.0.1", 0), handler))
+        http.served = served
+        Thread(target=http.serve_forever, daemon=True).start()
+        return served, f"http://127.0.0.1:{http.server_port}/"
+
+    yield start
+    for http in running:
+        http.shutdown()
+        http.server_close()
+
+
+@pytest.fixture
+def server(serve, tmp_path):
+    """A folder and the address under which its files are served whole."""
+    return serve(partial(Quiet, directory=tmp_path / "served"))
+
+
+@pytest.fixture
+def server_of_parts(serve, monkeypatch):
+    """A folder, the address under which parts of its files are served, and the handler."""
+    monkeypatch.setattr(Parts, "sent", [])
+    return *serve(Parts), Parts
+
+
+def pack(archive, names, link=None, content=None, compression="xz"):
+    """An archive whose members hold `content`, or else their own names."""
+    with tarfile.open(archive, f"w:{compression}") as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            held = content or name.encode()
+            member.size = len(held)
+            tar.addfile(member, io.BytesIO(held))
+        if link:
+            member = tarfile.TarInfo(link)
+            member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            tar.addfile(member)
+
+
+def test_the_three_files_are_taken_out_whatever_folder_they_lie_in(server, tmp_path):
+    served, address = server
+    pack(served / "mnist.tar.xz", [f"some/folder/{name}" for name in FILES])
+    root = fetch_cnnzoo(["mnist"], address=address)
+    assert root == tmp_path / "cache" / "cnnzoo"
+    assert (root / "mnist" / "layout.csv").read_text() == "some/folder/layout.csv"
+    (served / "mnist.tar.xz").unlink()
+    assert fetch_cnnzoo(["mnist"], address=address) == root  # nothing is downloaded twice
+
+
+def test_no_member_is_written_outside_and_links_are_not_followed(server, tmp_path):
+    served, address = server
+    names = ["../../weights.npy", "/metrics.csv.gz", "layout.csv", "../../../evil.py"]
+    pack(served / "mnist.tar.xz", names, link="weights.npy/../x")
+    root = fetch_cnnzoo(["mnist"], address=address)
+    written = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert written == {*FILES, "mnist.tar.xz"}
+    assert {path.name for path in (root / "mnist").iterdir()} == set(FILES)
+
+
+def test_an_archive_without_the_weights_is_refused(server):
+    served, address = server
+    pack(served / "mnist.tar.xz", ["layout.csv", "metrics.csv.gz"])
+    with pytest.raises(GengapError, match="lacks weights.npy"):
+        fetch_cnnzoo(["mnist"], address=address)
+
+
+def test_a_damaged_archive_leaves_no_half_written_file(server, tmp_path):
+    served, address = server
+    content = np.random.default_rng(0).bytes(500_000)
+    pack(served / "mnist.tar.xz", FILES, content=content)
+    packed = (served / "mnist.tar.xz").read_bytes()
+    (served / "mnist.tar.xz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(GengapError, match="is damaged"):
+        fetch_cnnzoo(["mnist"], address=address)
+    for path in (tmp_path / "cache" / "cnnzoo").rglob("*.*"):
+        assert path.name in FILES and path.read_bytes() == content  # whole, or not there
+    assert not (tmp_path / "cache" / "cnnzoo" / "mnist" / "layout.csv").exists()
+
+
+def test_an_address_that_does_not_answer_is_one_sentence(server):
+    with pytest.raises(GengapError, match="could not be downloaded"):
+        fetch_cnnzoo(["mnist"], address=server[1])
+
+
+def test_an_unknown_data_set_is_refused_before_anything_is_downloaded():
+    with pytest.raises(GengapError, match="choose from mnist, fashion_mnist"):
+        fetch_cnnzoo(["svhn"])
+
+
+def pack_tasks(archive, *tasks):
+    """A zip file with the reference data of tasks, as the published ones have it."""
+    with zipfile.ZipFile(archive, "w") as members:
+        for task in tasks:
+            spec = '{"7": {"hparams": {"bs": {"current_value": 8}}, "metrics": {"train_acc": 1}}}'
+            members.writestr(f"data/input_data/{task}/model_7/config.json", "{}")
+            members.writestr(f"data/reference_data/{task}/model_configs.json", spec)
+
+
+def test_only_the_archives_of_the_tasks_are_fetched_and_they_are_not_unpacked(server, tmp_path):
+    served, address = server
+    pack_tasks(served / "public_data.zip", "task1_v4", "task2_v1")
+    pack_tasks(served / "phase_two_data.zip", "task6", "task8")
+    root = fetch_pgdl(["task2_v1", "task1_v4"], address=address)
+    assert root == tmp_path / "cache" / "pgdl"
+    assert [path.name for path in root.iterdir()] == ["public_data.zip"]
+    fetch_pgdl(["task8"], address=address)
+    for path in served.iterdir():
+        path.unlink()
+    assert fetch_pgdl(["task1_v4", "task6"], address=address) == root  # nothing comes twice
+    assert {path.name for path in root.iterdir()} == {"public_data.zip", "phase_two_data.zip"}
+    assert list(open_collection("pgdl", root).index()["model_id"]) == [
+        f"{task}/model_7" for task in ("task1_v4", "task2_v1", "task6", "task8")
+    ]
+
+
+def test_all_three_archives_are_fetched_without_a_task_into_the_folder_that_is_given(
+    server, tmp_path
+):
+    served, address = server
+    for name in ("public_data.zip", "phase_one_data.zip", "phase_two_data.zip"):
+        pack_tasks(served / name, "task4")
+    root = fetch_pgdl(folder=tmp_path / "here", address=address)
+    assert {path.name for path in root.iterdir()} == {path.name for path in served.iterdir()}
+
+
+def test_what_is_no_zip_file_or_does_not_come_is_one_sentence(server):
+    served, address = server
+    pack_tasks(served / "phase_one_data.zip", "task4")
+    content = (served / "phase_one_data.zip").read_bytes()
+    (served / "phase_one_data.zip").write_bytes(content[:-50])
+    with pytest.raises(GengapError, match="phase_one_data.zip is damaged .* fetch again"):
+        fetch_pgdl(["task4"], address=address)
+    with pytest.raises(GengapError, match="public_data.zip could not be downloaded"):
+        fetch_pgdl(["task1_v4"], address=address)
+    with pytest.raises(GengapError, match="No task 'task3' in PGDL: choose from task1_v4"):
+        fetch_pgdl(["task4", "task3"], address=address)
+
+
+def submit(served, task, measures, gaps, order):
+    """Put up a task's predictions, and the pairs of the scoring program in this order of models."""
+    for name, place in BRAIN_MEASURES.items():
+        (served / place).mkdir(parents=True, exist_ok=True)
+        (served / place / f"{task}.predict").write_text(json.dumps(measures[name], indent=4))
+    folder = served / FINAL / "correlations" / "VPM_1"
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = [[measures["VPM_1"][model], gaps[model]] for model in order]
+    np.save(folder / f"plot_{task}.npz", np.array(pairs).reshape(1, -1))
+
+
+def made_up(task, seed=0):
+    """Measures and gaps of a task's models, by `model_<id>`."""
+    models = [f"model_{number}" for number in models_of(task)]
+    values = np.random.default_rng(seed).normal(size=(len(BRAIN_MEASURES) + 1, len(models)))
+    gaps, *measures = [dict(zip(models, row.tolist())) for row in values]
+    return dict(zip(BRAIN_MEASURES, measures)), gaps
+
+
+@pytest.mark.parametrize("task", ["task1_v4", "task2_v1"])
+def test_the_participants_files_are_those_of_the_reference(server, reference, task):
+    served, address = server
+    known, configs = task_files(reference / "pgdl_participants", task)
+    models = pd.read_csv(known).set_index("model_id")
+    models.index = "model_" + models.index.astype(str)
+    measures = {name: models[MEASURE + name].to_dict() for name in BRAIN_MEASURES}
+    submit(served, task, measures, models["gen_gap"].to_dict(), models.index)
+    fetched, specs = task_files(fetch_pgdl_participants([task], address=address), task)
+    found = pd.read_csv(fetched)
+    expected = pd.read_csv(known)[found.columns]
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
+    found, expected = (json.loads(file.read_text()) for file in (specs, configs))
+    assert list(found) == list(expected)
+    for model, spec in found.items():
+        assert list(spec["hparams"].items()) == list(expected[model]["hparams"].items())
+        assert spec["metrics"]["gen_gap"] == expected[model]["metrics"]["gen_gap"]
+
+
+def test_gaps_go_to_their_models_in_whatever_order_the_pairs_were_written(server, tmp_path):
+    served, address = server
+    measures, gaps = made_up("task2_v1")
+    submit(served, "task2_v1", measures, gaps, sorted(gaps))  # by text: 1000 before 239
+    root = fetch_pgdl_participants(["task2_v1"], address=address)
+    assert root == tmp_path / "cache" / "pgdl_participants"
+    specs = json.loads(task_files(root, "task2_v1")[1].read_text())
+    assert {f"model_{n}": spec["metrics"]["gen_gap"] for n, spec in specs.items()} == gaps
+    for file in served.rglob("*.*"):
+        file.unlink()
+    assert fetch_pgdl_participants(["task2_v1"], address=address) == root  # nothing comes twice
+
+
+def test_what_the_participants_published_must_fit_together(server, tmp_path):
+    served, address = server
+    measures, gaps = made_up("task2_v1")
+    other, _ = made_up("task2_v1", seed=1)
+    submit(served, "task2_v1", measures | {"VPM_1": other["VPM_1"]}, gaps, gaps)
+    place = served / BRAIN_MEASURES["VPM_1"] / "task2_v1.predict"
+    place.write_text(json.dumps(measures["VPM_1"]))
+    with pytest.raises(GengapError, match="does not hold the values that were predicted"):
+        fetch_pgdl_participants(["task2_v1"], tmp_path / "here", address=address)
+    measures, gaps = made_up("task1_v4")
+    submit(served, "task1_v4", measures | {"VR": {"model_1": 0.5}}, gaps, gaps)
+    with pytest.raises(GengapError, match="VR of task1_v4 is not of the 96 models"):
+        fetch_pgdl_participants(["task1_v4"], tmp_path / "here", address=address)
+    assert not (tmp_path / "here").exists()
+    with pytest.raises(GengapError, match="No task 'task4' of the participants"):
+        fetch_pgdl_participants(["task4"], address=address)
+
+
+def test_pickled_pairs_are_refused(server):
+    served, address = server
+    measures, gaps = made_up("task2_v1")
+    submit(served, "task2_v1", measures, gaps, gaps)
+    plot = served / FINAL / "correlations" / "VPM_1" / "plot_task2_v1.npz.npy"
+    np.save(plot, np.array([{}, None], dtype=object), allow_pickle=True)
+    with pytest.raises(GengapError, match="plot_task2_v1.npz.npy cannot be read"):
+        fetch_pgdl_participants(["task2_v1"], address=address)
+
+
+# Downloads that go on where they stopped
+
+
+@pytest.fixture
+def archive_in_parts(server_of_parts):
+    """The bytes of an archive of PGDL, its address, where it comes to lie, and the handler."""
+    served, address, handler = server_of_parts
+    with zipfile.ZipFile(served / "phase_one_data.zip", "w") as members:
+        members.writestr("images", np.random.default_rng(0).bytes(300_000))
+    place = served.parent / "cache" / "pgdl" / "phase_one_data.zip"
+    return (served / "phase_one_data.zip").read_bytes(), address, place, handler
+
+
+def test_an_interrupted_download_goes_on_where_it_stopped(archive_in_parts, monkeypatch):
+    content, address, place, handler = archive_in_parts
+    monkeypatch.setattr(handler, "bytes_at_first", 200_000)
+    with pytest.raises(GengapError, match="could not be downloaded .*try again"):
+        fetch_pgdl(["task4"], address=address)
+    assert not place.exists()
+    came = place.with_name(f"{place.name}.part").read_bytes()
+    assert len(came) > 100_000 and content.startswith(came)
+    fetch_pgdl(["task4"], address=address)
+    assert place.read_bytes() == content
+    assert handler.sent == [(206, 0), (206, len(came) - 1)]
+    assert [file.name for file in place.parent.iterdir()] == [place.name]
+
+
+def test_a_download_that_was_stopped_at_its_last_byte_is_complete(archive_in_parts):
+    content, address, place, handler = archive_in_parts
+    place.parent.mkdir(parents=True)
+    place.with_name(f"{place.name}.part").write_bytes(content)
+    fetch_pgdl(["task4"], address=address)
+    assert place.read_bytes() == content
+    assert handler.sent == [(206, len(content) - 1)]
+
+
+def test_what_is_longer_than_the_file_is_thrown_away(archive_in_parts):
+    content, address, place, _ = archive_in_parts
+    place.parent.mkdir(parents=True)
+    place.with_name(f"{place.name}.part").write_bytes(content + b"more")
+    with pytest.raises(GengapError, match="try again"):
+        fetch_pgdl(["task4"], address=address)
+    fetch_pgdl(["task4"], address=address)
+    assert place.read_bytes() == content
+
+
+def test_a_server_that_sends_no_parts_sends_it_all_again(server, tmp_path):
+    served, address = server
+    pack_tasks(served / "phase_one_data.zip", "task4")
+    (tmp_path / "cache" / "pgdl").mkdir(parents=True)
+    (tmp_path / "cache" / "pgdl" / "phase_one_data.zip.part").write_bytes(b"something" * 1000)
+    root = fetch_pgdl(["task4"], address=address)
+    got = (root / "phase_one_data.zip").read_bytes()
+    assert got == (served / "phase_one_data.zip").read_bytes()
+
+
+# DEMOGEN
+
+MEMBERS = "demogen_models/home/someone/model_dataset"
+NIN, RESNET = "nin_wide_1.0x__dropout_0.0__decay_0.0_1", "resnet_wide_1.0x_batchnorm__decay_0.0_1"
+FILES_OF_A_NETWORK = (
+    "eval.json",
+    "model.ckpt-150000.data-00000-of-00001",
+    "model.ckpt-150000.index",
+    "train.json",
+)
+
+
+def networks(*folders):
+    """Members of an archive: the grids, and networks with what else lies in their folders."""
+    names = [f"{folder}/{name}" for folder in folders for name in FILES_OF_A_NETWORK]
+    others = ("model.ckpt-150000.meta", "._train.json", "checkpoint", "events.out.tfevents.1")
+    names += [f"{folder}/{name}" for folder in folders for name in others]
+    return [f"{MEMBERS}/all_model_spec.json", *(f"{MEMBERS}/{name}" for name in names)]
+
+
+def pack_demogen(served, names, **options):
+    pack(served / "demogen_models.tar.gz", names, compression="gz", **options)
+
+
+def files_under(folder):
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
+def test_the_networks_of_demogen_are_fetched_and_open_as_a_collection(server, reference, tmp_path):
+    served, address = server
+    golden = reference / "golden" / "demogen"
+    with tarfile.open(served / "demogen_models.tar.gz", "w:gz", compresslevel=1) as archive:
+        archive.add(golden, f"./{MEMBERS}")
+    root = fetch_demogen(address=address)
+    assert root == tmp_path / "cache" / "demogen"
+    for file in files_under(golden):
+        if file.endswith("expected.npz"):
+            assert not (root / file).exists()
+        else:
+            assert (root / file).read_bytes() == (golden / file).read_bytes()
+    collection = open_collection("demogen", root)
+    with pytest.warns(UserWarning, match="networks are missing"):
+        model_ids = collection.index()["model_id"]
+    assert len(model_ids) == 4
+    for model_id in model_ids:
+        assert collection.load(model_id).network.h1
+
+
+def test_only_what_a_network_needs_is_taken_out_and_nothing_comes_twice(server):
+    served, address = server
+    pack_demogen(served, networks(f"NIN_CIFAR10/{NIN}", f"RESNET_CIFAR10/{RESNET}"))
+    root = fetch_demogen(["NIN_CIFAR10"], address=address)
+    nin = [f"NIN_CIFAR10/{NIN}/{name}" for name in FILES_OF_A_NETWORK]
+    assert files_under(root) == [*nin, "all_model_spec.json"]
+    (served / "demogen_models.tar.gz").unlink()  # the archive is kept
+    assert fetch_demogen(["NIN_CIFAR10", "RESNET_CIFAR10"], address=address) == root
+    resnet = [f"RESNET_CIFAR10/{RESNET}/{name}" for name in FILES_OF_A_NETWORK]
+    assert files_under(root) == [*nin, *resnet, "all_model_spec.json"]
+    (root.parent / "archives" / "demogen_models.tar.gz").unlink()
+    assert fetch_demogen(["RESNET_CIFAR10", "NIN_CIFAR10"], address=address) == root
+
+
+def test_no_member_of_demogens_archive_is_written_outside(server, tmp_path):
+    served, address = server
+    strange = [
+        f"../../NIN_CIFAR10/{NIN}/../train.json",
+        "/NIN_CIFAR10/../train.json",
+        "NIN_CIFAR10/nin_../../train.json",
+        f"../NIN_CIFAR10/{NIN}/model.ckpt-150000.data-00000-of-00001/../../eval.json",
+        f"SVHN/{NIN}/train.json",
+        "train.json",
+    ]
+    good = networks(f"NIN_CIFAR10/{NIN}")
+    link = "NIN_CIFAR10/nin_linked/train.json"
+    pack_demogen(served, [*strange, *good], link=link)
+    before = set(tmp_path.rglob("*"))
+    root = fetch_demogen(["NIN_CIFAR10"], address=address)
+    assert sorted(root.rglob("*.json")) == [
+        *(root / "NIN_CIFAR10" / NIN / name for name in ("eval.json", "train.json")),
+        root / "all_model_spec.json",
+    ]
+    for path in set(tmp_path.rglob("*")) - before:
+        assert path.is_relative_to(tmp_path / "cache")
+
+
+def test_a_damaged_archive_of_demogen_leaves_whole_files_that_are_kept(server, tmp_path):
+    served, address = server
+    content = np.random.default_rng(0).bytes(100_000)
+    pack_demogen(served, networks(f"NIN_CIFAR10/{NIN}"), content=content)
+    packed = (served / "demogen_models.tar.gz").read_bytes()
+    (served / "demogen_models.tar.gz").write_bytes(packed[: len(packed) // 3])
+    with pytest.raises(GengapError, match="demogen_models.tar.gz is damaged .* fetch again"):
+        fetch_demogen(["NIN_CIFAR10"], address=address)
+    part = tmp_path / "cache" / "demogen" / "NIN_CIFAR10.part"
+    kept = sorted(part.rglob("*.*"))
+    assert kept and all(file.read_bytes() == content for file in kept if file.is_file())
+    times = {file.name: file.stat().st_mtime_ns for file in kept if file.is_file()}
+    (tmp_path / "cache" / "archives" / "demogen_models.tar.gz").unlink()
+    (served / "demogen_models.tar.gz").write_bytes(packed)
+    folder = fetch_demogen(["NIN_CIFAR10"], address=address) / "NIN_CIFAR10" / NIN
+    assert sorted(file.name for file in folder.iterdir()) == list(FILES_OF_A_NETWORK)
+    assert all((folder / name).stat().st_mtime_ns == time for name, time in times.items())
+    assert not part.exists()
+
+
+def test_an_archive_that_is_not_demogens_and_an_unknown_family_are_refused(server):
+    served, address = server
+    pack_demogen(served, networks(f"NIN_CIFAR10/{NIN}")[1:])
+    with pytest.raises(GengapError, match="lacks all_model_spec.json, RESNET_CIFAR10: this is not"):
+        fetch_demogen(["NIN_CIFAR10", "RESNET_CIFAR10"], address=address)
+    with pytest.raises(GengapError, match="No family 'nin' in DEMOGEN: choose from NIN_CIFAR10"):
+        fetch_demogen(["NIN_CIFAR10", "nin"], address=address)

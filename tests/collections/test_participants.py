@@ -1,0 +1,134 @@
+"""Real measures without networks: as a table and an index, scored as officially published."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from gengap import GengapError
+from gengap.collections.participants import GRIDS, models_of, read_participants, write_participants
+from gengap.evaluation.analysis import (
+    added_value_table,
+    hyperparameter_baseline,
+    rank_correlations,
+    score_table,
+)
+from gengap.evaluation.scores import cmi, read_task, task_of
+from gengap.studies.published import reported
+
+
+@pytest.fixture(scope="module")
+def real(reference):
+    return read_participants(reference / "pgdl_participants")
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A folder of both tasks: a gap that follows from the id, and one measure of it."""
+    for task in GRIDS:
+        gaps = {f"model_{number}": (7 * number % 101) / 101 for number in models_of(task)}
+        write_participants(tmp_path, task, {"square": {m: g * g for m, g in gaps.items()}}, gaps)
+    return tmp_path
+
+
+# The real ones
+
+
+def test_the_table_scores_as_officially_published_to_twelve_digits(real):
+    table, index, _ = real
+    scores = score_table(table, index, scores=["cmi", "pearson"], samples=2, permutations=2)
+    values = scores.pivot(index=["measure", "family"], columns="score", values="value")
+    official = reported("pgdl_participants_scores").rename(columns={"task": "family"})
+    found = official.join(values, on=["measure", "family"])
+    assert len(values) == len(official) == 22
+    assert (found["cmi"].round(12) == found["published_cmi"]).all()
+    known = found.dropna(subset="published_abs_pearson")
+    assert len(known) == 6
+    assert (known["pearson"].abs().round(12) == known["published_abs_pearson"]).all()
+
+
+def test_the_index_knows_every_gap_and_some_accuracies(real):
+    _, index, specs = real
+    assert index.groupby("family", sort=False).size().to_dict() == {"task1_v4": 96, "task2_v1": 54}
+    known = index.dropna(subset=["train_accuracy", "test_accuracy"])
+    assert len(known) == 48
+    difference = known["train_accuracy"] - known["test_accuracy"]
+    assert difference.to_numpy() == pytest.approx(known["gap"].to_numpy(), abs=1e-15)
+    for task, rows in index.groupby("family"):
+        assert task_of(rows).gap == pytest.approx(read_task(specs[task]).gap, abs=1e-15)
+
+
+def test_ids_name_the_hyper_parameters_of_the_real_models(real):
+    _, _, specs = real
+    for task, models in specs.items():
+        assert list(models) == [str(number) for number in models_of(task)]
+        for number, values in models_of(task).items():
+            hparams = models[str(number)]["hparams"]
+            assert {name: given["current_value"] for name, given in hparams.items()} == values
+
+
+# Files in that form
+
+
+def test_what_is_written_is_read_again(written):
+    table, index, specs = read_participants(written)
+    assert list(table) == ["family", "model_id", "measure", "value"]
+    assert len(table) == len(index) == 96 + 54
+    joined = table.merge(index, on=["family", "model_id"], validate="one_to_one")
+    assert (joined["value"] == joined["gap"] ** 2).all()
+    assert list(index)[:8] == [
+        *("model_id", "family", "epoch", "train_accuracy", "test_accuracy"),
+        *("train_loss", "test_loss", "gap"),
+    ]
+    assert index["model_id"].iloc[0] == "task1_v4/model_20"
+    for task, rows in index.groupby("family"):
+        one, other = task_of(rows), read_task(specs[task])
+        assert (one.gap == other.gap).all()
+        assert cmi(one.gap, one) == pytest.approx(cmi(other.gap, other), abs=1e-12)
+        assert set(one.possible) == set(other.possible) == set(GRIDS[task])
+
+
+def test_every_analysis_takes_gaps_without_accuracies(written):
+    table, index, _ = read_participants(written)
+    assert index["train_accuracy"].isna().all()
+    both = pd.concat([table, hyperparameter_baseline(index)])
+    scores = score_table(both, index, scores=["kendall_tau"], samples=2, permutations=2)
+    perfect = scores.loc[scores["measure"] == "square", "value"]
+    assert perfect.to_numpy() == pytest.approx([1, 1])
+    assert scores["value"].notna().all()
+    assert added_value_table(table, index, samples=10)["gain"].notna().all()
+
+
+def test_taus_with_the_gap_take_it_from_the_index(written):
+    table, index, _ = read_participants(written)
+    index = index.assign(test_accuracy=1.0)
+    found = rank_correlations(table, index)
+    assert found["gap"].to_numpy() == pytest.approx([1, 1])
+
+
+def test_files_that_are_missing_damaged_or_of_other_models_are_one_sentence(written):
+    measures, configs = (
+        written / f"task2_v1_{kind}" for kind in ("models.csv", "model_configs.json")
+    )
+    content = measures.read_text()
+    measures.write_text(content.rpartition("\n1011,")[0] + "\n")
+    with pytest.raises(GengapError, match="task2_v1_models.csv and .* are of different models"):
+        read_participants(written)
+    measures.write_text("a,b\n1,2\n")
+    with pytest.raises(GengapError, match="task2_v1_models.csv cannot be read"):
+        read_participants(written)
+    measures.unlink()
+    with pytest.raises(GengapError, match="task2_v1_models.csv cannot be read .it is missing"):
+        read_participants(written)
+    specs = json.loads(configs.read_text())
+    del specs["994"]["metrics"]["gen_gap"]
+    configs.write_text(json.dumps(specs))
+    with pytest.raises(GengapError, match="task2_v1_model_configs.json cannot be read .*gen_gap"):
+        read_participants(written)
+
+
+def test_a_measure_of_other_models_is_not_written(tmp_path):
+    gaps = {f"model_{number}": 0.1 for number in models_of("task2_v1")}
+    with pytest.raises(GengapError, match="m of task2_v1 is not of the 54 models"):
+        write_participants(tmp_path, "task2_v1", {"m": {"model_1": 1.0}}, gaps)
+    assert not list(tmp_path.iterdir())

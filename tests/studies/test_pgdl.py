@@ -1,0 +1,94 @@
+"""The kept scores of the participants' measures are those that their data give."""
+
+import pandas as pd
+import pytest
+
+import gengap
+from gengap import GengapError
+from gengap.collections.participants import GRIDS, models_of, write_participants
+from gengap.evaluation.analysis import BASELINE
+from gengap.evaluation.scores import SCORES
+from gengap.studies import pgdl as record
+from gengap.studies.published import reported
+
+KEPT = {
+    record.participants_scores: ["family", "measure", "score"],
+    record.participants_added_value: ["family", "measure"],
+}
+
+
+@pytest.fixture
+def nothing_at_hand(tmp_path, monkeypatch):
+    """Neither a reference folder nor a download; returns the folder of the cache."""
+    monkeypatch.setenv("GENGAP_REFERENCE", str(tmp_path / "reference"))
+    monkeypatch.setenv("GENGAP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def downloaded(nothing_at_hand):
+    """The folder of a download: the squared gap as the only measure."""
+    folder = nothing_at_hand / "pgdl_participants"
+    for task in GRIDS:
+        gaps = {f"model_{number}": (7 * number % 101) / 101 for number in models_of(task)}
+        write_participants(folder, task, {"square": {m: g * g for m, g in gaps.items()}}, gaps)
+    return folder
+
+
+@pytest.mark.parametrize("table", KEPT)
+def test_recomputed_tables_are_the_kept_ones(reference, nothing_at_hand, table):
+    found = table(reference / "pgdl_participants")
+    pd.testing.assert_frame_equal(found, table(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("table", KEPT)
+def test_kept_tables_have_each_measure_once_and_in_order(nothing_at_hand, table):
+    kept, by = table(), KEPT[table]
+    assert not kept.duplicated(by).any()
+    pd.testing.assert_frame_equal(kept, kept.sort_values(by, ignore_index=True))
+    official = set(reported("pgdl_participants_scores")["measure"])
+    assert set(kept["measure"]) - {BASELINE} == official
+    assert set(kept["family"]) == set(GRIDS)
+    if "score" in by:
+        assert set(kept["score"]) == set(SCORES)
+        assert len(kept) == 2 * (len(official) + 1) * len(SCORES)
+    else:
+        assert len(kept) == 2 * len(official)
+
+
+def test_kept_scores_are_the_official_ones_to_twelve_digits(nothing_at_hand):
+    kept = record.participants_scores()
+    ours = kept[kept["score"] == "cmi"].set_index(["measure", "family"])["value"]
+    official = reported("pgdl_participants_scores").set_index(["measure", "task"])
+    for row, score in official["published_cmi"].items():
+        assert round(ours[row], 12) == score, row
+
+
+def test_data_at_hand_are_found_only_if_whole(nothing_at_hand, downloaded):
+    assert record.participants_folder() == downloaded
+    assert set(record.participants_added_value()["measure"]) == {"square"}
+    (downloaded / "task2_v1_models.csv").unlink()
+    assert record.participants_folder() is None
+    assert "VPM_1" in set(record.participants_added_value()["measure"])
+
+
+def test_what_is_kept_is_read_again(downloaded, data_folder):
+    record.keep_participants(downloaded)
+    (downloaded / "task1_v4_models.csv").unlink()
+    for table, measures in zip(KEPT, ({"square", BASELINE}, {"square"})):
+        assert set(table()["measure"]) == measures
+
+
+@pytest.mark.parametrize("table", KEPT)
+def test_neither_data_nor_table_is_one_sentence(nothing_at_hand, data_folder, table):
+    with pytest.raises(GengapError, match="gengap fetch pgdl-participants"):
+        table()
+
+
+def test_the_costs_of_every_measure_are_kept_for_every_replica_task():
+    costs = record.measure_costs()
+    tasks = gengap.open_collection("pgdl").index()["family"].unique()
+    assert set(costs["family"]) == set(tasks)
+    for _, rows in costs.groupby("family"):
+        assert set(rows["measure"]) == {*gengap.MEASURES, "loading"}
+    assert (costs["seconds"] < 300).all(), "the competition's limit"

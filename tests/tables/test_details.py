@@ -1,0 +1,165 @@
+"""Details are computed once, survive a kill, and notice what has changed."""
+
+import pandas as pd
+import pytest
+
+import gengap
+from gengap.errors import GengapError, NotAvailable
+from gengap.measures.spectra import network_spectra, spectra_rows
+from gengap.studies.demogen import margin_signatures, normalized_margins, signature_table
+from gengap.tables import details
+
+CALLS = []
+LAST = "right/7"
+
+
+def norms(model) -> pd.DataFrame:
+    """Two rows a model; remembers the call."""
+    CALLS.append(model.record["model_id"])
+    rows = [
+        {
+            "model_id": model.record["model_id"],
+            "layer": name,
+            "norm": layer.weight.detach().norm().item(),
+        }
+        for name, layer in model.network.named_children()
+        if name != "activation"
+    ]
+    return pd.DataFrame(rows)
+
+
+def other_norms(model) -> pd.DataFrame:
+    return norms(model).assign(norm=0.0)
+
+
+def sample_sizes(model) -> pd.DataFrame:
+    return pd.DataFrame({"model_id": [model.record["model_id"]], "images": len(model.sample[0])})
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    """The functions above as details, and no calls so far."""
+    CALLS.clear()
+    made = {name: f"{__name__}:{name}" for name in ("norms", "sample_sizes")}
+    monkeypatch.setattr(details, "DETAILS", details.DETAILS | made)
+
+
+def tables(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_detail_has_its_functions_rows_in_the_order_of_the_index(tiny, tmp_path):
+    rows = details.detail_table(tiny, "norms")
+    expected = pd.concat([norms(tiny.load(i)) for i in tiny.index()["model_id"]], ignore_index=True)
+    pd.testing.assert_frame_equal(rows, expected)
+
+
+def test_what_is_kept_is_not_computed_again(tiny):
+    first = details.detail_table(tiny.select("family == 'left'"), "norms")
+    assert len(CALLS) == 4
+    again = details.detail_table(tiny, "norms")
+    assert len(CALLS) == 8
+    pd.testing.assert_frame_equal(again.head(len(first)), first)
+    pd.testing.assert_frame_equal(details.detail_table(tiny, "norms"), again)
+    assert len(CALLS) == 8
+
+
+def test_a_killed_run_loses_only_the_model_it_was_at(tiny, monkeypatch):
+    load = tiny.load
+
+    def dies_at_the_last(model_id):
+        if model_id == LAST:
+            raise KeyboardInterrupt
+        return load(model_id)
+
+    monkeypatch.setattr(tiny, "load", dies_at_the_last)
+    with pytest.raises(KeyboardInterrupt):
+        details.detail_table(tiny, "norms")
+    monkeypatch.setattr(tiny, "load", load)
+    CALLS.clear()
+    assert details.detail_table(tiny, "norms")["model_id"].nunique() == 8
+    assert CALLS == [LAST]
+
+
+def test_after_a_run_one_table_is_left_and_no_parts(tiny):
+    details.detail_table(tiny, "norms")
+    folder = details.folders.data() / "tables"
+    (file,) = (name for name in tables(folder) if "norms" in name)
+    assert file.endswith(".norms.parquet")
+
+
+def test_rows_of_changed_code_are_computed_again(tiny, monkeypatch):
+    details.detail_table(tiny, "norms")
+    changed = details.DETAILS | {"norms": f"{__name__}:other_norms"}
+    monkeypatch.setattr(details, "DETAILS", changed)
+    assert (details.detail_table(tiny, "norms")["norm"] == 0).all()
+
+
+def test_rows_of_a_network_trained_anew_are_computed_again(tiny):
+    details.detail_table(tiny, "norms")
+    CALLS.clear()
+    tiny._index.loc[2, "test_accuracy"] += 0.01
+    assert details.detail_table(tiny, "norms")["model_id"].nunique() == 8
+    assert [tiny.index()["model_id"][2]] == CALLS
+
+
+def test_models_without_a_sample_have_no_rows_and_a_warning_says_why(tiny):
+    with pytest.warns(UserWarning, match="4 models have no rows: the family right has no images"):
+        rows = details.detail_table(tiny, "sample_sizes")
+    assert list(rows["model_id"]) == list(tiny.index()["model_id"][:4])
+    with pytest.warns(UserWarning, match="4 models have no rows"):
+        details.detail_table(tiny, "sample_sizes")
+
+
+def test_a_damaged_table_and_an_unknown_detail_are_one_sentence(tiny):
+    details.detail_table(tiny, "norms")
+    (file,) = (details.folders.data() / "tables").glob("*.norms.parquet")
+    file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(GengapError, match="norms.parquet cannot be read .* delete it"):
+        details.detail_table(tiny, "norms")
+    with pytest.raises(GengapError, match="no detail 'norm'; there are: margins, spectra, norms"):
+        details.detail_table(tiny, "norm")
+
+
+def test_margin_signatures_cover_the_inputs_the_hidden_stages_and_the_logits(tiny):
+    rows = margin_signatures(tiny.load("left/0"))
+    assert list(rows["stage"].unique()) == ["inputs", "h1", "activation", "logits"]
+    assert len(rows) == 4 * 2 * 5 and (rows["model_id"] == "left/0").all()
+    with pytest.raises(NotAvailable):
+        margin_signatures(tiny.load(LAST))
+
+
+def test_the_signature_table_holds_the_quartiles_of_the_normalized_margins(tiny):
+    model = tiny.load("left/0")
+    rows = normalized_margins(model)
+    assert len(rows) == 3 * len(model.sample[0])
+    features = signature_table(margin_signatures(model), log=False)
+    for stage, margins in rows.groupby("stage")["margin"]:
+        median = margins[margins > 0].quantile(0.5)
+        assert features.loc["left/0", (stage, "median")] == pytest.approx(median, rel=1e-5)
+
+
+def test_the_spectra_are_those_of_each_network_under_its_id(tiny):
+    rows = details.detail_table(tiny, "spectra")
+    assert rows.columns[0] == "model_id"
+    for model_id, found in rows.groupby("model_id"):
+        expected = network_spectra(tiny.load(model_id).network)
+        found = found.drop(columns="model_id").reset_index(drop=True)
+        pd.testing.assert_frame_equal(found, expected)
+    assert list(rows["model_id"].unique()) == list(tiny.index()["model_id"])
+
+
+@pytest.mark.parametrize(
+    ("name", "detail", "function", "rtol"),
+    [("demogen", "margins", margin_signatures, 1e-3), ("pgdl", "spectra", spectra_rows, 1e-4)],
+)
+def test_shipped_details_are_whole_and_those_that_the_code_computes_now(
+    name, detail, function, rtol, monkeypatch
+):
+    collection = gengap.open_collection(name)
+    monkeypatch.setattr(details, "_compute", None)  # nothing is missing
+    shipped = details.detail_table(collection, detail)
+    assert list(shipped["model_id"].unique()) == list(collection.index()["model_id"])
+    for model_id in collection.index().groupby("family")["model_id"].last():
+        rows = shipped[shipped["model_id"] == model_id].reset_index(drop=True)
+        pd.testing.assert_frame_equal(rows, function(collection.load(model_id)), rtol=rtol)

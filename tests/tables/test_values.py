@@ -1,0 +1,349 @@
+import contextlib
+import multiprocessing
+import os
+import random
+import sqlite3
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import gengap
+from gengap.measures import MEASURES
+from gengap.tables import values as table
+from gengap.tables.values import measure_table, source_hash
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """A measure that remembers on which models it was called."""
+    monkeypatch.setattr("gengap.measures.MEASURES", registry := dict(MEASURES))
+    monkeypatch.setattr("gengap.tables.values.MEASURES", registry)
+    calls = []
+
+    @gengap.measure
+    def counted(model) -> float:
+        calls.append(model.record["model_id"])
+        return len(calls)
+
+    return calls
+
+
+def kept(store: Path) -> dict[tuple, dict]:
+    """The rows committed to a store, by model and measure, NaN as None."""
+    with contextlib.closing(sqlite3.connect(store)) as connection:
+        made = connection.execute("SELECT * FROM sqlite_master").fetchall()
+        found = connection.execute("SELECT * FROM measured").fetchall() if made else []
+    rows = [dict(zip(table.STORED, row, strict=True)) for row in found]
+    return {(row["model_id"], row["measure"]): row for row in rows}
+
+
+def without_seconds(rows: dict[tuple, dict]) -> dict[tuple, dict]:
+    return {key: {**row, "seconds": None} for key, row in rows.items()}
+
+
+# --- what a table holds
+
+
+def test_a_table_has_a_row_per_model_and_measure_equal_to_the_measure_itself(tiny):
+    rows = measure_table(tiny)
+    assert list(rows.columns) == table.COLUMNS
+    assert len(rows) == len(tiny.index()) * len(MEASURES)
+    for _, row in rows[rows["note"] == ""].iterrows():
+        assert row["value"] == MEASURES[row["measure"]](tiny.load(row["model_id"]))
+    assert (rows["seconds"] >= 0).all()
+
+
+def test_what_a_model_lacks_is_nan_with_the_reason(tiny):
+    rows = measure_table(tiny).set_index(["family", "measure"])
+    lacking = rows.loc[("right", "inverse_margin")]
+    assert lacking["value"].isna().all()
+    assert set(lacking["note"]) == {"the family right has no images here"}
+    assert rows["value"].isna().equals(rows["note"] != "")
+
+
+def test_a_selection_gives_its_own_rows_and_keeps_all_in_the_file(tiny, data_folder):
+    measure_table(tiny, "parameter_norm")
+    rows = measure_table(tiny.select("family == 'left'"), ["parameter_norm"])
+    assert list(rows["family"].unique()) == ["left"] and len(rows) == 4
+    assert len(pd.read_parquet(data_folder / "tables" / "tiny.parquet")) == 8
+
+
+def test_infinite_values_and_nan_come_back_exactly(tiny, counted, monkeypatch):
+    values = iter([np.inf, -np.inf, np.nan, 1e-300, 0.1, -0.0, 5.0, 1 / 3])
+
+    def counted(model):
+        return next(values)
+
+    monkeypatch.setitem(gengap.measures.MEASURES, "counted", counted)
+    for _ in range(2):
+        rows = measure_table(tiny, "counted")
+        expected = [np.inf, -np.inf, np.nan, 1e-300, 0.1, -0.0, 5.0, 1 / 3]
+        np.testing.assert_array_equal(rows["value"], expected)
+        assert list(rows["note"][rows["value"].isna()]) == ["the measure returned NaN"]
+
+
+def test_a_measure_that_fails_is_named_with_its_model_and_the_rest_is_kept(tiny, counted):
+    @gengap.measure
+    def fragile(model) -> float:
+        return 1 / (3 - int(model.record["hp_seed"]))
+
+    with pytest.raises(gengap.GengapError, match=r"'fragile' failed on model 'left/3' \(ZeroDiv"):
+        measure_table(tiny, ["counted", "fragile"])
+    assert len(kept(table.default_store(tiny))) == 7
+
+
+def test_a_model_that_cannot_be_loaded_is_nan_with_the_reason(tiny, monkeypatch):
+    read = tiny.read_network
+
+    def diverged(record):
+        if record["hp_seed"] == 2:
+            raise gengap.NotAvailable("left/2 diverged")
+        return read(record)
+
+    monkeypatch.setattr(tiny, "read_network", diverged)
+    rows = measure_table(tiny, "parameter_norm")
+    assert list(rows["note"]) == ["", "", "left/2 diverged", "", "", "", "", ""]
+
+
+# --- what is computed again, and what is not
+
+
+def test_finished_rows_are_not_computed_again(tiny, counted):
+    first = measure_table(tiny, "counted")
+    assert len(counted) == 8
+    pd.testing.assert_frame_equal(measure_table(tiny, "counted"), first)
+    assert len(counted) == 8
+
+
+def test_a_fresh_clone_takes_its_values_from_the_parquet_file_and_writes_nothing(tiny, counted):
+    first = measure_table(tiny, "counted")
+    store = table.default_store(tiny)
+    store.unlink()
+    pd.testing.assert_frame_equal(measure_table(tiny, "counted"), first)
+    assert len(counted) == 8 and not store.exists()
+
+
+def test_a_model_trained_anew_under_its_old_name_is_measured_again(tiny, counted):
+    measure_table(tiny, "counted")
+    anew = gengap.open_collection("tiny")
+    read = anew.read_index
+    anew.read_index = lambda: read().assign(train_loss=lambda t: t["train_loss"] + (t.index == 2))
+    rows = measure_table(anew, "counted")
+    assert counted[8:] == ["left/2"]
+    assert rows.loc[2, "value"] == 9
+    assert list(measure_table(tiny, "counted")["value"]) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_two_roots_of_a_collection_never_share_rows_even_in_one_store(tiny, counted, tmp_path):
+    store, other = tmp_path / "both.sqlite", tmp_path / "published"
+    other.mkdir()
+    published = gengap.open_collection("tiny", other)
+    assert table.default_store(published) != table.default_store(tiny)
+    read = published.read_index
+    published.read_index = lambda: read().assign(test_loss=7.0)
+    ours = measure_table(tiny, "counted", store=store)
+    theirs = measure_table(published, "counted", store=store)
+    assert len(counted) == 16 and not set(ours["value"]) & set(theirs["value"])
+    pd.testing.assert_frame_equal(measure_table(tiny, "counted", store=store), ours)
+    assert len(counted) == 16
+
+
+def test_a_measure_whose_code_changed_is_computed_again(tiny, counted):
+    def version(text):
+        Path(tiny.root / "mine.py").write_text(text)
+        namespace = {}
+        exec(compile(text, tiny.root / "mine.py", "exec"), namespace)
+        gengap.measures.MEASURES["mine"] = namespace["mine"]
+        return list(measure_table(tiny, "mine")["value"].unique())
+
+    assert version("def mine(model):\n    return 1.0\n") == [1.0]
+    assert version("def mine(model):\n    return 2.0\n") == [2.0]
+
+
+def test_only_the_code_of_a_measure_counts_not_how_it_is_told():
+    def plain(model, *, power=2):
+        return model**power
+
+    told = plain
+
+    def plain(model, *, power=2):
+        """A docstring, and a comment."""
+        return model**power  # here
+
+    assert source_hash(told) == source_hash(plain) != ""
+
+    def plain(model, *, power=3):
+        return model**power
+
+    assert source_hash(told) != source_hash(plain)
+    assert source_hash(eval("lambda model: 1")) == ""
+
+
+def test_what_was_not_available_is_tried_again_only_on_request(tiny, monkeypatch):
+    before = measure_table(tiny, "training_loss")
+    assert before["value"].isna().sum() == 4
+    monkeypatch.setattr(type(tiny), "read_sample", lambda self, record: sample())
+    tiny.forget_samples()
+    assert measure_table(tiny, "training_loss")["value"].isna().sum() == 4
+    after = measure_table(tiny, "training_loss", retry=True)
+    np.testing.assert_allclose(after["value"], tiny.index()["train_loss"], rtol=1e-6)
+    assert (after["seconds"][:4] == before["seconds"][:4]).all()
+
+
+def sample():
+    import tiny_collection
+
+    return tiny_collection.sample()
+
+
+# --- the files
+
+
+def test_an_unchanged_table_is_not_written_and_a_rebuilt_one_has_the_same_bytes(tiny, data_folder):
+    file = data_folder / "tables" / "tiny.parquet"
+    measure_table(tiny)
+    before, written = file.read_bytes(), file.stat().st_mtime_ns
+    measure_table(tiny)
+    assert file.stat().st_mtime_ns == written
+    file.unlink()
+    measure_table(tiny)
+    assert file.read_bytes() == before
+
+
+def test_a_failed_export_leaves_the_old_file_and_no_other(tiny, counted, data_folder, monkeypatch):
+    measure_table(tiny, "parameter_norm")
+    before = {path.name: path.read_bytes() for path in (data_folder / "tables").glob("*parquet*")}
+
+    def full(self, content):
+        self.touch()
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(gengap.GengapError, match="cannot be written .No space left"):
+        measure_table(tiny, "counted")
+    after = {path.name: path.read_bytes() for path in (data_folder / "tables").glob("*parquet*")}
+    assert after == before
+    monkeypatch.undo()
+
+
+def test_a_store_in_a_place_that_cannot_be_written_is_one_sentence(tiny, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(gengap.GengapError, match="cannot be written .*set GENGAP_DATA"):
+        measure_table(tiny, "parameter_norm", store=tmp_path / "file" / "x.sqlite")
+
+
+def test_a_damaged_store_or_table_is_one_sentence(tiny, data_folder):
+    (data_folder / "tables").mkdir()
+    (data_folder / "tables" / "tiny.parquet").write_text("not a table, but longer than its footer")
+    with pytest.raises(gengap.GengapError, match="tiny.parquet cannot be read"):
+        measure_table(tiny, "parameter_norm")
+    (data_folder / "tables" / "tiny.parquet").unlink()
+    (data_folder / "tables" / "tiny.sqlite").write_text("not a database" * 1000)
+    with pytest.raises(gengap.GengapError, match="tiny.sqlite cannot be written .*not a database"):
+        measure_table(tiny, "parameter_norm")
+
+
+def test_rows_of_a_table_without_a_column_are_computed_again(tiny, counted, data_folder):
+    file = data_folder / "tables" / "tiny.parquet"
+    measure_table(tiny, "counted")
+    store = table.default_store(tiny)
+    store.unlink()
+    pd.read_parquet(file).drop(columns="record").to_parquet(file)
+    assert len(measure_table(tiny, "counted")) == 8 and len(counted) == 16
+
+
+def test_an_interruption_tells_what_is_kept_and_keeps_it(tiny, counted, monkeypatch):
+    @gengap.measure
+    def interrupted(model) -> float:
+        if len(counted) == 3:
+            raise KeyboardInterrupt
+        return 1.0
+
+    with pytest.raises(KeyboardInterrupt, match=r"^5 of 16 values are computed and kept in .*tiny"):
+        measure_table(tiny, ["counted", "interrupted"])
+    assert len(kept(table.default_store(tiny))) == 5
+
+
+# --- killed, and several at once
+
+
+@pytest.fixture
+def start(monkeypatch, tmp_path):
+    """Starts `slow_measures.run` in a process forked from one that has PyTorch imported."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    monkeypatch.setattr("gengap.measures.MEASURES", {})  # they are not for this process
+    import slow_measures
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["slow_measures"])
+
+    def start(store: Path, log: Path, *query) -> multiprocessing.Process:
+        log.touch()
+        calls = calls_in(log)
+        arguments = (tmp_path, store, log, *query)
+        process = context.Process(target=slow_measures.run, args=arguments)
+        process.start()
+        while process.is_alive() and calls_in(log) == calls:  # until a value is in the making
+            time.sleep(0.002)
+        return process
+
+    return start
+
+
+def calls_in(log: Path) -> int:
+    return len(log.read_text().splitlines())
+
+
+def killed_until_done(start, store: Path, log: Path) -> int:
+    """Start and kill until a run ends by itself; a kill may cost the value in the making only."""
+    moments, before, calls, kills = random.Random(0), {}, 0, 0
+    while True:
+        process = start(store, log)
+        process.join(moments.uniform(0, 0.08))
+        process.kill()  # SIGKILL
+        process.join()
+        after = kept(store)  # with the seconds measured: none is computed a second time
+        assert {key: after.get(key) for key in before} == before
+        lost = (calls_in(log) - calls) - (len(after) - len(before))
+        assert lost <= 1, f"{lost} measured values were not kept"
+        if process.exitcode == 0:
+            return kills
+        before, calls, kills = after, calls_in(log), kills + 1
+
+
+def test_killing_at_random_moments_loses_nothing_finished(start, tmp_path):
+    store, log = tmp_path / "killed.sqlite", tmp_path / "calls"
+    assert killed_until_done(start, store, log) >= 3, "too few kills to mean anything"
+
+    uninterrupted = tmp_path / "elsewhere" / "uninterrupted.sqlite"
+    whole = start(uninterrupted, tmp_path / "other_calls")
+    whole.join()
+    assert without_seconds(kept(store)) == without_seconds(kept(uninterrupted))
+    assert len(kept(store)) == 24
+
+
+def test_processes_that_write_one_new_store_at_once_lose_nothing(start, tmp_path):
+    store, calls = tmp_path / "shared.sqlite", tmp_path / "calls"
+    queries = [f"hp_seed % 4 == {part}" for part in range(4)]
+    processes = [start(store, calls, query) for query in queries]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert len(kept(store)) == 24
+    assert calls_in(calls) == 24
+    [exported] = tmp_path.glob("tiny-*.parquet")
+    assert len(pd.read_parquet(exported)) == 24
+
+
+def test_a_family_that_comes_beside_another_makes_none_of_its_values_stale():
+    left = pd.DataFrame({"model_id": ["a", "b"], "family": "left", "hp_bs": [8.0, 16.0]})
+    right = pd.DataFrame({"model_id": ["c"], "family": "right", "hp_depth": [3.0], "hp_bs": [1.0]})
+    alone = table.record_hashes(left)
+    both = table.record_hashes(pd.concat([right, left], ignore_index=True))
+    assert both[["a", "b"]].equals(alone) and both.is_unique
