@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from gengap.collections import genprob
 from gengap.errors import GengapError
-from gengap.evaluation.analysis import bootstrap_interval
+from gengap.evaluation.resampling import bootstrap_interval
 from gengap.formats.containers import write_container
 from gengap.formats.images import load_images, write_idx_pair
 from gengap.measures.spectra import network_spectra
