@@ -62,7 +62,7 @@ class Sample:
     def cells(self, pairs: np.ndarray) -> np.ndarray:
         """(cells, M, S) how many of the pairs (M, n, n) bool were drawn, in each cell."""
         found = [self._cells_of(pairs, who, counts) for who, counts in self.members]
-        return self._counted(np.stack(found, axis=-1).astype(float))
+        return np.stack(found, axis=-1).astype(float)
 
     def _cells_of(self, pairs, who, counts) -> np.ndarray:
         """(cells, M) of one bootstrap."""
@@ -73,23 +73,14 @@ class Sample:
         found = [counts[:, of].T @ towards[..., of] for of in self.task.conditions.columns]
         return np.concatenate([part.reshape(len(part), -1) for part in found], axis=1).T
 
-    def _counted(self, cells: np.ndarray) -> np.ndarray:
-        """The same where, by the competition's rules, cells that are written alike are one."""
-        where = self.task.conditions.counted
-        if where is None:
-            return cells
-        merged = np.zeros_like(cells)
-        np.add.at(merged, where, cells)
-        return merged
-
     @cached_property
     def cell_sizes(self) -> np.ndarray:
         """(cells, 1, S) drawn pairs in each cell, with each copy of a network once with itself."""
         conditions = self.task.conditions
-        itself = np.zeros_like(self.cells_of_larger_gap)
-        itself[conditions.equals, 0] = (self.draws @ conditions.groups).T
         others = ~np.eye(len(self.task.gap), dtype=bool)
-        return self.cells(others[None]) + self._counted(itself)
+        sizes = self.cells(others[None])
+        sizes[conditions.equals, 0] += (self.draws @ conditions.groups).T
+        return sizes
 
     @cached_property
     def cells_of_larger_gap(self) -> np.ndarray:

@@ -101,8 +101,7 @@ class Conditions:
 
     groups: np.ndarray  # (n, groups) float32, 0 or 1
     columns: list[slice]  # which groups are those of each condition
-    counted: np.ndarray | None  # (cells,) the cell where each is counted; None: in itself
-    undefined: np.ndarray  # (conditions,) bool: a cell is empty because another holds its pairs
+    undefined: np.ndarray  # (conditions,) bool: the competition's program finds an empty cell
 
     @cached_property
     def first(self) -> np.ndarray:
@@ -302,40 +301,34 @@ def _alike(settings: np.ndarray) -> np.ndarray:
 
 
 def _conditions(task: Task) -> Conditions:
-    """Those of the task; by the competition's rules, cells that are written alike are one cell."""
     columns = range(task.levels.shape[1])
-    pairs, counted, empty = list(combinations(columns, 2)), None, None
+    pairs, undefined = list(combinations(columns, 2)), np.zeros(math.comb(len(columns), 2), bool)
     if task.official:
-        if len(task.possible) < 2:
-            raise GengapError(
-                "the score compares networks within two hyper-parameters; this task has only"
-                f" {', '.join(task.possible) or 'none'}"
-            )
-        if task.no_grid:
-            raise GengapError(task.no_grid)
-        values = list(task.possible.values())
-        both = list(permutations(columns, 2))
-        counted_in = [_counted(values[one], values[other]) for one, other in both]
-        empty = [(where != np.arange(len(where))).any() for where in counted_in]
-        if any(empty):  # else the reversed order only names the cells otherwise
-            pairs = both
-            before = np.cumsum([0, *map(len, counted_in)])
-            counted = np.concatenate([a + b for a, b in zip(counted_in, before)])
-        else:
-            empty = None
+        if fault := _official_fault(task):
+            raise GengapError(fault)
+        values, ordered = list(task.possible.values()), list(permutations(columns, 2))
+        ambiguous = [_written_alike(values[one], values[other]) for one, other in ordered]
+        if any(ambiguous):  # else the reversed order only names the cells otherwise
+            pairs, undefined = ordered, np.array(ambiguous)
     members = [indicator(task.levels[:, pair]) for pair in pairs]
     ends = np.cumsum([0] + [member.shape[1] for member in members])
     groups = np.concatenate(members, axis=1).astype(np.float32)
-    undefined = np.zeros(len(pairs), bool) if empty is None else np.array(empty)
-    return Conditions(groups, [slice(*pair) for pair in pairwise(ends)], counted, undefined)
+    return Conditions(groups, [slice(*pair) for pair in pairwise(ends)], undefined)
 
 
-def _counted(one: tuple[str, ...], other: tuple[str, ...]) -> np.ndarray:
-    """(cells,) where each cell of a condition is counted: of cells written alike the last."""
-    groups = list(product(one, other))
-    keys = [a + c + b + d for (a, b), (c, d) in product(groups, repeat=2)]
-    last = {key: at for at, key in enumerate(keys)}
-    return np.array([last[key] for key in keys])
+def _official_fault(task: Task) -> str:
+    if len(task.possible) > 1:
+        return task.no_grid
+    return (
+        "the score compares networks within two hyper-parameters; this task has only"
+        f" {', '.join(task.possible) or 'none'}"
+    )
+
+
+def _written_alike(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether two cells have one key, the values of both networks written one after the other."""
+    keys = [a + b + c + d for a, b, c, d in product(one, one, other, other)]
+    return len(set(keys)) < len(keys)
 
 
 def _official_id(model: str) -> str:

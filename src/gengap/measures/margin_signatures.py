@@ -163,17 +163,8 @@ def signatures(
     return DataFrame(rows, columns=SIGNATURE_COLUMNS)
 
 
-SIGNATURE_COLUMNS = [
-    "model_id",
-    "stage",
-    "kind",
-    "statistic",
-    "value",
-    "normalizer",
-    "images",
-    "dropped",
-    "note",
-]
+SIGNATURE_COLUMNS = ["model_id", "stage", "kind", "statistic"]
+SIGNATURE_COLUMNS += ["value", "normalizer", "images", "dropped", "note"]
 
 
 def _normalizer(normalizers, model: str, stage: str) -> float:
