@@ -80,7 +80,9 @@ def shifted_and_mirrored(inputs: Tensor, *, shift: int) -> Tensor:
     columns = torch.where(torch.rand(count, 1) < 0.5, width - 1 - columns, columns) + right
     rows = torch.arange(height) + down
     moved = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2)
+    # With channels last, convolutions of few channels would follow, and some (1 x 1 by strides of
+    # 2, 4 channels) write beside their memory in PyTorch 2.13 on a CPU.
+    return moved.permute(0, 3, 1, 2).contiguous()
 
 
 @torch.no_grad()
