@@ -374,8 +374,8 @@ def train(
     dataset: Annotated[
         str,
         typer.Option(
-            help="cnnzoo: mnist, fashion_mnist or cifar10 (as grey); pgdl: vgg_fashion_mnist or"
-            " nin_fashion_mnist; demogen: NIN_FASHION_MNIST or RESNET_FASHION_MNIST; genprob:"
+            help="cnnzoo: mnist, fashion_mnist or cifar10 (as grey); pgdl: task1_fashion_mnist,"
+            " task2, task4 to task9; demogen: NIN_FASHION_MNIST or RESNET_FASHION_MNIST; genprob:"
             " AdaM_FashionMNIST or SGD_FashionMNIST."
         ),
     ],
@@ -387,7 +387,7 @@ def train(
         typer.Option(
             min=1,
             help="Of each (cnnzoo: 86, as published; demogen: 30 or 40; genprob: 41), or at most"
-            " (pgdl).",
+            " (pgdl: 60 to 200).",
         ),
     ] = None,
     device: Device = "cpu",
@@ -422,7 +422,7 @@ def train(
     Examples:
       gengap train cnnzoo --dataset fashion_mnist --networks 600 --epochs 20
       gengap measure cnnzoo --root trained/cnnzoo
-      gengap train pgdl --dataset vgg_fashion_mnist
+      gengap train pgdl --dataset task1_fashion_mnist
     """
     recipe = _function_for(collection, RECIPES, "trained")
     from gengap.collection import usable_device

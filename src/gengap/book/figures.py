@@ -31,6 +31,9 @@ NAMES = {
     "task1_v4": "task 1",
     "task2_v1": "task 2",
     **{f"task{number}": f"task {number}" for number in range(4, 10)},
+    **{
+        f"task{number}_fashion_mnist": f"replica, task {number}" for number in (1, 2, *range(4, 10))
+    },
 }
 
 
