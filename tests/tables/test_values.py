@@ -12,8 +12,9 @@ import pytest
 
 import gengap
 from gengap.measures import MEASURES
-from gengap.tables import values as table
-from gengap.tables.values import measure_table, source_hash
+from gengap.tables import store as table
+from gengap.tables.identity import record_hashes, source_hash
+from gengap.tables.values import measure_table
 
 
 @pytest.fixture
@@ -35,8 +36,8 @@ def kept(store: Path) -> dict[tuple, dict]:
     """The rows committed to a store, by model and measure, NaN as None."""
     with contextlib.closing(sqlite3.connect(store)) as connection:
         made = connection.execute("SELECT * FROM sqlite_master").fetchall()
-        found = connection.execute("SELECT * FROM measured").fetchall() if made else []
-    rows = [dict(zip(table.STORED, row, strict=True)) for row in found]
+        found = connection.execute("SELECT * FROM computed").fetchall() if made else []
+    rows = [dict(zip(table.NAMES, row, strict=True)) for row in found]
     return {(row["model_id"], row["measure"]): row for row in rows}
 
 
@@ -344,6 +345,6 @@ def test_processes_that_write_one_new_store_at_once_lose_nothing(start, tmp_path
 def test_a_family_that_comes_beside_another_makes_none_of_its_values_stale():
     left = pd.DataFrame({"model_id": ["a", "b"], "family": "left", "hp_bs": [8.0, 16.0]})
     right = pd.DataFrame({"model_id": ["c"], "family": "right", "hp_depth": [3.0], "hp_bs": [1.0]})
-    alone = table.record_hashes(left)
-    both = table.record_hashes(pd.concat([right, left], ignore_index=True))
+    alone = record_hashes(left)
+    both = record_hashes(pd.concat([right, left], ignore_index=True))
     assert both[["a", "b"]].equals(alone) and both.is_unique

@@ -13,7 +13,8 @@ from gengap import folders
 from gengap.collection import Collection
 from gengap.errors import GengapError
 from gengap.evaluation.judgement import BASELINE, BASELINES, CRITERIA, judged, last_epoch
-from gengap.tables.values import default_store, record_hashes, table_of
+from gengap.tables.identity import record_hashes
+from gengap.tables.store import table_file
 
 KEYS = ["collection", "family", "score"]
 PERMUTATIONS = 200  # p-values to 0.005; of a family of 600 networks, in seconds
@@ -61,7 +62,7 @@ def kept_values(collection: Collection) -> DataFrame:
     Values of an index row that has changed since are left out.
     """
     index = collection.index()
-    table = table_of(collection, default_store(collection))
+    table = table_file(collection)
     if not table.exists():
         return DataFrame(index=pd.Index(index["model_id"]))
     rows = folders.read_table(table)
