@@ -13,7 +13,7 @@ import pytest
 import gengap
 from gengap.measures import MEASURES
 from gengap.tables import store as table
-from gengap.tables.identity import record_hashes, source_hash
+from gengap.tables.identity import source_hash
 from gengap.tables.values import measure_table
 
 
@@ -340,11 +340,3 @@ def test_processes_that_write_one_new_store_at_once_lose_nothing(start, tmp_path
     assert calls_in(calls) == 24
     [exported] = tmp_path.glob("tiny-*.parquet")
     assert len(pd.read_parquet(exported)) == 24
-
-
-def test_a_family_that_comes_beside_another_makes_none_of_its_values_stale():
-    left = pd.DataFrame({"model_id": ["a", "b"], "family": "left", "hp_bs": [8.0, 16.0]})
-    right = pd.DataFrame({"model_id": ["c"], "family": "right", "hp_depth": [3.0], "hp_bs": [1.0]})
-    alone = record_hashes(left)
-    both = record_hashes(pd.concat([right, left], ignore_index=True))
-    assert both[["a", "b"]].equals(alone) and both.is_unique

@@ -5,10 +5,10 @@ answers in JSON, and says which task it answers, so that nothing that it does la
 becomes the value of another. PyTorch is imported in the worker alone, after it has left the
 terminal's process group, so that Ctrl-C ends the parent, which ends its workers.
 
-No library that is well kept does this. Pebble stops a task after a time, but ends its process alone,
-not what that has started, and the parent unpickles what comes back, which runs what a measure
-wrote there. Loky unpickles too, knows no time limit for a task, and loses what its other workers
-are at when one dies. Neither tells Linux to end its workers first where memory runs out.
+No library that is well kept does this. Pebble stops a task after a time, but ends its process
+alone, not what that has started, and the parent unpickles what comes back, which runs what a
+measure wrote there. Loky unpickles too, knows no time limit for a task, and loses what its other
+workers are at when one dies. Neither tells Linux to end its workers first where memory runs out.
 """
 
 import contextlib

@@ -45,8 +45,8 @@ def values_of_file(
         return fitting[0]
     names = ", ".join(collection.name for collection in collections)
     raise GengapError(
-        f"the models in {file} are those of {len(fitting)} families of {names}; give a value for each"
-        " model of one family, by the last part of its model_id, and name the collection with -c"
+        f"the models in {file} are those of {len(fitting)} families of {names}; give a value for"
+        " each model of one family, by the last part of its model_id, and name the collection with -c"
     )
 
 
@@ -65,10 +65,10 @@ def own_values(
     limit: seconds for one model, with loading it. workers: processes; without it, one a core, and
     one on a GPU. retry: compute again what has no value from an earlier run.
 
-    Values are kept as those of a measure table are, as soon as they are there, by the content of the
-    file (not of what it imports), of the model's index row and of its weights: a second run computes
-    only what is missing. Before each model the random generators of Python, NumPy and PyTorch are
-    seeded with 0.
+    Values are kept as those of a measure table are, as soon as they are there, by the content of
+    the file (not of what it imports), of the model's index row and of its weights: a second run
+    computes only what is missing. Before each model the random generators of Python, NumPy and
+    PyTorch are seeded with 0.
 
     Returns the columns of a measure table (collection, family, model_id, measure, value, seconds,
     note), a row per model; the note says why there is no value: the measure raised something,
@@ -101,8 +101,8 @@ def own_values(
                 progress.update()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"{progress.n} of {len(missing)} models are done and kept in {results_folder()}; the"
-                " same command goes on from there"
+                f"{progress.n} of {len(missing)} models are done and kept in {results_folder()};"
+                " the same command goes on from there"
             ) from None
     return pd.concat(
         [

@@ -135,7 +135,7 @@ def _stored(
 def _kept(
     collection: Collection, detail: str, versions: Versions, stored: DataFrame
 ) -> dict[str, DataFrame]:
-    """Model id -> its rows with their versions, of all that are not stale; stored ones come last."""
+    """Model id -> its rows with their versions, of all that are not stale; the stored ones win."""
     file, tables = table_file(collection, detail), {}
     if file.exists():
         shipped = folders.read_table(file)

@@ -1,10 +1,11 @@
 """The engine: runs a function on items in processes of one thread each, here or on a cluster.
 
 Measures, details, training, chapters and the fits of a study go through `results`. Processes are
-those of Dask's `distributed`: of a cluster on this machine, bound to loopback, that lives as long as
-the run; or of one that is there already. On a CPU results do not depend on which, nor on how many.
+those of Dask's `distributed`: of a cluster on this machine, bound to loopback, that ends with this
+process; or of one that is there already. On a CPU results depend neither on which nor on how many.
 """
 
+import atexit
 import contextlib
 import os
 import subprocess
@@ -12,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from uuid import uuid4
 
@@ -25,15 +26,16 @@ from gengap.errors import GengapError
 # What takes no longer is done in this process: a worker needs seconds to start and import PyTorch.
 SECONDS_ALONE = 2.0
 SECONDS_TO_CONNECT = 10
-SECONDS_TO_CLOSE = 5
+SECONDS_TO_CLOSE = 20
 AHEAD = 1000  # items given to a cluster of unknown size before the first is done
 
 ONE_THREAD = dict.fromkeys(["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"], "1")
+LOOPBACK = "127.0.0.1"
+SILENT = 60  # above any level of logging: what matters is raised here
 GPU = "GPU"  # the resource that a worker offers for its GPU
 SETTINGS = {
     "distributed.scheduler.allowed-failures": 1,  # a task whose worker died is tried once again
     "distributed.admin.large-graph-warning-threshold": "1 TB",  # fits are sent with their weights
-    "distributed.comm.timeouts.connect": f"{SECONDS_TO_CONNECT}s",
 }
 
 Function = Callable[[object, object], Iterable]
@@ -56,11 +58,11 @@ def results(
 ) -> Iterator[tuple[int, object]]:
     """Each item's place, with each of the results of `function(held, item)`, as they are there.
 
-    held: what `start(*arguments)` returned, once in each process; None without it. workers: processes; None is one
-    a core. scheduler: the address of a cluster in their place. device: anything but a CPU is driven
-    by this process alone, or on a cluster by workers that offer the resource GPU. environment: of
-    the processes, which are then started even for one worker. alone: seconds that this process
-    works by itself before it starts others.
+    held: what `start(*arguments)` returned, once in each process; None without it. workers:
+    processes; None is one a core. scheduler: the address of a cluster in their place. device:
+    anything but a CPU is driven by this process alone, or on a cluster by workers that offer the
+    resource GPU. environment: of the processes, which are then started even for one worker. alone:
+    seconds that this process works by itself before it starts others.
 
     Raises: what the function raises, after its results so far and those of other items; GengapError
     if a worker dies twice on one item, or the cluster is not to be reached.
@@ -133,7 +135,10 @@ def run_command(command: Sequence[str | Path], folder: Path) -> bool:
 
 
 def _here(
-    function: Function, places: Iterator[tuple[int, object]], held: object, until: float = float("inf")
+    function: Function,
+    places: Iterator[tuple[int, object]],
+    held: object,
+    until: float = float("inf"),
 ) -> Iterator[tuple[int, object]]:
     while time.monotonic() < until and (following := next(places, None)):
         place, item = following
@@ -145,38 +150,57 @@ def _here(
 
 
 def _in_processes(function, first, rest, start, arguments, workers, environment):
-    with _cluster(len(first), environment or {}) as client:
-        every = _chained(first, rest)
+    client = _local_client(len(first), tuple((environment or {}).items()))
+    every, finished = chain(first, rest), False
+    try:
         yield from _submitted(client, function, every, start, arguments, 2 * workers, True)
+        finished = True
+    finally:
+        if not finished:  # something failed or was interrupted, and others are still at work
+            _close_local()
 
 
-def _chained(first: list, rest: Iterator) -> Iterator:
-    yield from first
-    yield from rest
+_LOCAL: dict[str, object] = {}  # this process's own cluster: what it is for, itself, its client
 
 
-@contextlib.contextmanager
-def _cluster(workers: int, environment: Mapping[str, str]) -> Iterator:
-    """A client of a cluster of processes on this machine, which end with it or with this process."""
+def _local_client(workers: int, environment: tuple[tuple[str, str], ...]):
+    """A client of a cluster of processes on this machine, which end with this process.
+
+    It is kept for the next run that asks for the same: each worker takes seconds to start.
+    """
+    if _LOCAL.get("key") == (workers, environment):
+        return _LOCAL["client"]
+    _close_local()
     import dask
     from distributed import Client, LocalCluster
 
-    settings = {
-        "threads_per_worker": 1,
-        "host": "127.0.0.1",
-        "dashboard_address": None,
-        "memory_limit": None,  # the system decides how much memory there is
-        "silence_logs": 60,  # above any level: what matters is raised here
-        "env": dict(environment),
-    }
-    with dask.config.set(SETTINGS), _set_environment({**ONE_THREAD, **environment}):
-        cluster = LocalCluster(n_workers=workers, **settings)
+    variables = ONE_THREAD | dict(environment)
+    settings = SETTINGS | {"distributed.nanny.pre-spawn-environ": variables}
+    # Variables that are set already would go before those.
+    with dask.config.set(settings), _set_environment(variables):
+        cluster = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            host=LOOPBACK,
+            scheduler_kwargs={"dashboard": False, "dashboard_address": f"{LOOPBACK}:0"},
+            memory_limit=None,  # the system decides how much memory there is
+            silence_logs=SILENT,
+        )
         client = Client(cluster, set_as_default=False)
-        try:
-            yield client
-        finally:
+    _LOCAL.update(key=(workers, environment), cluster=cluster, client=client)
+    return client
+
+
+def _close_local() -> None:
+    if _LOCAL:
+        client, cluster = _LOCAL.pop("client"), _LOCAL.pop("cluster")
+        _LOCAL.clear()
+        with contextlib.suppress(TimeoutError):  # what is left then ends with this process
             client.close(SECONDS_TO_CLOSE)
             cluster.close(SECONDS_TO_CLOSE)
+
+
+atexit.register(_close_local)
 
 
 @contextlib.contextmanager
@@ -202,7 +226,7 @@ def _connected(scheduler: str, on_cpu: bool) -> Iterator:
 
     with dask.config.set(SETTINGS):
         try:
-            client = Client(scheduler, set_as_default=False)
+            client = Client(scheduler, timeout=SECONDS_TO_CONNECT, set_as_default=False)
         except (OSError, ValueError) as error:
             raise GengapError(
                 f"no Dask scheduler answers at {scheduler!r} ({error}); give the address that it"
@@ -235,7 +259,7 @@ def _submitted(client, function, places, start, arguments, ahead, on_cpu):
         key = f"gengap-{run}-{place}"
         return client.submit(_work, run, work, place, item, key=key, retries=1, resources=resources)
 
-    running = as_completed([submit(*each) for each in islice(places, ahead)])
+    running = as_completed([submit(*each) for each in islice(places, ahead)], loop=client.loop)
     for future in running:
         try:
             place, found, error = future.result()
