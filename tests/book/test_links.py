@@ -186,7 +186,10 @@ def sources(code: str) -> list[str]:
 
 
 def test_mentions_of_papers_are_recognised():
-    text = "Source: Jiang et al. 2020 (PGDL), after Aithal, Kashyap and Subramanyam 2021; Kendall 1945."
+    text = (
+        "Source: Jiang et al. 2020 (PGDL), after Aithal, Kashyap and Subramanyam 2021;"
+        " Kendall 1945."
+    )
     found = mentions(text, bare=True)
     assert found == [
         ("Jiang", " et al.", "2020"),

@@ -10,7 +10,7 @@ from pandas import DataFrame, Series
 import gengap
 from gengap.book import reference
 from gengap.collection import COLLECTIONS
-from gengap.evaluation.judgement import CRITERIA
+from gengap.evaluation.scores import CRITERIA
 from gengap.folders import repository
 from gengap.measures import MEASURES
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from gengap.collection import COLLECTIONS, COLUMNS, FRACTIONS, default_root, open_collection
-from gengap.evaluation.judgement import last_epoch
+from gengap.evaluation.tasks import last_epoch
 from gengap.measures import MEASURES
 from gengap.tables import values as table
 

@@ -133,7 +133,7 @@ def test_a_cell_adds_its_nodes_as_released():
     network = trained()
     cell, inputs = network.cell0, torch.randn(2, 8, 6, 6)
     with torch.no_grad():
-        part = {name: module for name, module in cell.named_children()}
+        part = dict(cell.named_children())
         first = part["RELUConvBN0"](inputs)
         second = part["RELUConvBN1"](inputs) + part["RELUConvBN2"](first)
         expected = part["shortcut"](inputs) + part["RELUConvBN4"](first)

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -81,7 +82,9 @@ def test_rounding_in_float32_moves_a_measure_by_less_than_devices_may_differ(nam
         inputs, labels = rounded.sample
         double = tiny.load(model_id).network.double()
         sample = inputs.double(), labels
-        exact = gengap.Model(double, rounded.record, rounded.initial_weights, lambda: sample)
+        exact = gengap.Model(
+            double, rounded.record, rounded.initial_weights, partial(tuple, sample)
+        )
         expected = value(name, exact)
         if isinstance(expected, float):
             expected = pytest.approx(expected, rel=TOLERANCE)

@@ -1,4 +1,4 @@
-"""A measure of one's own may do anything: what it does is told per model, and harms nothing else."""
+"""A measure of one's own may do anything: that is told per model, and harms nothing else."""
 
 import json
 import os

@@ -6,7 +6,8 @@ import pytest
 import gengap
 from gengap.errors import GengapError, NotAvailable
 from gengap.measures.spectra import network_spectra, spectra_rows
-from gengap.studies.demogen import margin_signatures, normalized_margins, signature_table
+from gengap.measures.margin_signatures import margin_signatures, normalized_margins
+from gengap.studies.demogen import signature_table
 from gengap.tables import details
 from gengap.tables.store import default_store, rows_in
 

@@ -347,8 +347,8 @@ def probe_curves(curves: pd.DataFrame) -> Figure:
 def probed_epochs(table: pd.DataFrame, *, measure: str, outcome: str) -> Figure:
     """A measure against an outcome at several epochs, a panel each.
 
-    `table` has columns epoch, value, outcome and hyper: colours tell apart the values of `hyper`, one
-    hyper-parameter (as text). measure, outcome: what the axes say.
+    `table` has columns epoch, value, outcome and hyper: colours tell apart the values of `hyper`,
+    one hyper-parameter (as text). measure, outcome: what the axes say.
     """
     epochs = sorted(table["epoch"].unique())
     columns = 2

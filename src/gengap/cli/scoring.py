@@ -69,7 +69,7 @@ def score(
       gengap score my_measure.py -c folder --root my_networks --device cuda
       gengap score vgg_fashion_mnist.predict -c pgdl
     """
-    from gengap.evaluation.judgement import CRITERIA
+    from gengap.evaluation.scores import CRITERIA
     from gengap.folders import write_atomically
     from gengap.submission.page import page, place_texts
     from gengap.submission.standing import reasons, scored_beside_all, standing
@@ -116,7 +116,8 @@ def score_predictions(
     """
     from numpy import quantile
 
-    from gengap.evaluation.scores import cmi, random_scores, read_task, values_of
+    from gengap.evaluation.scores import cmi, random_scores
+    from gengap.evaluation.tasks import read_task, values_of
     from gengap.formats.predictions import read_model_configs, read_predictions
 
     task = read_task(read_model_configs(model_configs))

@@ -120,7 +120,7 @@ def details(
 
 def _measure(collection: "Collection", names: list[str] | None, **settings: object) -> None:
     """Compute what is missing of one collection, and show its correlations and its table."""
-    from gengap.evaluation.analysis import rank_correlations
+    from gengap.evaluation.judgement import rank_correlations
     from gengap.tables.store import table_file
     from gengap.tables.values import measure_table
 

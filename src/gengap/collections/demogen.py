@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from gengap import folders
 from gengap.collection import COLUMNS, Collection
 from gengap.collections.layers import Sum
-from gengap.collections.pgdl import naming, read_json
 from gengap.errors import GengapError, NotAvailable
-from gengap.formats.images import load_images, per_image_standardization
+from gengap.formats.images import like_cifar, load_images, per_image_standardization
+from gengap.formats.places import naming, read_json
 from gengap.formats.state_dicts import check_finite
 from gengap.formats.tf_checkpoint import read_checkpoint
 
@@ -230,17 +230,6 @@ def read_records(folder: Path) -> dict[str, float]:
         with naming(folder / RECORDS[split]):
             columns[f"{split}_{column}"] = float(record[key])
     return columns
-
-
-def like_cifar(images: np.ndarray) -> np.ndarray:
-    """Images as `load_images` returns them, with three channels and 32 x 32 pixels.
-
-    Grey images of 28 x 28 pixels get a black frame and three equal channels.
-    """
-    if images.ndim == 4:
-        return images
-    framed = np.pad(images, ((0, 0), (2, 2), (2, 2)))
-    return np.repeat(framed[..., None], 3, axis=3)
 
 
 class PadSame(nn.Module):

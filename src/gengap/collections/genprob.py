@@ -29,17 +29,16 @@ from torch import Tensor, nn
 
 from gengap import folders
 from gengap.collection import COLUMNS, Collection
-from gengap.collections.demogen import like_cifar
 from gengap.collections.layers import Sum
 from gengap.errors import GengapError, NotAvailable
-from gengap.formats.images import load_images
+from gengap.formats.images import like_cifar, load_images
 from gengap.formats.state_dicts import (
     check_finite,
     read_checkpoint,
     read_state_dict,
     reading,
-    weights_only_network,
 )
+from gengap.formats.weight_modules import weights_only_network
 
 OPTIMIZERS = ("SGD", "SGDP", "SAM", "RMSGD", "AdaM", "AdamP", "AdaBound")
 # In file names -> name of the images, and mean and standard deviation of each of their channels,

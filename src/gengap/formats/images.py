@@ -146,6 +146,17 @@ def network_inputs(images: np.ndarray) -> np.ndarray:
     return grey[:, None]
 
 
+def like_cifar(images: np.ndarray) -> np.ndarray:
+    """Images as `load_images` returns them, with three channels and 32 x 32 pixels.
+
+    Grey images of 28 x 28 pixels get a black frame and three equal channels.
+    """
+    if images.ndim == 4:
+        return images
+    framed = np.pad(images, ((0, 0), (2, 2), (2, 2)))
+    return np.repeat(framed[..., None], 3, axis=3)
+
+
 def per_image_standardization(images: np.ndarray) -> np.ndarray:
     """Inputs of DEMOGEN's networks, float32 (N, C, H, W): each image with mean 0 and deviation 1.
 
@@ -184,7 +195,9 @@ def _read(folder: Path, dataset: str, split: str) -> tuple[np.ndarray, np.ndarra
         images, labels = _read_cifar(folder, dataset, split)
     else:
         images, labels = _read_idx_pair(folder, split)
-    found = LABELS_SHA256.get(hashlib.sha256(labels.astype(np.uint8)).hexdigest(), dataset)
+    found = LABELS_SHA256.get(
+        hashlib.sha256(labels.astype(np.uint8).tobytes()).hexdigest(), dataset
+    )
     if found != dataset:
         raise GengapError(f"{folder} holds {found}, not {dataset}: name the folder of {dataset}.")
     if len(images) != len(labels):
@@ -296,9 +309,10 @@ def _read_archive(path: Path, dataset: str, batches: list[str]) -> list[np.ndarr
             if member.name not in wanted:
                 continue
             largest = LARGEST_COUNT * (CIFAR_LABELS[dataset] + CIFAR_PIXELS)
-            if not member.isreg() or member.size > largest:
+            opened = archive.extractfile(member) if member.isreg() else None
+            if opened is None or member.size > largest:
                 raise ValueError(f"{member.name} is not a plain file of the right size")
-            found[member.name] = _records(archive.extractfile(member).read(), dataset)
+            found[member.name] = _records(opened.read(), dataset)
         if missing := [name for name in wanted if name not in found]:
             raise ValueError(f"it lacks {', '.join(missing)}")
     return [found[name] for name in wanted]

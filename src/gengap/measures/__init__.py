@@ -1,8 +1,8 @@
 """The registry of measures: functions of one model that return one number.
 
 Larger predicts a larger generalization gap; where a paper defines the opposite sign, the
-measure's docstring says so. On a GPU (float32, TF32 off) a measure agrees with its value on the CPU to
-a relative 1e-4.
+measure's docstring says so. On a GPU (float32, TF32 off) a measure agrees with its value on the CPU
+to a relative 1e-4.
 """
 
 import difflib

@@ -1,14 +1,14 @@
 """GenProb's measures: what the singular values of a network's convolutions say of it.
 
-Each kernel counts as two matrices, unfolded along input and along output channels (`layer_spectra`),
-biases, batch norm and dense layers not at all. Plain measures take the matrices as they are, those
-called `low_rank_...` what empirical variational Bayes leaves of them as signal (`low_rank_values`).
-Among the paper's networks, at the end of training, the larger go with a higher test accuracy and with
-a larger gap.
+Each kernel counts as two matrices, unfolded along input and along output channels
+(`layer_spectra`), biases, batch norm and dense layers not at all. Plain measures take the matrices
+as they are, those called `low_rank_...` what empirical variational Bayes leaves of them as signal
+(`low_rank_values`). Among the paper's networks, at the end of training, the larger go with a higher
+test accuracy and with a larger gap.
 
-Of n values, two for each convolution, those that are exactly 0 do not count. The released code leaves
-out a network if all are 0; here that, weights that are infinite or NaN, and a network without a
-convolution raise NotAvailable.
+Of n values, two for each convolution, those that are exactly 0 do not count. The released code
+leaves out a network if all are 0; here that, weights that are infinite or NaN, and a network
+without a convolution raise NotAvailable.
 """
 
 from gengap.measures import measure

@@ -32,7 +32,8 @@ def power_law_alpha(model: Model) -> float:
 
     Source: Martin et al. 2021, alpha; averaged as in weightwatcher's summary. Differs: the package
     fits smaller layers too, and fewer than 20 eigenvalues in its own way.
-    Raises: NotAvailable if no layer has 10 eigenvalues, or a layer's weights are 0, infinite or NaN.
+    Raises: NotAvailable if no layer has 10 eigenvalues, or a layer's weights are 0, infinite or
+    NaN.
     """
     return _mean_over_layers(model, "alpha")
 
@@ -45,7 +46,8 @@ def weighted_power_law_alpha(model: Model) -> float:
 
     Source: Martin et al. 2021, alpha-hat; averaged as in weightwatcher's summary. Differs, besides
     what `power_law_alpha` says: the package halves the eigenvalues of convolutions.
-    Raises: NotAvailable if no layer has 10 eigenvalues, or a layer's weights are 0, infinite or NaN.
+    Raises: NotAvailable if no layer has 10 eigenvalues, or a layer's weights are 0, infinite or
+    NaN.
     """
     return _mean_over_layers(model, "alpha_hat")
 
@@ -155,7 +157,7 @@ def _split(values: list[np.ndarray], ends: np.ndarray) -> list[list[np.ndarray]]
     return [values[start:end] for start, end in zip(starts, [*ends, len(values)], strict=True)]
 
 
-def _grams_of_places(layer: nn.Module) -> list[Gram]:
+def _grams_of_places(layer: Linear) -> list[Gram]:
     places = layer.weight.detach().flatten(2) if layer.weight.ndim > 2 else layer.weight[..., None]
     return [gram(matrix) for matrix in places.detach().unbind(2)]
 

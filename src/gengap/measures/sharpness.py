@@ -44,7 +44,7 @@ def sharpness(model: Model, *, fall: float = 0.1, images: int = 640, steps: int 
 
 
 def smallest_bound(excess: Callable[[float], float]) -> float:
-    """Where an increasing function crosses 0 in (0, LARGEST], or comes close; LARGEST if nowhere."""
+    """Where an increasing function crosses 0 in (0, LARGEST], or nearly; LARGEST if nowhere."""
     low, high = 0.0, LARGEST
     if excess(high) <= 0:
         return high

@@ -48,7 +48,7 @@ class Images:
 def shuffled_batches(
     images: Images, size: int, augment: Callable[[Tensor], Tensor] | None = None
 ) -> Iterator[Images]:
-    """One epoch of batches in a new order, each image once; `augment` changes the inputs of each."""
+    """One epoch of batches in a new order, each image once; `augment` changes each one's inputs."""
     for chosen in torch.randperm(len(images.labels)).split(size):
         batch = images[chosen.to(images.labels.device)]
         yield Images(augment(batch.inputs), batch.labels) if augment else batch
@@ -87,8 +87,8 @@ def shifted_and_mirrored(inputs: Tensor, *, shift: int) -> Tensor:
 def round_weights(network: nn.Module) -> None:
     """Round parameters and buffers to the 8 bits of mantissa of bfloat16; they stay float32.
 
-    Half of each number's bytes are then zero, so that a deflated container is half as large. What is
-    recorded of a network is recorded after this: the shipped weights are the evaluated ones.
+    Half of each number's bytes are then zero, so that a deflated container is half as large. What
+    is recorded of a network is recorded after this: the shipped weights are the evaluated ones.
     """
     for tensor in network.state_dict().values():
         if tensor.is_floating_point():

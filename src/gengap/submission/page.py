@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from gengap.book.figures import COLOURS
-from gengap.evaluation.judgement import BASELINE, BASELINES, CRITERIA
+from gengap.evaluation.baselines import BASELINE, BASELINES
+from gengap.evaluation.scores import CRITERIA
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 46rem; padding: 0 1rem; }

@@ -36,7 +36,7 @@ from gengap.tables.store import (
 
 # Name -> function of a model that returns its rows; one of their columns is model_id.
 DETAILS = {
-    "margins": "gengap.studies.demogen:margin_signatures",
+    "margins": "gengap.measures.margin_signatures:margin_signatures",
     "spectra": "gengap.measures.spectra:spectra_rows",
 }
 
