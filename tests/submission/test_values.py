@@ -133,6 +133,9 @@ def test_what_had_no_value_is_tried_again_on_request_and_what_changed_always(
 
     monkeypatch.setattr(own, "computed", computed)
     file, two = write("first"), tiny.select("hp_seed < 2")
+    (tiny.root / "left").mkdir()
+    for place in range(2):
+        (tiny.root / "left" / str(place)).write_text("weights")
     for expected, changes in (
         (["left/0", "left/1"], {}),
         ([], {}),
@@ -152,7 +155,6 @@ def test_what_had_no_value_is_tried_again_on_request_and_what_changed_always(
     own_values(write("second"), [two])
     assert asked == ["left/0", "left/1"]
     asked.clear()
-    (tiny.root / "left").mkdir()
     (tiny.root / "left" / "1").write_text("other weights under an index that is the same")
     own_values(write("second"), [two])
     assert asked == ["left/1"]

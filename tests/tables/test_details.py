@@ -5,8 +5,8 @@ import pytest
 
 import gengap
 from gengap.errors import GengapError, NotAvailable
-from gengap.measures.spectra import network_spectra, spectra_rows
 from gengap.measures.margin_signatures import margin_signatures, normalized_margins
+from gengap.measures.spectra import network_spectra
 from gengap.studies.demogen import signature_table
 from gengap.tables import details
 from gengap.tables.store import default_store, rows_in
@@ -91,7 +91,7 @@ def test_after_a_run_one_table_is_left_and_no_parts(tiny):
 
 
 def test_a_run_that_was_killed_while_it_wrote_does_not_block_the_next(tiny):
-    """As `kill -9` leaves the folder: the table and a model's rows half written, under other names."""
+    """As `kill -9` leaves the folder: the table and a model's rows half written beside it."""
     details.detail_table(tiny.select("hp_seed < 2"), "norms")
     folder = details.folders.data() / "tables"
     (folder / ".123-tiny.norms.parquet").write_bytes(b"PAR1 half of a table")

@@ -16,8 +16,6 @@ import torch
 import gengap
 from gengap.tables import engine
 
-TESTS = Path(__file__).parents[1]
-
 
 def held(number: int) -> tuple[int, int]:
     return number, os.getpid()
@@ -39,38 +37,6 @@ def ordered(found) -> list[list]:
 
 def values(rows: list[list]) -> list[float]:
     return [row[0] for row in rows]
-
-
-@pytest.fixture(autouse=True)
-def workers_find_the_tests(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
-
-
-@pytest.fixture(scope="module")
-def scheduler(tmp_path_factory):
-    """The address of a cluster of two worker processes on loopback, as the recipes start it."""
-    folder = tmp_path_factory.mktemp("cluster")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
-    dask = [sys.executable, "-m", "dask"]
-    log, address = (folder / "log").open("w"), f"tcp://127.0.0.1:{free_port()}"
-    host, port = address.removeprefix("tcp://").split(":")
-    begin = partial(subprocess.Popen, env=environment, cwd=folder, stdout=log, stderr=log)
-    options = ["--host", host, "--port", port, "--no-dashboard"]
-    started = [begin([*dask, "scheduler", *options])]
-    threads = ["--nthreads", "1", "--nworkers", "2", "--no-dashboard", "--memory-limit", "0"]
-    started.append(begin([*dask, "worker", address, *threads]))
-    yield address
-    for process in reversed(started):
-        process.terminate()
-        process.wait(20)
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_results_are_the_same_to_the_last_bit_wherever_they_are_computed(scheduler):
