@@ -3,8 +3,7 @@
 A task has the kind of network and the names of hyper-parameters of the competition's task of the
 same number, with fewer and other values. Its name is `task<number>_fashion_mnist`, which none of
 the published tasks has. Sources: README of google-research/pgdl; for the channels of Tasks 4 and 5
-the
-sizes of their layers' activations, for the blocks of the others the real networks' numbers of
+the sizes of their layers' activations, for the blocks of the others the real networks' numbers of
 parameters.
 
 VGG-like (1, 8): blocks of two 3x3 convolutions and a 2x2 maximum pool, then dense layers.

@@ -15,14 +15,13 @@ and do not depend on their number.
 Source: Unterthiner et al. 2020, section 4; released notebook and best_configs.json.
 """
 
-import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from gengap.collections.cnnzoo import DATASETS
@@ -40,6 +39,7 @@ from gengap.studies.zoo_predictors import (
     split_half,
     tuned_config,
 )
+from gengap.tables import engine
 
 READINGS = ("published", "leaky", "leak_free")
 TRANSFER_TREES = 4000
@@ -80,7 +80,7 @@ def score_table(
     Columns: family, predictor, inputs, reading, iteration, r2, mae (a fraction), tau.
     """
     tasks = (
-        delayed(_scores)(problem, predictor, tuned_for or problem.family, seed, device)
+        partial(_scores, problem, predictor, tuned_for or problem.family, seed, device)
         for problem in _problems(weights, index, inputs, seed)
         for predictor in predictors
     )
@@ -101,7 +101,7 @@ def prediction_table(
     Columns: family, model_id, target, then one prediction for each reading.
     """
     problems = _problems(weights, index, [inputs], seed)
-    tasks = (delayed(_predictions)(problem, predictor, seed) for problem in problems)
+    tasks = (partial(_predictions, problem, predictor, seed) for problem in problems)
     return _run(tasks, index["family"].nunique(), jobs)
 
 
@@ -121,7 +121,7 @@ def selection_table(
     another. Columns: family, predictor, chosen_by (test or validation), tuned_for, r2 (test half).
     """
     tasks = (
-        delayed(_candidate)(problem, predictor, tuned_for, seed)
+        partial(_candidate, problem, predictor, tuned_for, seed)
         for problem in _problems(weights, index, [inputs], seed)
         for predictor in predictors
         for tuned_for in DATASETS
@@ -154,7 +154,7 @@ def learning_curve(
     out of sizes that it does not have. Columns: family, predictor, networks, repeat, r2, mae, tau.
     """
     tasks = [
-        delayed(_curve_point)(problem, predictor, size, repeat, seed)
+        partial(_curve_point, problem, predictor, size, repeat, seed)
         for problem in _problems(weights, index, [inputs], seed)
         for size in sizes
         if size <= len(problem.parts.first_half)
@@ -181,7 +181,7 @@ def transfer_table(
     Source: Unterthiner et al. 2020, figure 4 (Kendall's tau).
     """
     problems = list(_problems(weights, index, [inputs], seed))
-    tasks = (delayed(_transfers)(problem, problems, seed) for problem in problems)
+    tasks = (partial(_transfers, problem, problems, seed) for problem in problems)
     return _run(tasks, len(problems), jobs)
 
 
@@ -199,7 +199,7 @@ def importance_table(
     (sums to 1 in a family).
     """
     problems = _problems(weights, index, [inputs], seed)
-    tasks = (delayed(_gains)(problem, seed) for problem in problems)
+    tasks = (partial(_gains, problem, seed) for problem in problems)
     table = _run(tasks, index["family"].nunique(), jobs)
     parts = table.pop("feature").str.extract(r"(?P<layer>\w+)/(?P<tensor>\w+) (?P<statistic>\w+)")
     return pd.concat([table[["family"]], parts, table[["gain"]]], axis=1)
@@ -218,12 +218,16 @@ def _problems(weights, index, inputs, seed) -> Iterator[Problem]:
 
 def _run(tasks, number, jobs) -> pd.DataFrame:
     """The rows that the tasks return, in their order, whatever process made them."""
-    with warnings.catch_warnings():
-        # joblib renews a worker whose memory grew, with a warning; no task is lost.
-        warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
-        results = Parallel(n_jobs=jobs or -1, return_as="generator")(tasks)
-        done = [row for rows in tqdm(results, total=number, unit="fit") for row in rows]
-    return pd.DataFrame(done)
+    rows = {}
+    with tqdm(total=number, unit="fit") as progress:
+        for place, found in engine.results(_called, tasks, workers=jobs):
+            rows[place] = found
+            progress.update()
+    return pd.DataFrame([row for place in sorted(rows) for row in rows[place]])
+
+
+def _called(_: None, task) -> tuple[list[dict]]:
+    return (task(),)
 
 
 def _fit_problem(problem, predictor, train, stop_on, tuned_for, seed, **options):

@@ -16,7 +16,8 @@ from gengap.evaluation.baselines import BASELINE, BASELINES
 from gengap.evaluation.judgement import judged
 from gengap.evaluation.scores import CRITERIA
 from gengap.evaluation.tasks import last_epoch
-from gengap.tables.values import default_store, record_hashes, table_of
+from gengap.tables.identity import versions_now
+from gengap.tables.store import STORED, table_file
 
 KEYS = ["collection", "family", "score"]
 PERMUTATIONS = 200  # p-values to 0.005; of a family of 600 networks, in seconds
@@ -61,15 +62,14 @@ def scored_beside_all(
 def kept_values(collection: Collection) -> DataFrame:
     """What the collection's table holds: by the index's model ids, a column per measure.
 
-    Values of an index row that has changed since are left out.
+    Values of an index row or of weights that have changed since are left out.
     """
     index = collection.index()
-    table = table_of(collection, default_store(collection))
+    table = table_file(collection)
     if not table.exists():
         return DataFrame(index=pd.Index(index["model_id"]))
-    rows = folders.read_table(table)
-    records = record_hashes(collection.whole.index())
-    rows = rows[rows["record"] == rows["model_id"].map(records)]
+    rows = folders.read_table(table).reindex(columns=STORED)
+    rows = rows[versions_now(collection, {}).are_current(rows)]
     wide = rows.pivot(index="model_id", columns="measure", values="value")
     return wide.reindex(index["model_id"])
 
