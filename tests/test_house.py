@@ -22,10 +22,6 @@ MOST_CODE = 8_000  # lines of all modules, without blanks, comments and docstrin
 BEING_SPLIT = {
     "book/figures.py",
     "collections/demogen.py",
-    "evaluation/judgement.py",
-    "evaluation/scores.py",
-    "studies/demogen.py",
-    "studies/zoo.py",
 }
 STARTS_PROCESSES = {"concurrent", "dask", "distributed", "joblib", "multiprocessing", "subprocess"}
 
