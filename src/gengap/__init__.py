@@ -11,6 +11,13 @@ _HOMES = {
     "measure": "gengap.measures",
     "MEASURES": "gengap.measures",
     "measure_table": "gengap.tables.values",
+    "detail_table": "gengap.tables.details",
+    "conditional_mutual_information": "gengap.evaluation.scores",
+    "margin_distribution": "gengap.measures.margins",
+    "total_variation": "gengap.measures.margins",
+    "layer_spectra": "gengap.measures.spectra",
+    "weight_statistics": "gengap.collections.cnnzoo",
+    "per_image_standardization": "gengap.formats.images",
     "GengapError": "gengap.errors",
     "NotAvailable": "gengap.errors",
 }

@@ -443,6 +443,7 @@ def judged(
     other. scores: names of `CRITERIA`.
 
     Returns a row for each family, measure and score with
+
     - value: over the networks that have one of the measure (their number is `models`);
     - low, high: value -+ 1.96 standard deviations of the score over `samples` bootstraps of the
       networks, cut to the score's range (see `gengap.evaluation.analysis.score_table` for why not
