@@ -7,7 +7,6 @@ name another function without saying where it is, and that modules of measures s
 import re
 from typing import Any
 
-from docutils.nodes import Element
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyXRefRole
@@ -23,9 +22,7 @@ class Name(PyXRefRole):
     explicit_title_re = re.compile("(?!)")
 
 
-def target_of(
-    app: Sphinx, env: BuildEnvironment, node: pending_xref, shown: Element
-) -> Element | None:
+def target_of(app: Sphinx, env: BuildEnvironment, node: pending_xref, shown: Any) -> Any:
     """A link to what has this name at its end; without one, what backticks hold stays code."""
     if node.get("refdomain") != "py":
         return None
