@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gengap.evaluation.analysis import conditional_mutual_information
-from gengap.evaluation.scores import cmi, random_scores, read_task
+from gengap.evaluation.scores import cmi, conditional_mutual_information, random_scores
+from gengap.evaluation.tasks import read_task
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from test_scores import grid, literal_score, predictions

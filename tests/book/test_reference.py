@@ -17,8 +17,7 @@ from sphinx.application import Sphinx
 import gengap
 from gengap.book import reference
 from gengap.collection import COLLECTIONS
-from gengap.evaluation.judgement import CRITERIA
-from gengap.evaluation.scores import SCORES
+from gengap.evaluation.scores import CRITERIA, pearson, sign_errors
 from gengap.folders import repository
 from gengap.measures import MEASURES
 
@@ -97,7 +96,7 @@ def test_no_source_of_a_measure_is_taken_for_a_type(book):
 JUDGED = [criterion.score for criterion in CRITERIA.values()]
 
 
-@pytest.mark.parametrize("score", [*JUDGED, *SCORES.values()], ids=path_of)
+@pytest.mark.parametrize("score", [*JUDGED, sign_errors, pearson], ids=path_of)
 def test_of_every_score_every_word_is_shown(book, score):
     entry = book.entries[path_of(score)].astext()
     assert characters(written(score.__doc__)) in characters(entry)

@@ -11,7 +11,7 @@ from torch import nn
 import gengap
 from gengap import GengapError, NotAvailable
 from gengap.collections.folder import Folder
-from gengap.formats.state_dicts import weights_only_network
+from gengap.formats.weight_modules import weights_only_network
 from gengap.measures import MEASURES
 from gengap.measures.folding import folded, weight_matrices
 from gengap.measures.norms import log_product_of_spectral_norms, parameter_norm
@@ -96,11 +96,9 @@ def test_batch_norm_is_known_by_its_moving_statistics_and_folded(tmp_path):
     assert torch.equal(dense, STATE["fc.weight"])
 
 
-def test_in_safetensors_batch_norm_remains_a_layer_of_its_own(folder):
-    matrices = weight_matrices(folded(folder.load("tensors.safetensors").network))
-    assert torch.equal(matrices[0], STATE["block.0.weight"].flatten(1))
-    scale = STATE["block.1.weight"] / (STATE["block.1.running_var"] + 1e-5).sqrt()
-    assert torch.allclose(matrices[1], scale.diag()) and len(matrices) == 3
+def test_batch_norm_is_folded_alike_whatever_the_format(folder):
+    values = {name: log_product_of_spectral_norms(folder.load(name)) for name in FILES}
+    assert len(set(values.values())) == 1, values
 
 
 def test_layers_of_safetensors_are_in_the_order_of_their_numbers(tmp_path):
@@ -191,7 +189,7 @@ MISTAKES = {
     "lacks the columns test_accuracy; it has file, train_accuracy": {
         "a.csv": "file,train_accuracy\na.pt,0.9\n"
     },
-    "names 'b.pt' and 1 others, which": {
+    "names 'b.pt', which": {
         "a.csv": "file,train_accuracy,test_accuracy\na.pt,1,1\nb.pt,1,1\n../c.pt,1,1\n"
     },
     "train_accuracy 93.5, in percent": {
@@ -252,7 +250,7 @@ def test_infinite_weights_are_not_available(tmp_path):
         alone(tmp_path, {"fc.weight": torch.full((2, 2), torch.inf)})
 
 
-def test_what_is_no_layer_is_a_parameter_or_a_buffer():
+def test_projections_are_layers_and_what_is_no_layer_is_a_parameter_or_a_buffer():
     state = {
         "token": torch.ones(1, 4),
         "attention.in_proj_weight": torch.ones(12, 4),
@@ -267,7 +265,9 @@ def test_what_is_no_layer_is_a_parameter_or_a_buffer():
     parameters, buffers = dict(network.named_parameters()), dict(network.named_buffers())
     assert set(parameters) == {
         "network.token",
-        "attention.in_proj_weight",
+        "attention.in_proj_weight_query.weight",
+        "attention.in_proj_weight_key.weight",
+        "attention.in_proj_weight_value.weight",
         "attention.out.weight",
         "attention.out.inner.weight",
         "norm.weight",
@@ -276,7 +276,7 @@ def test_what_is_no_layer_is_a_parameter_or_a_buffer():
     assert torch.equal(buffers["attention.index"], state["attention.index"])
     # The layer before the batch norm has two outputs: it cannot be what is normalized.
     sizes = [tuple(matrix.shape) for matrix in weight_matrices(folded(network))]
-    assert sizes == [(4, 4), (2, 4), (4, 4)]
+    assert sizes == [(4, 4)] * 4 + [(2, 4), (4, 4)]
 
 
 def test_of_two_batch_norms_in_a_row_only_the_first_is_folded():

@@ -8,10 +8,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy import stats
 
 import gengap
-from gengap.evaluation.judgement import BASELINE, CRITERIA
+from gengap.evaluation.baselines import BASELINE
+from gengap.evaluation.scores import CRITERIA
 from gengap.submission.page import page, place_texts, strip_chart
 from gengap.submission.standing import kept_values, reasons, scored_beside_all, standing
-from gengap.tables.values import STORED, default_store, record_hashes, table_of
+from gengap.tables.identity import versions_now
+from gengap.tables.store import STORED, table_file
 
 MODELS = 48
 
@@ -39,9 +41,10 @@ def grid(tiny, monkeypatch):
         index[["model_id", "family"]].assign(measure=name, value=values)
         for name, values in (("perfect", gap), ("opposite", -gap), ("noise", noise))
     )
-    rows["record"] = rows["model_id"].map(record_hashes(index))
+    for name, version in versions_now(tiny, {}).models.items():
+        rows[name] = rows["model_id"].map(version)
     rows = rows.assign(collection="tiny", note="", source="", seconds=0.0)[STORED]
-    table = table_of(tiny, default_store(tiny))
+    table = table_file(tiny)
     table.parent.mkdir(parents=True)
     rows.to_parquet(table)
     return tiny
@@ -108,7 +111,7 @@ def test_too_few_models_are_said_to_be(grid):
 
 
 def test_a_table_that_is_not_there_leaves_the_measure_alone_with_the_baselines(grid):
-    table_of(grid, default_store(grid)).unlink()
+    table_file(grid).unlink()
     places = standing(scored_beside_all(mine(grid, noisy_gap(grid)), [grid]), "mine")
     tau = places[places["score"] == "kendall_tau"]
     assert set(tau["rank"]) == set(tau["measures"]) == {1} and tau["baseline"].notna().all()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gengap.collection import Collection
 from gengap.errors import NotAvailable
-from gengap.evaluation.judgement import last_epoch
+from gengap.evaluation.tasks import last_epoch
 from gengap.measures import MEASURES, Measure
 from gengap.model import Model
 

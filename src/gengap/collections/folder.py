@@ -1,15 +1,15 @@
 """A folder of networks that somebody trained: state dicts, and one CSV file that describes them.
 
-Files end in .pt, .pth, .pth.tar or .safetensors, in the folder or in folders below it. The CSV file
-lies in the folder itself and has a row for each: `file` (its path from the folder),
-`train_accuracy` and `test_accuracy` (fractions); if wanted `family` (networks that are compared
-with each other, else all are), `epoch`, `train_loss` and `test_loss` (nats). Each other column is a
-hyper-parameter.
+Files end in one of SUFFIXES, in the folder or in folders below it; of a network in several shards
+the file that names them, which ends in .index.json, stands for it. The CSV file lies in the folder
+itself and has a row for each: `file` (its path from the folder), `train_accuracy` and
+`test_accuracy` (fractions); if wanted `family` (networks that are compared with each other, else
+all are), `epoch`, `train_loss` and `test_loss` (nats). Each other column is a hyper-parameter.
 """
 
 import math
 import warnings
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pandas as pd
 from pandas import DataFrame, Series
@@ -17,27 +17,26 @@ from torch import Tensor, nn
 
 from gengap.collection import COLUMNS, FRACTIONS, Collection
 from gengap.errors import GengapError, NotAvailable
-from gengap.formats.state_dicts import (
-    check_finite,
-    read_state_dict,
-    reading,
-    weights_only_network,
-)
+from gengap.formats.csv_tables import read_csv_table
+from gengap.formats.state_dicts import ONE_SHARD, SHARDS, check_finite, read_state_dict, reading
+from gengap.formats.weight_modules import left_out, weights_only_network
 
-SUFFIXES = (".pt", ".pth", ".pth.tar", ".safetensors")
+SUFFIXES = (".pt", ".pth", ".pth.tar", ".ckpt", ".bin", ".safetensors", SHARDS)
 REQUIRED = ("file", *FRACTIONS)
 NUMBERS = (*FRACTIONS, "epoch", "train_loss", "test_loss")
 FAMILY = "all"  # of networks for which the CSV file names none
+# Columns of the tables that are made of an index: in the CSV file they would be taken for them.
+TAKEN = ("model_id", "collection", "measure", "value")
 
 
 class Folder(Collection):
     """Networks of one's own: weights without architecture, images or initial weights.
 
     The model id is the file's path from the folder. Measures that need only weights work; others
-    are not available. Batch norm is known by its moving statistics; measures that fold it into the
-    layer before it take that from the order of a PyTorch file, while in safetensors, which keeps no
-    order, it remains a layer of its own. Hyper-parameters `hp_*` are the other columns of the CSV
-    file; an empty cell is NaN. A file that it does not name is left out, with a warning.
+    are not available. What is a layer, what a weight and where batch norm is folded in is told by
+    names and shapes alone, by the rules of `gengap.formats.weight_modules`, so that a network has
+    the same values whatever the format of its file. Hyper-parameters `hp_*` are the other columns
+    of the CSV file; an empty cell is NaN. A file that it does not name is left out, with a warning.
     """
 
     name = "folder"
@@ -51,14 +50,13 @@ class Folder(Collection):
         file = the_csv(self.root)
         described = read_described(file)
         present = state_dict_files(self.root)
-        if lacking := [name for name in described["file"] if name not in present]:
-            raise GengapError(
-                f"{file} names {lacking[0]!r}{others(lacking)}, which {self.root} does not have;"
-                " give paths from that folder, or take the row out"
-            )
+        described["file"] = [path_in(name, self.root, present, file) for name in described["file"]]
+        if len(repeated := described["file"][described["file"].duplicated()]):
+            raise GengapError(f"{file} has two rows for {repeated.iloc[0]!r}; keep one")
         if extra := sorted(present - set(described["file"])):
             warnings.warn(
-                f"{file} does not name {extra[0]!r}{others(extra)}; left out of the index"
+                f"{file} does not name {extra[0]!r}{others(extra)}; left out of the index",
+                stacklevel=2,
             )
         return index_of(described)
 
@@ -67,13 +65,43 @@ class Folder(Collection):
         state = read_state_dict(file)
         with reading(file):
             why = f"{self.name} has weights, but no architecture"
-            in_order = not file.name.endswith(".safetensors")
-            network = weights_only_network(state, why, in_order=in_order)
-            check_finite(network, record["model_id"])
+            network = weights_only_network(state, why)
+        check_finite(network, record["model_id"])
         return network.to(self.device), None
 
     def read_sample(self, record: Series) -> tuple[Tensor, Tensor]:
         raise NotAvailable(f"{self.name} has weights, but no training images")
+
+    def left_out(self, model_id: str) -> list[str]:
+        """What of a network's file no measure sees, each with the reason."""
+        return left_out(read_state_dict(self.root / model_id))
+
+
+def path_in(name: str, root: Path, present: set[str], described_in: Path) -> str:
+    """The path from the root, with /, of a file as a CSV file names it.
+
+    Absolute paths inside the root, ./ and the separators of Windows are understood.
+    Raises: GengapError that says what is amiss: outside, missing, of another kind or one shard.
+    """
+    for path in (Path(name), Path(PureWindowsPath(name).as_posix())):
+        inside = path.relative_to(root.resolve()) if path.is_relative_to(root.resolve()) else path
+        inside = inside.relative_to(root) if inside.is_relative_to(root) else inside
+        if inside.as_posix() in present:
+            return inside.as_posix()
+    if ONE_SHARD.search(name):
+        raise GengapError(
+            f"{described_in} names {name!r}, one shard of several; name the file that lists them"
+            f" all, which ends in {SHARDS}, instead"
+        )
+    if (root / name).is_file():
+        raise GengapError(
+            f"{described_in} names {name!r}, which is no file of weights in {root}; they end in"
+            f" {', '.join(SUFFIXES)} and lie in that folder or below it"
+        )
+    raise GengapError(
+        f"{described_in} names {name!r}, which {root} does not have; give paths from that folder,"
+        " or take the row out"
+    )
 
 
 def the_csv(root: Path) -> Path:
@@ -90,35 +118,34 @@ def the_csv(root: Path) -> Path:
 
 def state_dict_files(root: Path) -> set[str]:
     """Paths, from the root and with /, of the files of weights in a folder and below it."""
-    files = (file for file in root.rglob("*") if file.name.endswith(SUFFIXES))
-    return {file.relative_to(root).as_posix() for file in files if not file.name.startswith(".")}
+    files = (file for file in root.rglob("*") if is_state_dict(file.name) and file.is_file())
+    return {file.relative_to(root).as_posix() for file in files}
+
+
+def is_state_dict(name: str) -> bool:
+    whole = not name.startswith(".") and not ONE_SHARD.search(name)
+    return whole and name.lower().endswith(SUFFIXES)
 
 
 def read_described(file: Path) -> DataFrame:
     """The CSV file with its numbers checked: accuracies are fractions."""
-    try:
-        rows = pd.read_csv(
-            file,
-            index_col=False,
-            dtype={"file": str, "family": str},
-            # No words: "None" may be the value of a hyper-parameter.
-            keep_default_na=False,
-            na_values=["", "nan", "NaN"],
-            encoding="utf-8-sig",
-        )
-    except (ValueError, pd.errors.ParserError) as error:
-        raise GengapError(f"{file} is no CSV file ({error}); write it again") from error
+    rows = read_csv_table(file)
+    known = {name: name.lower() for name in rows if name.lower() in (*REQUIRED, *COLUMNS, *TAKEN)}
+    rows = rows.rename(columns=known)
     if lacking := [column for column in REQUIRED if column not in rows]:
         raise GengapError(
             f"{file} lacks the columns {', '.join(lacking)}; it has {', '.join(rows.columns)}"
         )
+    check_columns(file, rows)
+    for name in rows.columns.intersection(["file", "family"]):
+        rows[name] = rows[name].map(str, na_action="ignore")
     if rows["file"].isna().any():
         raise GengapError(f"{file} has a row without a file; name it, or take the row out")
-    if len(repeated := rows["file"][rows["file"].duplicated()]):
-        raise GengapError(f"{file} has two rows for {repeated.iloc[0]!r}; keep one")
-    for column in NUMBERS:
-        if column in rows and not pd.api.types.is_numeric_dtype(rows[column]):
+    for column in rows.columns.intersection(NUMBERS):
+        numbers = rows[column].isna().all() or pd.api.types.is_numeric_dtype(rows[column])
+        if not numbers or pd.api.types.is_bool_dtype(rows[column]):
             raise GengapError(f"{file}: not every {column} is a number; write 0.93, or nothing")
+        rows[column] = rows[column].astype(float)
     for column in FRACTIONS:
         if (rows[column] > 1).any():
             raise GengapError(
@@ -126,6 +153,21 @@ def read_described(file: Path) -> DataFrame:
                 " fractions between 0 and 1"
             )
     return rows
+
+
+def check_columns(file: Path, rows: DataFrame) -> None:
+    """GengapError where columns mean the same, or something else than a hyper-parameter."""
+    if taken := [column for column in TAKEN if column in rows]:
+        raise GengapError(
+            f"{file} has the column {taken[0]}, which gengap makes itself; rename it, or take it"
+            " out"
+        )
+    bare = [name.removeprefix("hp_") for name in rows]
+    if twice := [name for name in rows if name.startswith("hp_") and bare.count(name[3:]) > 1]:
+        raise GengapError(
+            f"{file} has the columns {twice[0][3:]} and {twice[0]}, which are one hyper-parameter;"
+            " keep one"
+        )
 
 
 def index_of(described: DataFrame) -> DataFrame:

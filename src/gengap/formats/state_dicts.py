@@ -1,10 +1,15 @@
 """State dicts in files that nobody vouches for, as PyTorch or safetensors wrote them.
 
 Tensors, numbers and text are read, and no code: a file that wants to run some is refused.
+PyTorch's zip files have a checksum of each tensor, which is compared; its files from before
+version 1.6 and safetensors have none, so that a flipped bit in them is not seen.
 """
 
+import io
+import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,17 +21,32 @@ import torch
 from torch import Tensor, nn
 
 from gengap.errors import GengapError, NotAvailable
+from gengap.formats.containers import Member
 
-# Under what a checkpoint keeps its state dict, beside the states of optimizers and the like.
+# Under what a checkpoint keeps its state dict, beside the states of optimizers and the like. The
+# weights that were trained come before their moving average, which is another network.
 CONTAINERS = (
     "state_dict",
     "model_state_dict",
+    "model_state",
     "state_dict_network",
+    "net_state_dict",
     "model",
     "network",
     "net",
+    "params",
+    "weights",
+    "params_ema",
+    "ema",
 )
 PARALLEL = "module."  # what nn.DataParallel puts before every name
+SAFETENSORS, SHARDS = ".safetensors", ".index.json"  # how files of these formats end
+ONE_SHARD = re.compile(r"-\d+-of-\d+\.(safetensors|bin|pt|pth)$", re.IGNORECASE)
+LARGEST_INDEX = 100_000_000  # bytes of JSON; those of the largest public networks have 10 MB
+# Dense numbers that a sparse tensor may become for each number that it holds: a few bytes must not
+# fill the memory.
+DENSEST = 10_000
+REFUSED_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 # Numbers of numpy, which trainers leave beside the weights: they hold no code either. The second
 # name of the same function is that of numpy 1.
 NUMPY = [
@@ -39,42 +59,108 @@ NUMPY = [
 ]
 
 
-def read_checkpoint(file: Path, *, mapped: bool = False) -> object:
+def read_checkpoint(file: Path | Member, *, mapped: bool = False) -> object:
     """What torch.save wrote, on the CPU; tensors of older versions and of a GPU too.
 
-    mapped: tensors are not read, but taken from the disk where they are looked at; not in files
-    from before PyTorch 1.6.
+    mapped: tensors are not read, but taken from the disk where they are looked at, and their
+    checksums not compared; not in files from before PyTorch 1.6, nor in members of containers.
     Raises: GengapError that names the file where it is missing, damaged or holds other objects.
     """
     with reading(file), torch.serialization.safe_globals(NUMPY):
-        mapped = mapped and zipfile.is_zipfile(file)
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+        source = file if isinstance(file, Path) else io.BytesIO(file.read_bytes())
+        zipped = zipfile.is_zipfile(source)
+        mapped = mapped and zipped and isinstance(file, Path)
+        if zipped and not mapped:
+            check_checksums(source)
+        if isinstance(source, io.BytesIO):
+            source.seek(0)
+        return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
 
 
-def read_state_dict(file: Path) -> dict[str, Tensor]:
+def check_checksums(source: Path | io.BytesIO) -> None:
+    """GengapError where the bytes of a zip file are not those that were written to it."""
+    try:
+        with zipfile.ZipFile(source) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise GengapError(f"it is truncated or damaged ({error}); get it again") from error
+    if damaged:
+        raise GengapError(f"the checksum of {damaged} in it is wrong: damaged; get it again")
+
+
+def read_state_dict(file: Path | Member) -> dict[str, Tensor]:
     """The tensors of a .safetensors file or of a PyTorch checkpoint, on the CPU, by name.
 
-    Floating-point tensors are float32. A checkpoint may be the state dict, or hold it under one of
-    CONTAINERS, where all else is ignored; the prefix of nn.DataParallel is left out. Safetensors
-    does not keep the order of tensors: they are in that of their names, numbers as numbers.
-    Raises: GengapError that names the file where it is missing, damaged or without tensors.
+    A file that ends in .index.json stands for the shards that it names. Floating-point tensors are
+    float32. A checkpoint may be the state dict, or hold it under one of CONTAINERS, where all else
+    is ignored; the prefix of nn.DataParallel is left out.
+    Tensors are in the order of their names, numbers as numbers: safetensors keeps no other, and a
+    network must not depend on its file's format.
+
+    Raises: GengapError that names the file where it is missing, damaged, without tensors or a
+    single shard of several; NotAvailable where a tensor's numbers are of a type without a meaning.
     """
-    if file.name.endswith(".safetensors"):
+    if file.name.endswith(SHARDS) and isinstance(file, Path):
+        return in_order(read_shards(file))
+    if ONE_SHARD.search(file.name):
+        raise GengapError(
+            f"{file} is one shard of several; give the file that names them all, which ends in"
+            f" {SHARDS}, in its place"
+        )
+    return in_order(read_one(file))
+
+
+def in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensors[name] for name in sorted(tensors, key=with_numbers)}
+
+
+def read_one(file: Path | Member) -> dict[str, Tensor]:
+    """The tensors of one file by name, as `read_state_dict` gives them."""
+    if file.name.lower().endswith(SAFETENSORS):
         with reading(file):
-            content = safetensors.torch.load_file(file)
-            content = {name: content[name] for name in sorted(content, key=with_numbers)}
+            content = safetensors.torch.load(file.read_bytes())
     else:
         content = read_checkpoint(file)
     with reading(file):
         tensors = tensors_in(content)
         if all(name.startswith(PARALLEL) for name in tensors):
             tensors = {name.removeprefix(PARALLEL): tensor for name, tensor in tensors.items()}
-        return {name: as_float32(tensor) for name, tensor in tensors.items()}
+        return {name: as_float32(name, tensor) for name, tensor in tensors.items()}
 
 
-def with_numbers(name: str) -> list[str | int]:
+def read_shards(file: Path) -> dict[str, Tensor]:
+    """The tensors of all shards that a transformers index, {"weight_map": {...}}, names."""
+    with reading(file):
+        if file.stat().st_size > LARGEST_INDEX:
+            raise GengapError(f"it has more than {LARGEST_INDEX} bytes: no index of shards")
+        places = shard_places(json.loads(file.read_text()))
+    tensors: dict[str, Tensor] = {}
+    for shard in sorted(set(places.values())):
+        found = read_one(file.parent / shard)
+        tensors |= {name: found[name] for name in found if places.get(name) == shard}
+    if lacking := sorted(places.keys() - tensors.keys()):
+        raise GengapError(
+            f"{file} names {lacking[0]!r} and {len(lacking) - 1} others that its shards lack; get"
+            " all of them again"
+        )
+    return tensors
+
+
+def shard_places(content: object) -> dict[str, str]:
+    """Tensor -> name of the file beside the index that holds it."""
+    places = content.get("weight_map") if isinstance(content, Mapping) else None
+    if not isinstance(places, Mapping) or not places:
+        raise GengapError('it has no "weight_map" from tensors to files; get it again')
+    for shard in places.values():
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise GengapError(f"it names the shard {shard!r}; a file beside it is expected")
+    return dict(places)
+
+
+def with_numbers(name: str) -> list[tuple[int, int, str]]:
     """What sorts block.2 before block.10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
 def tensors_in(content: object) -> dict[str, Tensor]:
@@ -93,31 +179,63 @@ def tensors_in(content: object) -> dict[str, Tensor]:
     return tensors
 
 
-def as_float32(tensor: Tensor) -> Tensor:
-    """Floating-point tensors in float32, the others as they are."""
+def as_float32(name: str, tensor: Tensor) -> Tensor:
+    """Floating-point tensors in float32 and dense, whole numbers and truth values as they are.
+
+    Raises: NotAvailable for weights whose numbers alone say nothing: complex ones, and whole
+    numbers, which are quantized weights without their scale.
+    """
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if tensor.layout != torch.strided:
+        tensor = dense(name, tensor)
     # A few bytes that claim to be a huge tensor, by strides of 0, would fill the memory.
     if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
         raise GengapError(
-            f"a tensor of shape {tuple(tensor.shape)} holds fewer numbers; save a copy of it"
+            f"{name} of shape {tuple(tensor.shape)} holds fewer numbers; save a copy of it"
+        )
+    if tensor.is_complex():
+        raise NotAvailable(f"{name} is {kind}; measures are of real weights")
+    if tensor.is_quantized or (is_weight(name) and not tensor.is_floating_point()):
+        raise NotAvailable(
+            f"{name} is {kind}: quantized weights without their scale; save them dequantized"
         )
     return tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
 
 
+def is_weight(name: str) -> bool:
+    return name.rpartition(".")[2].startswith("weight")
+
+
+def dense(name: str, tensor: Tensor) -> Tensor:
+    """A sparse tensor with its zeros."""
+    held = tensor._nnz() if tensor.layout == torch.sparse_coo else tensor.values().numel()
+    if tensor.numel() > DENSEST * max(held, 1):
+        raise GengapError(
+            f"{name} of shape {tuple(tensor.shape)} is sparse and holds {held} numbers; save it"
+            " dense"
+        )
+    return tensor.to_dense()
+
+
 @contextmanager
-def reading(file: Path) -> Iterator[None]:
+def reading(file: Path | Member) -> Iterator[None]:
     """Names the file in whatever goes wrong while its content is read."""
     try:
         yield
-    except NotAvailable:
-        raise
+    except NotAvailable as missing:
+        raise NotAvailable(f"{file.name}: {missing}") from missing
     except GengapError as error:
         raise GengapError(f"{file}: {error}") from error
     except FileNotFoundError as error:
         raise GengapError(f"{file} is missing; get it again") from error
     except UnpicklingError as error:
+        refused = REFUSED_GLOBAL.search(str(error))
+        held = (
+            f"it holds a {refused[1]}, which is" if refused else "it is damaged, or holds what is"
+        )
         raise GengapError(
-            f"{file} cannot be read: it is damaged, or holds other objects than tensors, numbers"
-            " and text; get it again, or save the network's state_dict() alone"
+            f"{file} cannot be read: {held} no tensor, number or text, and may run code; save the"
+            " weights alone, torch.save(network.state_dict(), FILE)"
         ) from error
     except Exception as error:  # damaged bytes raise a dozen kinds, and PyTorch its own
         first = (str(error).splitlines() or [""])[0]
@@ -127,81 +245,11 @@ def reading(file: Path) -> Iterator[None]:
         ) from error
 
 
-class Unknown(nn.Module):
-    """Stands before a batch norm where it is not known what comes before it in the network."""
-
-
-def weights_only_network(
-    state: Mapping[str, Tensor], why: str, *, in_order: bool = True
-) -> nn.Sequential:
-    """Modules with the names and tensors of a state dict, for measures that need only weights.
-
-    What has a 4-D `weight` is an nn.Conv2d, a 2-D `weight` an nn.Linear (an embedding too: the file
-    does not tell), moving statistics an nn.BatchNorm2d; other tensors are parameters, or if not
-    floating-point buffers, of a plain module. Those of the network itself are under `network.`.
-    How the modules are connected is not known: `why` is what NotAvailable says when one is called.
-    A batch norm is taken to follow the layer right before it, and thus can be folded into it, only
-    if that has as many outputs and the tensors are in_order, as the network registered them.
-
-    Raises: NotAvailable where there is neither a convolution nor a dense layer.
-    """
-    own: dict[str, dict[str, Tensor]] = {"": {}}
-    for key, tensor in state.items():
-        path, _, name = key.rpartition(".")
-        parts = path.split(".") if path else ["network"]
-        for depth in range(1, len(parts) + 1):
-            own.setdefault(".".join(parts[:depth]), {})
-        own[".".join(parts)][name] = tensor
-    modules = {path: module_for(tensors) for path, tensors in own.items()}
-    if not any(isinstance(module, nn.Conv2d | nn.Linear) for module in modules.values()):
-        raise NotAvailable("there is neither a convolution nor a dense layer among the weights")
-    network = modules[""] = nn.Sequential()
-    outputs = None
-    for path, module in list(modules.items())[1:]:
-        parent, _, name = path.rpartition(".")
-        if isinstance(module, nn.BatchNorm2d):
-            if not in_order or module.num_features != outputs:
-                modules[parent].add_module(f"unknown before {name}", Unknown())
-            outputs = None  # a second one hardly normalizes the same
-        elif isinstance(module, nn.Conv2d | nn.Linear):
-            outputs = len(module.weight)
-        modules[parent].add_module(name, module)
-
-    def refuse(*_):
-        raise NotAvailable(why)
-
-    for module in network.modules():
-        module.forward = refuse
-    return network.eval()
-
-
-def module_for(tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The module that has these tensors, named as in it."""
-    module = layer_for(tensors)
-    for name, tensor in tensors.items():
-        if name in module._buffers or not tensor.is_floating_point():
-            module.register_buffer(name, tensor)
-        else:
-            module.register_parameter(name, nn.Parameter(tensor))
-    return module
-
-
-def layer_for(tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A layer of the kind and size that these tensors tell, its parameters not yet in it."""
-    if {"running_mean", "running_var"} <= tensors.keys():
-        affine = not tensors.keys().isdisjoint({"weight", "bias"})
-        return nn.BatchNorm2d(len(tensors["running_mean"]), affine=affine)
-    shape = tensors["weight"].shape if "weight" in tensors else ()
-    # Without memory, since each of its tensors is replaced.
-    kinds = {"bias": "bias" in tensors, "device": "meta"}
-    if len(shape) == 4:
-        return nn.Conv2d(shape[1], shape[0], tuple(shape[2:]), **kinds)
-    if len(shape) == 2:
-        return nn.Linear(shape[1], shape[0], **kinds)
-    return nn.Module()
-
-
 def check_finite(network: nn.Module, name: str) -> None:
-    """NotAvailable, with the network's name, where a weight is infinite or NaN: no measure is."""
-    if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+    """NotAvailable, with the network's name, where a weight is infinite or NaN: no measure is.
+
+    Moving statistics of batch normalization count; other buffers, as masks of attention, do not.
+    """
+    statistics = (b for n, b in network.named_buffers() if "running_" in n)
+    if not all(tensor.isfinite().all() for tensor in [*network.parameters(), *statistics]):
         raise NotAvailable(f"{name} has weights that are not finite")

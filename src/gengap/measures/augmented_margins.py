@@ -8,7 +8,7 @@ from gengap.errors import NotAvailable
 from gengap.measures import measure
 from gengap.measures.margins import gradients_of_margins
 from gengap.measures.shared import drawn_images
-from gengap.measures.stages import IMAGES_AT_ONCE, seeded
+from gengap.measures.stages import IMAGES_AT_ONCE, seeded, split_at
 from gengap.model import Model
 
 IMAGES = 500
@@ -119,12 +119,12 @@ def _zoomed(images: Tensor, scale: Tensor) -> Tensor:
 
 def _score(model: Model, change) -> float:
     images, labels = drawn_images(model, IMAGES)
-    place = _first_weights(model.network)
+    below, above = split_at(model.network, _first_weights(model.network))
     distances, activations = [], []
     for inputs, classes in zip(images.split(IMAGES_AT_ONCE), labels.split(IMAGES_AT_ONCE)):
         with torch.no_grad():
-            hidden = model.network[:place](change(inputs, classes))
-        margins, _, gradients = gradients_of_margins(model.network[place:], hidden, classes)
+            hidden = below(change(inputs, classes))
+        margins, _, gradients = gradients_of_margins(above, hidden, classes)
         norms = gradients["inputs"].flatten(1).norm(dim=1)
         distances.append(margins.double() / (norms.double() + EPSILON))
         activations.append(hidden.flatten(1))

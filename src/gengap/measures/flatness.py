@@ -129,7 +129,7 @@ def pac_bayes_magnitude_sigma(model: Model) -> float:
 def loss_slopes(network: nn.Sequential, inputs: Tensor, labels: Tensor) -> Tensor:
     """<theta, grad loss> of each sample, (N,) float64, theta all parameters of the network."""
     theta = {name: weight.detach() for name, weight in network.named_parameters()}
-    logits, slopes = jvp(lambda at: functional_call(network, at, (inputs,)), (theta,), (theta,))
+    logits, slopes, *_ = jvp(lambda at: functional_call(network, at, (inputs,)), (theta,), (theta,))
     logits, slopes, columns = logits.double(), slopes.double(), labels.unsqueeze(1)
     # softmax - one-hot, written so that a sample that is fitted well keeps its digits
     others = logits.softmax(dim=1).scatter(1, columns, 0.0)

@@ -5,8 +5,11 @@ import copy
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-Linear = nn.Conv2d | nn.Linear
+from gengap.errors import NotAvailable
+
+Linear = nn.Linear | _ConvNd  # convolutions of 1 to 3 dimensions, transposed or in groups too
 
 
 @torch.no_grad()
@@ -23,13 +26,16 @@ def folded(network: nn.Sequential) -> nn.Sequential:
     Differs:
         there a batch norm after an activation is multiplied into the layer before the activation,
         which changes the network.
+
+    Raises:
+        NotAvailable: for a batch norm without moving statistics.
     """
     network = copy.deepcopy(network)
     before = None
     for parent, name, module in _leaves(network):
         if isinstance(module, _BatchNorm):
             scale, shift = _scale_and_shift(module)
-            if before is None or len(scale) != len(before.weight):
+            if before is None or len(scale) != outputs_of(before):
                 _make_affine(module, scale, shift)
             else:
                 _multiply(before, scale, shift)
@@ -42,14 +48,30 @@ def folded(network: nn.Sequential) -> nn.Sequential:
 
 
 def weight_matrices(network: nn.Sequential) -> list[Tensor]:
-    """Each layer's weights as a matrix, in order: kernels (out, in * kh * kw), scales diagonal."""
+    """Each layer's weights as a matrix, in order: `weight_matrix` of it, scales diagonal."""
     matrices = []
     for module in network.modules():
         if isinstance(module, Linear):
-            matrices.append(module.weight.detach().flatten(1))
+            matrices.append(weight_matrix(module))
         elif isinstance(module, _BatchNorm):
             matrices.append(module.weight.detach().diag())
     return matrices
+
+
+def weight_matrix(layer: Linear) -> Tensor:
+    """A layer's weight with a row for each output: (out, in), of kernels (out, in / groups * size).
+
+    A transposed convolution keeps its kernel as (in, out / groups, size).
+    """
+    weight = layer.weight.detach()
+    if not isinstance(layer, _ConvTransposeNd):
+        return weight.flatten(1)
+    groups = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2)  # (groups, out, in, size)
+    return groups.flatten(0, 1).flatten(1)
+
+
+def outputs_of(layer: Linear) -> int:
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
 
 def _leaves(module: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
@@ -61,20 +83,35 @@ def _leaves(module: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
 
 
 def _scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    scale = (norm.running_var + norm.eps).rsqrt()
+    mean, variance = _moving_statistics(norm)
+    scale = (variance + norm.eps).rsqrt()
     scale = scale if norm.weight is None else scale * norm.weight
-    shift = -norm.running_mean * scale
+    shift = -mean * scale
     return scale, shift if norm.bias is None else shift + norm.bias
+
+
+def _moving_statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    if norm.running_mean is None or norm.running_var is None:
+        raise NotAvailable(
+            "a batch norm without moving statistics scales by each batch, and cannot be folded"
+        )
+    return norm.running_mean, norm.running_var
 
 
 def _multiply(layer: Linear, scale: Tensor, shift: Tensor) -> None:
     bias = torch.zeros_like(scale) if layer.bias is None else layer.bias
-    layer.weight.mul_(scale.reshape(-1, *[1] * (layer.weight.ndim - 1)))
+    kernel = layer.weight
+    if isinstance(layer, _ConvTransposeNd):
+        of_groups = scale.reshape(layer.groups, 1, -1, *[1] * (kernel.ndim - 2))
+        kernel.copy_((kernel.unflatten(0, (layer.groups, -1)) * of_groups).flatten(0, 1))
+    else:
+        kernel.mul_(scale.reshape(-1, *[1] * (kernel.ndim - 1)))
     layer.bias = nn.Parameter(bias * scale + shift)
 
 
 def _make_affine(norm: _BatchNorm, scale: Tensor, shift: Tensor) -> None:
     norm.weight, norm.bias = nn.Parameter(scale), nn.Parameter(shift)
     norm.eps = 0.0
-    norm.running_mean.zero_()
-    norm.running_var.fill_(1)
+    mean, variance = _moving_statistics(norm)
+    mean.zero_()
+    variance.fill_(1)

@@ -17,7 +17,7 @@ from gengap.errors import NotAvailable
 from gengap.measures import measure
 from gengap.measures.norms import layer_norms
 from gengap.measures.shared import drawn_images, once_per_model
-from gengap.measures.stages import IMAGES_AT_ONCE, has_strides, stage_outputs
+from gengap.measures.stages import IMAGES_AT_ONCE, has_strides, split_at, stage_outputs
 from gengap.model import Model, true_class_margins
 
 IMAGES_PER_CLASS = 200
@@ -226,7 +226,7 @@ def total_variation(network: nn.Sequential, inputs: Tensor) -> dict[str, float]:
     Differs:
         the released code divides by N once more.
     """
-    spreads = defaultdict(Spread)
+    spreads: dict[str, Spread] = defaultdict(Spread)
     with torch.no_grad():
         for images in inputs.split(IMAGES_AT_ONCE):
             outputs = {"inputs": images} | stage_outputs(network, images)
@@ -271,7 +271,8 @@ class Spread:
     """The summed variance of units over samples that come in batches (Chan et al. 1979)."""
 
     def __init__(self):
-        self.count, self.mean, self.squares = 0, 0.0, 0.0
+        self.count, self.squares = 0, 0.0
+        self.mean = torch.zeros((), dtype=torch.float64)
 
     def add(self, batch: Tensor) -> None:
         """Take in (N, ...) more samples; sums run in float64."""
@@ -331,7 +332,7 @@ class HiddenMargins:
 def hidden_margins(model: Model, places: tuple[int, ...]) -> HiddenMargins:
     """Margins and gradient norms of the drawn images at the first of `places` with strides."""
     place = strided_place(model.network, places)
-    below, above = model.network[:place], model.network[place:]
+    below, above = split_at(model.network, place)
     images, labels = class_sized_draw(model)
     margins, norms, spread = [], [], Spread()
     for inputs, classes in zip(images.split(IMAGES_AT_ONCE), labels.split(IMAGES_AT_ONCE)):
@@ -341,10 +342,10 @@ def hidden_margins(model: Model, places: tuple[int, ...]) -> HiddenMargins:
         margins.append(values)
         norms.append(gradients["inputs"].flatten(1).norm(dim=1))
         spread.add(hidden)
-    columns = (torch.cat(parts).cpu().double() for parts in (margins, norms))
+    signed, lengths = (torch.cat(parts).cpu().double() for parts in (margins, norms))
     variation = spread.total_variation
     varies = variation > ROUNDING * float(spread.mean.norm())
-    return HiddenMargins(labels.cpu(), *columns, variation if varies else 0.0)
+    return HiddenMargins(labels.cpu(), signed, lengths, variation if varies else 0.0)
 
 
 @once_per_model

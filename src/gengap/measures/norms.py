@@ -7,7 +7,7 @@ released code of Dziugaite et al. 2020 does, and leave biases out.
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -139,7 +139,8 @@ def spectral_distance_from_initialization(model: Model) -> float:
     """
     if model.initial_weights is None:
         raise NotAvailable("this model comes without initial weights")
-    pairs = zip(_matrices(model.network), _matrices(_initial_network(model)))
+    start = _with_weights(model.network, model.initial_weights)
+    pairs = zip(_matrices(model.network), _matrices(start))
     return float(sum(spectral_norm(end - start) ** 2 for end, start in pairs))
 
 
@@ -226,12 +227,13 @@ def _matrices(network: nn.Sequential) -> list[Tensor]:
     return weight_matrices(folded(copy.deepcopy(network).cpu().double()))
 
 
-def _initial_network(model: Model) -> nn.Sequential:
-    network = copy.deepcopy(model.network)
+def _with_weights(network: nn.Sequential, weights: Mapping[str, Tensor]) -> nn.Sequential:
+    """A copy with these weights, and where they have none, moving statistics of the start."""
+    network = copy.deepcopy(network)
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             module.reset_running_stats()
-    network.load_state_dict(dict(model.initial_weights), strict=False)
+    network.load_state_dict(dict(weights), strict=False)
     return network
 
 

@@ -204,7 +204,7 @@ def _split(values: list[np.ndarray], ends: np.ndarray) -> list[list[np.ndarray]]
     return [values[start:end] for start, end in zip(starts, [*ends, len(values)], strict=True)]
 
 
-def _grams_of_places(layer: nn.Module) -> list[Gram]:
+def _grams_of_places(layer: Linear) -> list[Gram]:
     places = layer.weight.detach().flatten(2) if layer.weight.ndim > 2 else layer.weight[..., None]
     return [gram(matrix) for matrix in places.detach().unbind(2)]
 

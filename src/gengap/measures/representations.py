@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gengap.errors import NotAvailable
 from gengap.measures import measure
 from gengap.measures.sensitivity import mixup_error
-from gengap.measures.stages import has_strides, last_representations, seeded
+from gengap.measures.stages import has_strides, last_representations, seeded, split_at
 from gengap.model import Model
 
 GRAPH = 500  # vertices of a graph
@@ -39,10 +39,10 @@ def davies_bouldin_index(model: Model, *, draws: int = 10, images: int = 120) ->
             nor pool.
     """
     inputs, labels = model.sample
-    strided = [place for place, stage in enumerate(model.network[:3]) if has_strides(stage)]
+    strided = [place for place, stage in enumerate([*model.network][:3]) if has_strides(stage)]
     if not strided:
         raise NotAvailable("davies_bouldin_index needs a convolution or pooling as its first stage")
-    first_stages = model.network[: strided[0] + 1]
+    first_stages, _ = split_at(model.network, strided[0] + 1)
     indices = _shuffled_repeats(len(labels), draws * images).to(labels.device)
     scores = [
         davies_bouldin(_pooled(first_stages, inputs[part]), labels[part])

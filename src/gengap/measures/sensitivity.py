@@ -52,7 +52,8 @@ def squared_jacobians(network: nn.Sequential, inputs: Tensor) -> Tensor:
     with torch.enable_grad():
         inputs = inputs.detach().requires_grad_()
         *hidden, logits = stage_outputs(network, inputs).values()
-    total = 0
+    shape = len(inputs), 1 + len(hidden)
+    total = torch.zeros(shape, dtype=torch.float64, device=logits.device)
     for logit in logits.unbind(1):
         rows = torch.autograd.grad(logit.sum(), [inputs, *hidden], retain_graph=True)
         total += torch.stack([row.flatten(1).double().square().mean(1) for row in rows], dim=1)

@@ -27,7 +27,7 @@ def drawn_images(model: Model, count: int) -> tuple[Tensor, Tensor]:
 
 def once_per_model(function: Callable) -> Callable:
     """Keep what a function of a model (and other arguments) returned while the model lives."""
-    kept = WeakKeyDictionary()
+    kept: WeakKeyDictionary[Model, dict] = WeakKeyDictionary()
 
     @wraps(function)
     def remembering(model: Model, *arguments):

@@ -23,7 +23,8 @@ def sharpness(model: Model, *, fall: float = 0.1, images: int = 640, steps: int 
 
     with :math:`m` such that the training accuracy falls by `fall` when each weight :math:`w` goes
     up the loss within :math:`w \pm m \lvert w \rvert`. It is sought in (0, 0.5] by bisection, until
-    the fall is right to 0.01; the measure is at least 4, where no :math:`m` is large enough. No unit.
+    the fall is right to 0.01; the measure is at least 4, where no :math:`m` is large enough. No
+    unit.
 
     Source:
         Jiang et al. 2020 (PGDL competition), baseline `sharpness` of its kit, after Keskar et al.
@@ -52,7 +53,7 @@ def sharpness(model: Model, *, fall: float = 0.1, images: int = 640, steps: int 
 
 
 def smallest_bound(excess: Callable[[float], float]) -> float:
-    """Where an increasing function crosses 0 in (0, LARGEST], or comes close; LARGEST if nowhere."""
+    """Where an increasing function crosses 0 in (0, LARGEST], or nearly; LARGEST if nowhere."""
     low, high = 0.0, LARGEST
     if excess(high) <= 0:
         return high

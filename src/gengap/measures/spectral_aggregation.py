@@ -61,9 +61,9 @@ TRANSFORMS: dict[str, Callable[[float, int], float]] = {
 }
 
 
-# A measure of a network: which column of `network_spectra`, aggregate and transform. The paper has no
-# variant of the condition number; the others are those of its notebooks (Q_SQ^p is L3 with 0, Q_E^L2
-# is L2 with 6, Q_F^p and Q_S^p are L3 with 7).
+# A measure of a network: which column of `network_spectra`, aggregate and transform. The paper has
+# no variant of the condition number; the others are those of its notebooks (Q_SQ^p is L3 with 0,
+# Q_E^L2 is L2 with 6, Q_F^p and Q_S^p are L3 with 7).
 VARIANTS: dict[str, tuple[str, str, str]] = {
     "stable_quality": ("stable_quality", "geometric_mean", "plain"),
     "log_effective_rank": ("effective_rank", "root_mean_square", "log_of_root"),

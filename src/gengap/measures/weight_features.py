@@ -4,6 +4,7 @@ Source: Unterthiner et al. 2020, table 2; names as in the released best_configs.
 numbered 0 to 3, each with its bias and its kernel.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -88,7 +89,7 @@ def _hyper_and_weights(weights, index):
     return pd.concat([_hyper(weights, index), _flat(weights, index, LAYERS)], axis=1)
 
 
-_BUILDERS = {
+_BUILDERS: dict[str, Callable[..., pd.DataFrame]] = {
     **{f"weights.{layer}": partial(_flat, layers=(layer,)) for layer in LAYERS},
     "weights": partial(_flat, layers=LAYERS),
     "hyper": _hyper,

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from gengap.book.figures import COLOURS
-from gengap.evaluation.judgement import BASELINE, BASELINES, CRITERIA
+from gengap.evaluation.baselines import BASELINE, BASELINES
+from gengap.evaluation.scores import CRITERIA
 from gengap.submission.standing import KEYS
 
 TEMPLATES = Environment(

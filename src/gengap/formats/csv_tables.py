@@ -1,0 +1,77 @@
+"""Tables as people write them: CSV with whatever separator, encoding and spaces.
+
+The separator is the one of , ; and tab that the header has most of; with ; a comma in a number is
+the decimal point. Encodings are UTF-8 and, by its mark, UTF-16, as Excel writes them.
+"""
+
+import codecs
+import io
+import re
+from pathlib import Path
+
+import pandas as pd
+from pandas import DataFrame, Series
+
+from gengap.errors import GengapError
+
+SEPARATORS = (",", ";", "\t")
+LARGEST = 200_000_000  # bytes
+EMPTY = ("", "nan", "NaN")  # no words: "None" may be the value of a hyper-parameter
+DECIMAL_COMMA = re.compile(r"([+-]?\d*),(\d+(?:[eE][+-]?\d+)?)")
+TRUTH = {"true": True, "false": False}
+
+
+def read_csv_table(file: Path) -> DataFrame:
+    """The rows of a CSV file, columns of numbers or truth values as such, empty cells NaN.
+
+    Raises: GengapError that names the file where it is no table, has a column twice or no row.
+    """
+    text = decoded(file)
+    header = text.lstrip("\r\n").partition("\n")[0]
+    separator = max(SEPARATORS, key=header.count)
+    try:
+        cells = pd.read_csv(
+            io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False
+        )
+    except (ValueError, pd.errors.ParserError) as error:
+        raise GengapError(f"{file} is no CSV file ({error}); write it again") from error
+    cells = cells.map(lambda cell: cell.strip() if isinstance(cell, str) else "")
+    names = cells.iloc[0].tolist()
+    if repeated := [name for name in names if name and names.count(name) > 1]:
+        raise GengapError(f"{file} has the column {repeated[0]!r} twice; keep one")
+    rows = cells.iloc[1:].set_axis(names, axis=1).reset_index(drop=True)
+    if rows.empty:
+        raise GengapError(f"{file} has a header and no row below it; write a row for each network")
+    if separator == ";":
+        rows = rows.map(lambda cell: DECIMAL_COMMA.sub(r"\1.\2", cell) if is_number(cell) else cell)
+    return rows.apply(typed)
+
+
+def decoded(file: Path) -> str:
+    """The text of a file in UTF-8, with or without a mark, or in UTF-16 with its mark."""
+    if file.stat().st_size > LARGEST:
+        raise GengapError(f"{file} has more than {LARGEST} bytes; a small CSV file is expected")
+    content = file.read_bytes()
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if marked else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise GengapError(
+            f"{file} is no text in UTF-8 or UTF-16 ({error}); save it as CSV in UTF-8"
+        ) from error
+
+
+def is_number(cell: str) -> bool:
+    return DECIMAL_COMMA.fullmatch(cell) is not None
+
+
+def typed(column: Series) -> Series:
+    """A column of text as numbers or truth values if all its cells are such, empty ones NaN."""
+    present = column[~column.isin(EMPTY)]
+    if len(present) and present.str.lower().isin(TRUTH).all():
+        return column.str.lower().map(TRUTH)
+    filled = column.where(~column.isin(EMPTY))
+    try:
+        return pd.to_numeric(filled)
+    except (ValueError, TypeError, OverflowError):
+        return filled

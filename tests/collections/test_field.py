@@ -1,0 +1,110 @@
+"""Files as people have them: right values, or the true reason why there are none."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import gengap
+from gengap import GengapError, NotAvailable
+from gengap.formats.state_dicts import read_state_dict
+from gengap.formats.weight_modules import left_out, weights_only_network
+from gengap.measures.norms import log_product_of_spectral_norms, parameter_norm
+
+FIELD = Path(__file__).parents[1] / "field"
+EXPECTED = json.loads((FIELD / "expected.json").read_text())
+MEASURES = {
+    "log_product_of_spectral_norms": log_product_of_spectral_norms,
+    "parameter_norm_of_weights_and_biases": parameter_norm,
+}
+
+
+def value(name: str, measure: str) -> float:
+    network = weights_only_network(read_state_dict(FIELD / "networks" / name), "only weights")
+    return MEASURES[measure](gengap.Model(network, None))
+
+
+@pytest.mark.parametrize(
+    "name, measure", [(name, measure) for name in EXPECTED for measure in EXPECTED[name]]
+)
+def test_a_file_from_the_field_has_the_right_value(name, measure):
+    assert value(name, measure) == pytest.approx(EXPECTED[name][measure], rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("params_ema.pt", "plain.pt"),  # the same tensors in a container
+        ("sparse.pt", "no_mask.pt"),  # the same tensors, sparse
+        ("empty2.pt", "lin_plain.pt"),  # and one without an element
+    ],
+)
+@pytest.mark.parametrize("measure", MEASURES)
+def test_the_same_weights_have_the_same_values_however_they_are_kept(one, other, measure):
+    assert value(one, measure) == pytest.approx(value(other, measure), rel=1e-6)
+
+
+def test_shards_are_one_network_and_a_single_one_is_none():
+    whole = read_state_dict(FIELD / "networks" / "sharded" / "model.safetensors.index.json")
+    assert len(whole) == 28 and "transformer.wte.weight" in whole
+    with pytest.raises(GengapError, match="one shard of several"):
+        read_state_dict(FIELD / "networks" / "sharded" / "model-00001-of-00002.safetensors")
+
+
+def test_gates_of_an_lstm_are_matrices():
+    network = weights_only_network(read_state_dict(FIELD / "networks" / "lstm.pt"), "why")
+    gates = {name: tuple(p.shape) for name, p in network.named_parameters() if "gate" in name}
+    assert len(gates) == 16 and gates["l.weight_ih_l0_gate_0.weight"] == (20, 10)
+
+
+@pytest.mark.parametrize(
+    "name, reason, kind",
+    [
+        ("int8.pt", "a.weight is int8: quantized", NotAvailable),
+        (
+            "timm_args.pt",
+            r"holds a argparse.Namespace.*torch.save\(network.state_dict",
+            GengapError,
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_by_its_name(name, reason, kind):
+    with pytest.raises(kind, match=reason):
+        read_state_dict(FIELD / "networks" / name)
+
+
+def test_a_flipped_bit_in_a_weight_is_seen():
+    with pytest.raises(GengapError, match="checksum of a/data/0 in it is wrong"):
+        read_state_dict(FIELD / "hostile" / "bitflip_in_weight.pt")
+
+
+@pytest.mark.parametrize(
+    "name, remarks",
+    [
+        ("swin_mask.pt", ["attn.attn_mask (no weights)"]),
+        ("inf_mask.pt", ["mask (no weights)"]),
+        ("gpt2_tied.pt", ["transformer.wte.weight (stored twice, counted once)"]),
+        ("empty2.pt", ["e.weight (empty)"]),
+        ("plain.pt", []),
+    ],
+)
+def test_what_no_measure_sees_is_named(name, remarks):
+    assert left_out(read_state_dict(FIELD / "networks" / name)) == remarks
+
+
+@pytest.mark.parametrize("name", ["ckpt", "dotslash", "semicolon", "spaces", "upper_suffix"])
+def test_a_table_as_people_write_it_is_read_and_its_networks_load(name):
+    folder = gengap.open_collection("folder", root=FIELD / "csv" / name)
+    index = folder.index()
+    assert index["train_accuracy"].between(0.8, 0.9).all()
+    assert index["test_accuracy"].between(0.6, 0.8).all()
+    assert all(len(list(folder.load(model_id).network.parameters())) for model_id in index.model_id)
+
+
+@pytest.mark.parametrize(
+    "name, sentence",
+    [("header_only", "no row below it"), ("hp_conflict", "has the column model_id")],
+)
+def test_a_table_that_says_nothing_or_two_things_is_refused(name, sentence):
+    with pytest.raises(GengapError, match=sentence):
+        gengap.open_collection("folder", root=FIELD / "csv" / name).index()
