@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 from functools import partial
 
 import pytest
@@ -58,7 +59,7 @@ def models(collection) -> list[str]:
 
 @every_measure
 def test_a_measure_is_documented_with_its_source_and_its_constants_have_defaults(name):
-    assert "Source: " in inspect.getdoc(MEASURES[name])
+    assert re.search(r"^Source:\s", inspect.getdoc(MEASURES[name]), re.M)
     assert MEASURES[name].__name__ == name
     first, *constants = inspect.signature(MEASURES[name]).parameters.values()
     assert first.name == "model"

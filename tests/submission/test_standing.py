@@ -176,3 +176,29 @@ def test_the_page_asks_nothing_of_a_network_and_has_every_ranking(grid):
     assert html.count('class="own"') == reader.tags.count("details")
     assert "width=device-width" in html and BASELINE in reader.text
     assert "<script>alert(1)</script>" in reader.text
+
+
+def test_the_page_marks_names_and_reasons_as_text_and_shows_them_whole(grid):
+    rows = mine(grid, noisy_gap(grid).where(np.arange(MODELS) > 0))
+    rows["note"] = rows["note"].replace("it returned nan", "a long reason, " * 20 + "<b>&amp;")
+    scores = scored_beside_all(rows, [grid], scores=["kendall_tau"])
+    html = page("mine", scores, standing(scores, "mine"), reasons(rows))
+    assert "<td>" + "a long reason, " * 20 + "&lt;b&gt;&amp;amp;</td>" in html
+    assert html.startswith("<!DOCTYPE html>") and html.count("<table>") == html.count("</table>")
+
+
+def test_a_family_of_any_name_is_shown(grid, monkeypatch):
+    index = grid_index().replace({"family": {"a": "cost $\\foo$", "b": "<i>"}})
+    monkeypatch.setattr(grid, "read_index", lambda: index)
+    grid.__dict__.pop("_index")
+    scores = scored_beside_all(mine(grid, noisy_gap(grid)), [grid], scores=["kendall_tau"])
+    html = page("mine", scores, standing(scores, "mine"), reasons(mine(grid, noisy_gap(grid))))
+    assert "cost $\\foo$</text>" in html and "<summary>tiny, &lt;i&gt;: kendall_tau" in html
+
+
+def test_too_few_models_make_a_page_without_a_chart(grid):
+    rows = mine(grid, noisy_gap(grid).where(np.arange(MODELS) < 10))
+    few = grid.select("epoch == 2 and family == 'a' and hp_x < 2")
+    scores = scored_beside_all(rows, [few])
+    html = page("mine", scores, standing(scores, "mine"), reasons(rows))
+    assert "<svg" not in html and "<details>" not in html and "are needed)</td>" in html

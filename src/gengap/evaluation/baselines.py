@@ -107,7 +107,8 @@ def added_value_table(
     together, of the gain in squared error, over the gap's variance; the two predictions are kept).
     NaN where a network has no value.
 
-    Source: Robinson 1988, the partially linear model; Chernozhukov et al. 2018, its fit on folds.
+    Source:
+        Robinson 1988, the partially linear model; Chernozhukov et al. 2018, its fit on folds.
     """
     rows = []
     for family, models in index.groupby("family", sort=False):

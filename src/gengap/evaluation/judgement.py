@@ -45,6 +45,7 @@ def judged(
     competition.
 
     Returns a row for each family, measure and score with
+
     - value: over the networks that have one of the measure (their number is `models`);
     - low, high: value -+ 1.96 standard deviations of the score over `samples` bootstraps of the
       networks, copies together, cut to the score's range: where it would lie if the networks were
@@ -65,10 +66,13 @@ def judged(
     - note: why there is no value (fewer than `NETWORKS` networks have one, or the family has no
       pairs to compare), or that the measure is constant, which scores as knowing nothing.
 
-    Source: Efron 1979, the bootstrap's normal interval; Phipson and Smyth 2010, the p-value;
-    Benjamini and Hochberg 1995.
-    Raises: GengapError if a score is unknown, a model has two rows, a gap is missing or a family
-    is given at several epochs.
+    Source:
+        Efron 1979, the bootstrap's normal interval; Phipson and Smyth 2010, the p-value; Benjamini
+        and Hochberg 1995.
+
+    Raises:
+        GengapError: if a score is unknown, a model has two rows, a gap is missing or a family is
+            given at several epochs.
     """
     criteria = {name: criterion_of(name) for name in scores}
     reliability = reliability_table(index)["reliability"]
@@ -214,7 +218,8 @@ def summary(scores: DataFrame, score: str = "kendall_tau") -> DataFrame:
 def families_of(values: DataFrame, index: DataFrame) -> Iterator[tuple[str, DataFrame, DataFrame]]:
     """Each family with its models and their measures: a column each, rows as the models.
 
-    Raises: GengapError if something is wrong with the values or a family; see `judged`.
+    Raises:
+        GengapError: if something is wrong with the values or a family; see `judged`.
     """
     if (twice := values.index.duplicated()).any():
         raise GengapError(f"{values.index[twice][0]!r} has two rows of values; keep one")
@@ -228,7 +233,8 @@ def families_of(values: DataFrame, index: DataFrame) -> Iterator[tuple[str, Data
 def criterion_of(name: str) -> Criterion:
     """A score by its name.
 
-    Raises: GengapError if there is none.
+    Raises:
+        GengapError: if there is none.
     """
     if name not in SCORES:
         raise GengapError(f"no score {name!r}; there are: {', '.join(SCORES)}")

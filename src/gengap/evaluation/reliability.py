@@ -30,8 +30,11 @@ def reliability_table(index: DataFrame) -> DataFrame:
     settings. What a seed does to a network counts as noise there, though a measure may see it; what
     is in the test images, which copies share, does not.
 
-    Source: Shrout and Fleiss 1979, ICC(1, 1), with the mean size of unequal groups of Searle 1971.
-    Raises: GengapError if a number of images is not positive, or as `task_of`.
+    Source:
+        Shrout and Fleiss 1979, ICC(1, 1), with the mean size of unequal groups of Searle 1971.
+
+    Raises:
+        GengapError: if a number of images is not positive, or as `task_of`.
     """
     rows = []
     for family, models in index.groupby("family", sort=False):

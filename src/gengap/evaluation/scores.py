@@ -49,7 +49,8 @@ def _batches(rows: np.ndarray, batch: int) -> Iterator[np.ndarray]:
 def kendall_tau(measures, sample):
     """Kendall's tau-b of measure and gap, which corrects for ties; NaN if one is constant.
 
-    Source: Kendall 1945.
+    Source:
+        Kendall 1945.
     """
     compared = signs(measures)
     untied = sample.pairs(np.abs(compared)) * sample.gap_untied
@@ -88,8 +89,11 @@ def granulated_tau(measures, sample):
     (tau-a: a tie counts 0 and stays in the denominator), then the mean over hyper-parameters. Those
     without such pairs, as of one value, are left out.
 
-    Source: Jiang et al. 2020, 'Fantastic generalization measures', the average of psi_i. Differs:
-    copies make pairs each with each.
+    Source:
+        Jiang et al. 2020, 'Fantastic generalization measures', the average of psi_i.
+
+    Differs:
+        copies make pairs each with each.
     """
     return _mean(
         _by_group(_agreement(measures, sample.task), sample, sample.task.by_hyperparameter)
@@ -105,12 +109,16 @@ def sign_errors(measures, sample):
     half an error; pairs of equal gaps ask nothing and are left out. 0 is perfect, 1/2 is chance.
     Environments have at least `PAIRS` pairs; NaN where a sample drew none.
 
-    Source: Dziugaite et al. 2020, 'In search of robust measures of generalization', the sign-error;
-    nitarshan/robust-generalization-measures, create_environments.py and figure_cdf_all_measures.py.
-    Differs: there an environment fixes the values of the other hyper-parameters too and averages
-    over seeds, where one network for each setting would be one pair, and the worst 1 for every
-    measure that is not perfect; a pair has the probability that its gaps differ on more test images
-    as weight, and the weights of an environment must be worth 12 pairs.
+    Source:
+        Dziugaite et al. 2020, 'In search of robust measures of generalization', the sign-error;
+        nitarshan/robust-generalization-measures, create_environments.py and
+        figure_cdf_all_measures.py.
+
+    Differs:
+        there an environment fixes the values of the other hyper-parameters too and averages over
+        seeds, where one network for each setting would be one pair, and the worst 1 for every
+        measure that is not perfect; a pair has the probability that its gaps differ on more test
+        images as weight, and the weights of an environment must be worth 12 pairs.
     """
     agreement = _agreement(measures, sample.task)
     return _by_group((1 - agreement) / 2, sample, sample.task.environments)
@@ -162,14 +170,20 @@ def cmi(measures, sample):
     plain mean over cells; the least over all pairs of hyper-parameters. 1 is perfect, 0 tells
     nothing. Blind to the measure's sign, and positive by chance: compare with `null_mean`.
 
-    Source: Jiang et al. 2020, arXiv 2012.07976. By the competition's rules (see
-    `conditional_mutual_information`) on its tasks. Differs where all measures are judged:
-    hyper-parameters of one value are left out (the competition conditions on one other alone beside
-    them); the grid may be incomplete and have copies, and cells without a pair are left out of the
-    mean; values that would be written alike are kept apart; a hyper-parameter of more than `DRAWN`
-    numbers was drawn at random and enters as above its median or not.
-    Raises: GengapError if a task of the competition is no complete grid of two or more
-    hyper-parameters.
+    Source:
+        Jiang et al. 2020, arXiv 2012.07976; by the competition's rules (see
+        `conditional_mutual_information`) on its tasks.
+
+    Differs:
+        where all measures are judged, hyper-parameters of one value are left out (the competition
+        conditions on one other alone beside them); the grid may be incomplete and have copies, and
+        cells without a pair are left out of the mean; values that would be written alike are kept
+        apart; a hyper-parameter of more than `DRAWN` numbers was drawn at random and enters as
+        above its median or not.
+
+    Raises:
+        GengapError: if a task of the competition is no complete grid of two or more
+            hyper-parameters.
     """
     conditions = sample.task.conditions
     larger = measures[:, :, None] > measures[:, None, :]
@@ -218,10 +232,16 @@ def conditional_mutual_information(predictions: Mapping[str, float], specs: Mapp
     others are empty, which makes that pair of hyper-parameters NaN, and NaN the score unless
     another pair follows.
 
-    Source: Jiang et al. 2020, arXiv 2012.07976; scoring_program/mutual_information.py of
-    google-research/pgdl. Differs: what the official program punishes with a task score of
-    -0.999999 (a missing or unknown prediction, a grid with holes or repetitions) is an error.
-    Raises: GengapError for those, and for a prediction that is no number.
+    Source:
+        Jiang et al. 2020, arXiv 2012.07976; scoring_program/mutual_information.py of
+        google-research/pgdl.
+
+    Differs:
+        what the official program punishes with a task score of -0.999999 (a missing or unknown
+        prediction, a grid with holes or repetitions) is an error.
+
+    Raises:
+        GengapError: for those, and for a prediction that is no number.
     """
     task = read_task(specs)
     return float(cmi(values_of(predictions, task), task))
@@ -238,7 +258,8 @@ def random_scores(task: Task, *, draws: int = 1000, seed: int = 0) -> np.ndarray
 def plain_tau(x: np.ndarray, y: np.ndarray) -> float:
     """`kendall_tau` of two vectors (N,), by sorting: N may be too large to compare all pairs.
 
-    Source: Kendall 1945; scipy.stats.kendalltau.
+    Source:
+        Kendall 1945; scipy.stats.kendalltau.
     """
     return float(stats.kendalltau(x, y, variant="b").statistic)
 

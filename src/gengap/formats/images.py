@@ -95,7 +95,8 @@ def load_images(
     without that the cache, which is filled from the official sources unless `download` is false.
     Returns images, uint8 (N, 28, 28) or, for CIFAR, (N, 32, 32, 3), and labels, int64 (N,).
 
-    Raises: GengapError for an unknown data set or split, a missing, truncated or damaged file.
+    Raises:
+        GengapError: for an unknown data set or split, a missing, truncated or damaged file.
     """
     _check_names(dataset, split)
     root = root or os.environ.get("GENGAP_IMAGES")
@@ -116,7 +117,8 @@ def embedded_images(dataset: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     split "train": the first 6,000 training images (10 %); every network of the replica zoo was
     trained on at least these. "test": all 10,000 test images.
 
-    Raises: NotAvailable for the other data sets.
+    Raises:
+        NotAvailable: for the other data sets.
     """
     _check_names(dataset, split)
     if dataset != "fashion_mnist":
@@ -133,8 +135,11 @@ def network_inputs(images: np.ndarray) -> np.ndarray:
     images: uint8 (N, H, W) or (N, H, W, 3). Grey is the plain mean of the channels, no luma
     weights, as in the zoo's data sets.
 
-    Source: Unterthiner et al. 2020 and its released train_network.py.
-    Raises: GengapError for arrays of another type or shape.
+    Source:
+        Unterthiner et al. 2020 and its released train_network.py.
+
+    Raises:
+        GengapError: for arrays of another type or shape.
     """
     if images.dtype != np.uint8 or not (images.ndim == 3 or images.shape[3:] == (3,)):
         raise GengapError(
@@ -164,8 +169,11 @@ def per_image_standardization(images: np.ndarray) -> np.ndarray:
     images: uint8 (N, H, W, C). (x - mean) / max(deviation, 1 / sqrt(H W C)), mean and population
     standard deviation of the image's H W C numbers, exact.
 
-    Source: tf.image.per_image_standardization, as in the released data_util.py.
-    Raises: GengapError for arrays of another type or shape.
+    Source:
+        tf.image.per_image_standardization, as in the released data_util.py.
+
+    Raises:
+        GengapError: for arrays of another type or shape.
     """
     if images.dtype != np.uint8 or images.ndim != 4:
         raise GengapError(

@@ -20,9 +20,15 @@ def folded(network: nn.Sequential) -> nn.Sequential:
     multiplied into its weights. Another one stays, as what it is at test time: a scale (`weight`)
     and a shift (`bias`) for each channel.
 
-    Source: Dziugaite et al. 2020, the released `_reparam`. Differs: there a batch norm after an
-    activation is multiplied into the layer before the activation, which changes the network.
-    Raises: NotAvailable for a batch norm without moving statistics.
+    Source:
+        Dziugaite et al. 2020, the released `_reparam`.
+
+    Differs:
+        there a batch norm after an activation is multiplied into the layer before the activation,
+        which changes the network.
+
+    Raises:
+        NotAvailable: for a batch norm without moving statistics.
     """
     network = copy.deepcopy(network)
     before = None

@@ -15,7 +15,9 @@ def drawn_images(model: Model, count: int) -> tuple[Tensor, Tensor]:
     """At most `count` training images and their labels, drawn without replacement, in that order.
 
     The draw is the same for all models of a sample and on all devices.
-    Raises: NotAvailable if the collection has no training sample.
+
+    Raises:
+        NotAvailable: if the collection has no training sample.
     """
     inputs, labels = model.sample
     order = torch.randperm(len(labels), generator=seeded())

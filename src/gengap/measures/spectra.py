@@ -57,9 +57,15 @@ def layer_spectra(weight: Tensor) -> pd.DataFrame:
     one of s_1 / k is exact to about k^2 1e-16 of itself (k = 1,000: 1e-10; 100,000: 1e-6), and
     below sqrt(M 2e-16) s_1, M the longer side, it is 0. Weights in float32 know it to k 1e-7.
 
-    Source: Jaegerman et al. 2021 and its released code. Differs: there the Frobenius norm of the
-    low-rank part is that of a wrong product, at times smaller than the spectral norm.
-    Raises: GengapError if the weight is not that of a layer.
+    Source:
+        Jaegerman et al. 2021 and its released code.
+
+    Differs:
+        there the Frobenius norm of the low-rank part is that of a wrong product, at times smaller
+        than the spectral norm.
+
+    Raises:
+        GengapError: if the weight is not that of a layer.
     """
     statistics = np.stack(_statistics(_grams(weight)), axis=1)  # (matrices, 2, statistics)
     rows = np.broadcast_to(statistics, (2, 2, len(STATISTICS))).reshape(4, -1)
@@ -74,7 +80,8 @@ def network_spectra(network: nn.Module) -> pd.DataFrame:
     shorter side of the matrix), and those of `layer_spectra`. Decomposed on the weights' device,
     matrices of one shape at once. GenProb measures the convolutions alone.
 
-    Raises: NotAvailable if there is neither a convolution nor a dense layer.
+    Raises:
+        NotAvailable: if there is neither a convolution nor a dense layer.
     """
     layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, Linear)}
     if not layers:

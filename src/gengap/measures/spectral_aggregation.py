@@ -84,7 +84,8 @@ def aggregate(
     do, as released. NaN if one value is, or if all are 0 (such networks the released code leaves
     out).
 
-    Raises: GengapError for an unknown name, or if there are not as many weights as values.
+    Raises:
+        GengapError: for an unknown name, or if there are not as many weights as values.
     """
     values, weights = np.asarray(values, float), np.asarray(weights, float)
     if values.shape != weights.shape or values.ndim != 1:
@@ -110,8 +111,9 @@ def variant(spectra: pd.DataFrame, name: str, *, low_rank: bool) -> float:
 
     spectra: of `network_spectra`; its dense layers do not count. low_rank: of the low-rank parts.
 
-    Raises: NotAvailable without a convolution, or if the aggregate is not a finite number, because
-    weights are infinite or NaN, a matrix is singular or no value differs from 0.
+    Raises:
+        NotAvailable: without a convolution, or if the aggregate is not a finite number, because
+            weights are infinite or NaN, a matrix is singular or no value differs from 0.
     """
     column, how, transform = VARIANTS[name]
     rows = spectra[(spectra["kind"] == "conv") & (spectra["low_rank"] == low_rank)]

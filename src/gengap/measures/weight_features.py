@@ -29,7 +29,8 @@ def input_features(name: str, weights: np.ndarray, index: pd.DataFrame) -> pd.Da
     released code does not show how norms were made: here log(1 + norm) of each tensor, because
     sums of absolute weights as they are saturate the linear predictor's sigmoid.
 
-    Raises: ValueError for an unknown name, unequal lengths, or a category the zoo does not have.
+    Raises:
+        ValueError: for an unknown name, unequal lengths, or a category the zoo does not have.
     """
     if name not in INPUT_SETS:
         raise ValueError(f"unknown input set '{name}'; known are {', '.join(INPUT_SETS)}")

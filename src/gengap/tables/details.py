@@ -54,7 +54,9 @@ def detail_table(
     why, and it is tried again the next time. workers, scheduler: as `measure_table` has them.
 
     Returns what the detail's function returns, in the order of the collection's index.
-    Raises: GengapError for an unknown detail, and if it fails on a model; what is computed is kept.
+
+    Raises:
+        GengapError: for an unknown detail, and if it fails on a model; what is computed is kept.
     """
     if detail not in DETAILS:
         raise GengapError(f"no detail {detail!r}; there are: {', '.join(DETAILS)}")

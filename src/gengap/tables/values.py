@@ -67,7 +67,9 @@ def measure_table(
     Returns a row per (model, measure), sorted by family, model and measure, with columns
     collection, family, model_id, measure, value, seconds (spent; loading, and what the measures
     of a model share, is counted to the first) and note (why a value is NaN, else empty).
-    Raises: GengapError if a measure fails on a model, naming both; what is computed is kept.
+
+    Raises:
+        GengapError: if a measure fails on a model, naming both; what is computed is kept.
     """
     wanted = chosen_measures(measures)
     store = Path(store or default_store(collection)).expanduser()
