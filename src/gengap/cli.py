@@ -386,7 +386,7 @@ def train(
         typer.Option(
             min=1,
             help="Of each (cnnzoo: 86, as published; demogen: 30 or 40; genprob: 41), or at most"
-            " (pgdl: 60 to 200).",
+            " (pgdl: 100 to 250).",
         ),
     ] = None,
     device: Device = "cpu",
