@@ -141,7 +141,7 @@ def half_augmented(inputs: Tensor) -> Tensor:
 
 
 def erased(inputs: Tensor, *, side: int) -> Tensor:
-    """Images (N, C, H, W) with 0 in a square of `side` pixels, somewhere else in each."""
+    """Images (N, C, H, W) with 0 in a square of `side` pixels, anywhere in each."""
     count, _, height, width = inputs.shape
     down = torch.randint(height - side + 1, (count, 1, 1, 1))
     right = torch.randint(width - side + 1, (count, 1, 1, 1))
@@ -192,13 +192,11 @@ class ImageSet:
 class Task:
     """A grid of hyper-parameters and the training images that all its networks share."""
 
-    layers: Callable[
-        ..., list[dict]
-    ]  # number of classes, hyper-parameters -> layers of config.json
+    layers: Callable[..., list[dict]]  # number of classes, hyper-parameters -> of config.json
     grid: dict[str, list]  # name -> possible values; the last varies fastest over the model ids
     fixed: dict[str, float]  # hyper-parameters that all networks share
     images: ImageSet
-    epochs: int  # after which training is given up
+    epochs: int  # after which training ends at the latest
     augment: Callable[[Tensor], Tensor] | None = None
 
     def settings(self) -> list[dict]:
@@ -248,7 +246,7 @@ TASKS = {
         },
         fixed={"lr": 0.05, "conv": 32},
         images=ImageSet(first=6000, count=600, side=14, channels=3, tint=0.1),
-        epochs=80,
+        epochs=120,
     ),
     "task4_fashion_mnist": Task(
         partial(fully_convolutional_layers, channels=3, batch_norm=True),
@@ -286,7 +284,7 @@ TASKS = {
             "dropout_p": [0.0, 0.2],
             "weight_decay": [0.0005],
             "bs": [25, 50],
-            "dense": ["24-24-24", "32-32", "48"],
+            "dense": ["32-32-32", "40-40", "48"],
         },
         fixed={"lr": 0.05, "conv": 32},
         images=ImageSet(
@@ -305,26 +303,26 @@ TASKS = {
         vgg_layers,
         {
             "convwidth": [8, 16],
-            "dropout_p": [0.0, 0.5],
+            "dropout_p": [0.0, 0.25],
             "num_conv_blocks": [1, 3],
-            "lr": [0.01, 0.03],
-            "bs": [32, 128],
+            "lr": [0.02, 0.05],
+            "bs": [32, 64],
         },
         fixed={"weight_decay": 1e-4, "dense_width": 32},
-        images=ImageSet(first=36_000, count=1500, side=14),
-        epochs=60,
+        images=ImageSet(first=36_000, count=1000, side=14),
+        epochs=100,
     ),
     "task9_fashion_mnist": Task(
         nin_layers,
         {
-            "conv": [24, 36],
+            "conv": [32, 48],
             "depth": [9, 12],
             "dropout_p": [0.0, 0.2],
             "weight_decay": [0.0, 0.0005],
             "bs": [32, 64],
         },
         fixed={"lr": 0.05},
-        images=ImageSet(first=42_000, count=300, side=14, channels=3, tint=0.1, classes=DISTINCT),
+        images=ImageSet(first=42_000, count=200, side=14, channels=3, tint=0.1, classes=DISTINCT),
         epochs=150,
         augment=partial(shifted_and_mirrored, shift=1),
     ),
