@@ -1,6 +1,8 @@
 # The front door: `make help`.
 SHELL := bash
-PYTHON ?= $(or $(shell command -v python3.11),python3)
+# The first of these that starts (a shim on the PATH may not).
+starting = $(shell python$(1) -c 'import sys; print(sys.executable)' 2>/dev/null)
+PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$(call starting,$(version))) python3)
 BIN := .venv/bin
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 # What a chapter's numbers depend on besides its own notebook.
@@ -9,13 +11,14 @@ PAGES := _config.yml _toc.yml $(shell find book -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install book test clean
+.PHONY: help install book test lint clean
 
 help:
 	@echo 'gengap: predicting generalization, a compendium of reproduced results'
 	@echo
 	@echo '  make book     install, execute every chapter that is out of date, render the HTML'
 	@echo '  make test     unit, golden and notebook tests'
+	@echo '  make lint     style, types and who imports whom'
 	@echo '  make install  only the environment, in .venv (PYTHON=... names the interpreter)'
 	@echo '  make clean    delete _build: the rendered book and the record of what was executed'
 	@echo
@@ -31,6 +34,12 @@ book: _build/rendered
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
+lint: .venv/installed
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
 clean:
 	rm -rf _build
 
@@ -38,7 +47,7 @@ clean:
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --no-compile --constraint constraints.txt setuptools
-	$(BIN)/pip install --no-compile --constraint constraints.txt --no-build-isolation --editable .[test]
+	$(BIN)/pip install --no-compile --constraint constraints.txt --no-build-isolation --editable .[test,dev]
 	@touch $@
 
 # After a change of the inputs every chapter, otherwise the changed ones.

@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 import gengap
-from gengap.cli import app, joined_pairs
+from gengap.cli import app
+from gengap.cli.chapters import joined_pairs
 from gengap.collection import COLLECTIONS, default_root
 from gengap.folders import repository
 from gengap.measures import MEASURES
@@ -34,6 +35,8 @@ def run(monkeypatch):
     registry = dict(MEASURES)
     for module in ("gengap.measures", "gengap.submission.measure_file", "gengap.tables.values"):
         monkeypatch.setattr(f"{module}.MEASURES", registry)
+    # What these measures do is seen in this process alone.
+    monkeypatch.setattr("gengap.tables.engine.SECONDS_ALONE", float("inf"))
 
     def run(*arguments):
         return CliRunner().invoke(app, [str(argument) for argument in arguments])

@@ -43,4 +43,4 @@ def test_a_model_is_frozen_and_without_a_sample_says_so():
     with pytest.raises(dataclasses.FrozenInstanceError):
         model.network = None
     with pytest.raises(gengap.NotAvailable, match="without a training sample"):
-        model.logits
+        _ = model.logits

@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from gengap.folders import repository
 
 PROJECT = tomllib.loads((repository() / "pyproject.toml").read_text())["project"]
-DIRECT = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+DIRECT = PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), [])
 LINES = (repository() / "constraints.txt").read_text().splitlines()
 PINNED = dict(line.split("==") for line in LINES if not line.startswith("#"))
 

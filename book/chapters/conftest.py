@@ -2,6 +2,6 @@
 
 import os
 
-from gengap.chapters import KERNEL_ENVIRONMENT
+from gengap.book.chapters import KERNEL_ENVIRONMENT
 
 os.environ.update(KERNEL_ENVIRONMENT)

@@ -1,10 +1,9 @@
 """A public set of trained models: what every collection does the same way."""
 
-import copy
 import hashlib
 import os
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -75,6 +74,17 @@ class Collection:
         """The files that hold one family."""
         return (self.root / family,)
 
+    def weight_files(self, record: Mapping[str, object]) -> tuple[Path, ...]:
+        """The files that one model is read from; of a folder, all that are in it.
+
+        A kept value is of their content: see gengap.tables.identity. By default what bears the
+        model's name, in a folder of its family or under the root; else the files of the family.
+        """
+        files, name = self.family_files(record["family"]), record["model_id"].rpartition("/")[2]
+        places = [*(file / name for file in files), self.root / record["model_id"]]
+        own = [place for place in places if place.exists()]
+        return tuple(own[:1]) or files
+
     def index(self) -> DataFrame:
         """One row per model, read without touching weights.
 
@@ -142,9 +152,9 @@ class Collection:
 
         Example: `zoo.select("family == 'mnist' and epoch == 86")`.
         """
-        chosen = copy.copy(self)
+        chosen = object.__new__(type(self))
+        chosen.__dict__.update(self.__dict__, _index=matching(self._index, query))
         chosen.__dict__.pop("_positions", None)
-        chosen.__dict__["_index"] = matching(self._index, query)
         return chosen
 
     def families(self) -> DataFrame:
@@ -158,6 +168,10 @@ class Collection:
 
     def _missing(self, family: str) -> list[Path]:
         return [file for file in self.family_files(family) if not file.exists()]
+
+    def __reduce__(self):
+        # A copy in another process reads index, networks and samples there.
+        return type(self), (str(self.root.absolute()), str(self.device))
 
     @property
     def table_name(self) -> str:

@@ -36,7 +36,9 @@ class Model:
         """Training inputs (N, C, H, W) float32 and labels (N,) int64, on the network's device.
 
         Read when first asked for, so that what needs only weights works without images.
-        Raises: NotAvailable where the collection has no training sample at hand.
+
+        Raises:
+            NotAvailable: where the collection has no training sample at hand.
         """
         return self.read_sample()
 

@@ -1,8 +1,8 @@
 """The competition's score of 96 networks against the literal program of the tests, and its null.
 
-Run: python tests/benchmarks/cmi.py [--permutations 1000]. A made-up task with the grid of Task 1: seven
-hyper-parameters, one of a single value. Both score the same measures from the same two JSON objects;
-preparing the task is counted. One thread: set OMP_NUM_THREADS=1.
+Run: python tests/benchmarks/cmi.py [--permutations 1000]. A made-up task with the grid of Task 1:
+seven hyper-parameters, one of a single value. Both score the same measures from the same two JSON
+objects; preparing the task is counted. One thread: set OMP_NUM_THREADS=1.
 """
 
 import argparse
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gengap.evaluation.analysis import conditional_mutual_information
-from gengap.evaluation.scores import cmi, random_scores, read_task
+from gengap.evaluation.scores import cmi, conditional_mutual_information, random_scores
+from gengap.evaluation.tasks import read_task
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from test_scores import grid, literal_score, predictions
@@ -50,9 +50,8 @@ def main():
     print(f"  of it the preparation   {1000 * prepare:9.1f} ms")
     print(f"one measure, prepared     {1000 * once:9.1f} ms, {literal / once:.0f} times as fast")
     each = null / permutations
-    print(
-        f"{permutations} permutations        {null:9.2f} s, {literal / each:.0f} times as fast a score"
-    )
+    times = literal / each
+    print(f"{permutations} permutations        {null:9.2f} s, {times:.0f} times as fast a score")
     print(f"difference of the scores  {abs(found - expected):9.1e}")
 
 

@@ -15,7 +15,7 @@ import time
 import torch
 
 from gengap.collection import usable_device
-from gengap.collections.demogen import in_fastest_format, nin, resnet32
+from gengap.collections.demogen_networks import in_fastest_format, nin, resnet32
 from gengap.measures.margins import margin_pass
 
 NETWORKS = {

@@ -1,4 +1,4 @@
-"""All spectra of a 15-layer network like GenProb's against what the released code does for the same.
+"""All spectra of a 15-layer network like GenProb's against what the released code does for them.
 
 Run: OMP_NUM_THREADS=1 python tests/benchmarks/spectra.py [--repeats 20]. The literal program
 decomposes each unfolding four times, in full and in float32, and searches its noise variance twice,

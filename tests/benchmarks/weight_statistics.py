@@ -1,7 +1,8 @@
-"""The zoo's per-layer statistics of 30,000 networks against `np.apply_along_axis` over the same ones.
+"""The zoo's statistics of the layers of 30,000 networks against `np.apply_along_axis` over them.
 
 Run: python tests/benchmarks/weight_statistics.py [--rows 30000]. Made-up weights in a file that is
-memory-mapped, as the published one; both read it once, one after the other, in one process of one thread.
+memory-mapped, as the published one; both read it once, one after the other, in one process of one
+thread.
 """
 
 import argparse

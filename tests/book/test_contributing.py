@@ -3,6 +3,7 @@
 import re
 import sys
 from types import ModuleType
+from xml.etree import ElementTree
 
 import nbformat
 import pandas as pd
@@ -18,7 +19,29 @@ from gengap.measures import MEASURES
 
 TEXT = (folders.repository() / "book" / "contributing.md").read_text()
 MEASURE, COLLECTION, REGISTERED, CHAPTER = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+SOURCES = folders.repository() / "src" / "gengap"
 [PROFILES] = re.findall(r"```yaml\n(.*?)```", TEXT, re.S)
+
+
+ROOMS = sorted(file.parent.name for file in SOURCES.glob("*/__init__.py"))
+GROUND = ["collection.py", "errors.py", "folders.py", "model.py"]
+
+
+def test_the_picture_and_the_page_show_every_room():
+    picture = ElementTree.parse(folders.repository() / "book" / "_static" / "house.svg")
+    drawn = {"".join(text.itertext()) for text in picture.iter("{http://www.w3.org/2000/svg}text")}
+    assert {f"{room}/" for room in ROOMS} | {*GROUND} <= drawn
+    [told] = re.findall(r":alt: (.*)", TEXT)
+    assert all(name in told for name in [*ROOMS, *GROUND])
+    assert all(re.search(rf"^`{room}/`\n: \w", TEXT, re.M) for room in ROOMS)
+
+
+def test_each_file_of_the_walk_is_there():
+    [walk] = re.findall(r"## What a newcomer touches\n(.*?)\n\n## ", TEXT, re.S)
+    named = re.findall(r"`((?:src|tests|notebooks|book)/[\w./]+|_toc\.yml)`", walk)
+    assert len(named) >= 7
+    assert all((folders.repository() / name).exists() for name in named)
+    assert all((SOURCES / name).is_file() for name in ("measures/__init__.py", "collection.py"))
 
 
 def executed(code, name="example"):

@@ -21,7 +21,9 @@ from pybtex.database import parse_file  # comes with jupyter-book
 from typer.main import get_command
 
 from gengap.book.chapters import chapter_names
-from gengap.cli import EVERY, ORIGINALS, RECIPES, app
+from gengap.cli import app
+from gengap.cli.collections import ORIGINALS, RECIPES
+from gengap.cli.tables import EVERY
 from gengap.collection import COLLECTIONS
 from gengap.folders import repository
 from gengap.studies.published import reported
@@ -184,7 +186,10 @@ def sources(code: str) -> list[str]:
 
 
 def test_mentions_of_papers_are_recognised():
-    text = "Source: Jiang et al. 2020 (PGDL), after Aithal, Kashyap and Subramanyam 2021; Kendall 1945."
+    text = (
+        "Source: Jiang et al. 2020 (PGDL), after Aithal, Kashyap and Subramanyam 2021;"
+        " Kendall 1945."
+    )
     found = mentions(text, bare=True)
     assert found == [
         ("Jiang", " et al.", "2020"),

@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+import zipfile
 from itertools import product
 
 import numpy as np
@@ -19,15 +20,14 @@ from gengap.collections.demogen import (
     DEMOGEN,
     SAFETENSORS,
     SPEC,
-    PadSame,
+    container_of,
     networks_of,
-    nin,
+    packed_weights,
     read_weights,
-    resnet32,
     tensorflow_names,
-    write_weights,
 )
-from gengap.formats.images import per_image_standardization
+from gengap.collections.demogen_networks import GroupNorm, PadSame, nin, resnet32
+from gengap.formats.images import per_image_standardization, write_idx_pair
 from gengap.formats.tf_checkpoint import read_checkpoint
 from gengap.measures.folding import folded
 from gengap.measures.margins import margin_distribution, total_variation
@@ -67,6 +67,19 @@ def expected(golden, model_id):
     values = np.load(golden / model_id / "expected.npz")
     inputs = torch.from_numpy(per_image_standardization(values["images"]))
     return values, inputs, torch.from_numpy(values["labels"])
+
+
+def write_weights(folder, network, architecture):
+    (folder / SAFETENSORS).write_bytes(packed_weights(network, architecture))
+
+
+def packed(folder):
+    """A network's folder becomes a container in its place."""
+    with zipfile.ZipFile(container_of(folder), "w", zipfile.ZIP_DEFLATED) as container:
+        for file in sorted(folder.iterdir()):
+            container.write(file, f"{folder.name}/{file.name}")
+    shutil.rmtree(folder)
+    return container_of(folder)
 
 
 def make_network(root, family, name, network, *, accuracy=0.75):
@@ -295,6 +308,46 @@ def test_a_damaged_record_is_named(tmp_path, content):
         DEMOGEN(tmp_path).index()
 
 
+# Containers
+
+
+def test_networks_in_containers_are_read_like_those_in_folders(tmp_path):
+    home = make_tree(tmp_path)
+    plain = gengap.open_collection("demogen", tmp_path)
+    folders = [home / model_id for model_id in plain.index()["model_id"]]
+    networks = [plain.load(model_id).network for model_id in plain.index()["model_id"]]
+    for folder in folders[1:]:  # one stays beside them as a folder
+        packed(folder)
+    again = gengap.open_collection("demogen", tmp_path)
+    assert again.index().equals(plain.index())
+    for model_id, network in zip(again.index()["model_id"], networks, strict=True):
+        found = again.load(model_id).network.state_dict()
+        assert all(torch.equal(found[name], t) for name, t in network.state_dict().items())
+    assert sum(file.suffix == ".zip" for file in (home / "NIN_CIFAR10").iterdir()) == 3
+
+
+@pytest.mark.parametrize("lost", ["train.json", "eval.json", SAFETENSORS])
+def test_a_container_that_lacks_a_file_is_left_out(tmp_path, lost):
+    folder = make_tree(tmp_path) / "NIN_CIFAR10" / "nin_wide_1.0x_bn_dropout_0.5__decay_0.001_1"
+    (folder / lost).unlink()
+    packed(folder)
+    with pytest.warns(UserWarning, match="NIN_CIFAR10: 1 of 4 networks are missing or incomplete"):
+        assert len(DEMOGEN(tmp_path).index()) == 3
+
+
+def test_a_damaged_container_is_named(tmp_path):
+    folder = make_tree(tmp_path) / "NIN_CIFAR10" / "nin_wide_1.0x_bn_dropout_0.5__decay_0.001_1"
+    container = packed(folder)
+    content = container.read_bytes()
+    container.write_bytes(content[:-30])
+    with pytest.raises(GengapError, match=f"{container.name} cannot be read"):
+        DEMOGEN(tmp_path).index()
+    middle = content.index(SAFETENSORS.encode()) + 1000  # of its deflated weights
+    container.write_bytes(content[:middle] + bytes(100) + content[middle + 100 :])
+    with pytest.raises(GengapError, match=f"{container.name}.*{SAFETENSORS} cannot be read"):
+        DEMOGEN(tmp_path).load(f"NIN_CIFAR10/{folder.name}")
+
+
 # Networks and weights
 
 
@@ -316,14 +369,14 @@ def test_padding_is_tensorflows_at_even_and_odd_sizes(size):
 
 def test_group_norm_is_pytorchs():
     torch.manual_seed(0)
-    ours = demogen.GroupNorm(64)
+    ours = GroupNorm(64)
     nn.init.normal_(ours.weight)
     nn.init.normal_(ours.bias)
     theirs = nn.GroupNorm(32, 64, eps=1e-6)
     theirs.load_state_dict(ours.state_dict())
     inputs = torch.randn(5, 64, 3, 4)
     torch.testing.assert_close(ours(inputs), theirs(inputs), rtol=1e-4, atol=1e-5)
-    assert demogen.GroupNorm(16).num_groups == 16
+    assert GroupNorm(16).num_groups == 16
 
 
 MADE = {
@@ -478,6 +531,23 @@ def test_without_images_the_sample_is_not_available(tmp_path, monkeypatch):
     collection = gengap.open_collection("demogen", tmp_path)
     with pytest.raises(NotAvailable, match="NIN_CIFAR10 has no training images: .*GENGAP_IMAGES"):
         assert collection.load(collection.index()["model_id"][0]).sample
+
+
+@pytest.mark.parametrize("place", [".", "NIN_FASHION_MNIST"])
+@pytest.mark.parametrize(("side", "framed"), [(28, 32), (14, 16)])
+def test_images_beside_the_networks_are_their_sample_whatever_their_size(
+    tmp_path, place, side, framed
+):
+    home = make_tree(tmp_path, "NIN_FASHION_MNIST")
+    images = np.random.default_rng(0).integers(0, 256, (3, side, side), dtype=np.uint8)
+    write_idx_pair(home / place / "fashion_mnist", "train", images, np.array([3, 1, 2]))
+    collection = gengap.open_collection("demogen", tmp_path)
+    inputs, labels = collection.load(collection.index()["model_id"][0]).sample
+    assert inputs.shape == (3, 3, framed, framed) and labels.tolist() == [3, 1, 2]
+    frame = (framed - side) // 2
+    inner = inputs[:, :, frame:-frame, frame:-frame].flatten(1)
+    grey = torch.from_numpy(images).flatten(1).repeat(1, 3).double()
+    assert np.corrcoef(inner[0], grey[0])[0, 1] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("made", [nin(8, True, 0.0, 10), resnet32(4, "batch", 10)])

@@ -4,10 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gengap.collection import COLLECTIONS, COLUMNS, FRACTIONS, default_root, open_collection
-from gengap.evaluation.judgement import last_epoch
-from gengap.measures import MEASURES
-from gengap.tables import values as table
+from gengap.collection import COLUMNS, FRACTIONS, open_collection
 
 # Models whose sample is all that they were trained on: their recorded accuracy must come out again.
 TRAINED_ON_THE_SAMPLE = {
@@ -18,7 +15,6 @@ TRAINED_ON_THE_SAMPLE = {
     "tiny": "family == 'left'",
 }
 CHECKED = 10
-QUICK = 2  # seconds: slower values are not computed again here
 
 
 @pytest.fixture
@@ -77,30 +73,3 @@ def test_the_index_is_read_without_touching_weights(every_collection, monkeypatc
     monkeypatch.setattr(fresh, "read_network", None)
     monkeypatch.setattr(fresh, "read_sample", None)
     assert fresh.index().equals(every_collection.index())
-
-
-@pytest.mark.parametrize("name", [name for name in COLLECTIONS if default_root(name).is_dir()])
-def test_the_shipped_table_has_every_measure_of_every_network_as_they_are_now(name):
-    """At the last epoch; a new measure is added by `gengap measure all`."""
-    collection = open_collection(name)
-    file = table.table_of(collection, table.default_store(collection))
-    rows = table._merged(collection, table._read_parquet(file))
-    assert not table._pending(last_epoch(collection.index()), MEASURES, rows, retry=False)
-
-
-@pytest.mark.parametrize("name", COLLECTIONS)
-def test_shipped_values_are_those_that_the_code_computes_now(name, offline):
-    collection = open_collection(name)
-    file = table.table_of(collection, table.default_store(collection))
-    if not file.exists():
-        pytest.skip(f"no table {file.name} is shipped: gengap measure {name}")
-    rows = table._read_parquet(file).query("note == ''")
-    rows = rows[rows["seconds"] < QUICK]
-    last = rows.groupby("family")["model_id"].last()
-    rows = rows[rows["model_id"].isin(last)]
-    if name == "cnnzoo":  # the others' images are not embedded
-        rows = rows[rows["family"] == "fashion_mnist"]
-    for model_id, values in rows.groupby("model_id"):
-        model = collection.load(model_id)
-        for measure, value in zip(values["measure"], values["value"], strict=True):
-            assert MEASURES[measure](model) == pytest.approx(value, rel=1e-4), measure

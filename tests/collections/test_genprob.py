@@ -15,14 +15,15 @@ import gengap
 from gengap import GengapError, NotAvailable
 from gengap.collections.genprob import (
     GenProb,
-    checkpoint_file,
+    checkpoint,
+    checkpoint_name,
     genprob_network,
     hyper_parameters,
     network_inputs,
     network_name,
     read_statistics,
-    write_checkpoint,
 )
+from gengap.formats.containers import Member, write_container
 from gengap.formats.images import write_idx_pair
 from gengap.measures.folding import folded
 from gengap.measures.norms import parameter_norm
@@ -56,13 +57,33 @@ def record(epoch: int, scale: float = 1.0) -> dict[str, float]:
     }
 
 
-def write(root, epochs=(0, 1), *, network=NETWORK, dataset="FashionMNIST", scale=1.0, **of):
-    """Checkpoints of one network, each with the statistics so far; returns the files."""
-    for epoch in epochs:
-        file = checkpoint_file(root, network, dataset, epoch)
-        records = {past: record(past, scale) for past in range(epoch + 1)}
-        write_checkpoint(file, of.get("state") or trained(seed=epoch).state_dict(), records)
-    return [checkpoint_file(root, network, dataset, epoch) for epoch in epochs]
+def checkpoint_file(root, network, dataset, epoch):
+    return root / checkpoint_name(network, dataset, epoch)
+
+
+def checkpoints(epochs=(0, 1), *, network=NETWORK, dataset="FashionMNIST", scale=1.0, state=None):
+    """Name and bytes of checkpoints of one network, each with the statistics so far."""
+    return {
+        checkpoint_name(network, dataset, epoch): checkpoint(
+            state or trained(seed=epoch).state_dict(),
+            {past: record(past, scale) for past in range(epoch + 1)},
+        )
+        for epoch in epochs
+    }
+
+
+def write(root, epochs=(0, 1), **of):
+    """`checkpoints` in files; returns the files."""
+    root.mkdir(exist_ok=True)
+    files = {root / name: content for name, content in checkpoints(epochs, **of).items()}
+    for file, content in files.items():
+        file.write_bytes(content)
+    return [*files]
+
+
+def write_table(file, rows):
+    file.parent.mkdir(exist_ok=True)
+    pd.DataFrame(rows).to_parquet(file, index=False)
 
 
 def save(file, state, epoch=0, **options):
@@ -133,7 +154,7 @@ def test_a_cell_adds_its_nodes_as_released():
     network = trained()
     cell, inputs = network.cell0, torch.randn(2, 8, 6, 6)
     with torch.no_grad():
-        part = {name: module for name, module in cell.named_children()}
+        part = dict(cell.named_children())
         first = part["RELUConvBN0"](inputs)
         second = part["RELUConvBN1"](inputs) + part["RELUConvBN2"](first)
         expected = part["shortcut"](inputs) + part["RELUConvBN4"](first)
@@ -224,7 +245,7 @@ def test_only_the_last_file_is_opened_where_it_has_all_epochs(tmp_path):
 def test_files_that_know_only_their_own_epoch_are_each_opened(tmp_path):
     for epoch in range(3):
         file = checkpoint_file(tmp_path, NETWORK, "FashionMNIST", epoch)
-        write_checkpoint(file, trained().state_dict(), {epoch: record(epoch)})
+        file.write_bytes(checkpoint(trained().state_dict(), {epoch: record(epoch)}))
     index = GenProb(tmp_path).index()
     assert list(index["train_accuracy"]) == [0.5, 0.51, 0.52]
 
@@ -404,7 +425,10 @@ def faults():
         "cannot be read",
         lambda file: (save(file, state), file.write_bytes(file.read_bytes()[:-9])),
     )
-    yield "no tensor, number or text", lambda file: torch.save({"state_dict_network": Hostile()}, file)
+    yield (
+        "no tensor, number or text",
+        lambda file: torch.save({"state_dict_network": Hostile()}, file),
+    )
     yield "performance_statistics", lambda file: torch.save({"state_dict_network": state}, file)
     yield "cannot be read", lambda file: torch.save([1, 2], file)
     yield "cannot be read", lambda file: save(file, state, statistics={"test_loss_epoch_0": "low"})
@@ -429,24 +453,94 @@ def test_weights_that_are_none_are_one_sentence(tmp_path, some_file, state):
         weights_of(tmp_path)
 
 
-def test_kept_tables_are_those_of_the_networks_of_the_index(tmp_path):
+def test_kept_spectra_are_those_of_the_networks_of_the_index(tmp_path):
     write(tmp_path, (0, 1))
     other = f"{FAMILY}/NIN00000_AdaM_lr_0.01_wd_0.0005/epoch_0"
     ids = [f"{FAMILY}/{NETWORK}/epoch_{epoch}" for epoch in range(3)]
     kept = pd.DataFrame({"model_id": [*ids, other], "rank": range(4)})
-    (tmp_path / FAMILY).mkdir()
-    kept.to_parquet(tmp_path / FAMILY / "spectra.parquet")
-    genprob = GenProb(tmp_path)
-    pd.testing.assert_frame_equal(genprob.kept_table("spectra"), kept.iloc[:3])
-    assert list(genprob.kept_table("epochs")["model_id"]) == []
+    write_table(tmp_path / FAMILY / "spectra.parquet", kept)
+    pd.testing.assert_frame_equal(GenProb(tmp_path).kept_table("spectra"), kept.iloc[:3])
+
+
+def test_kept_records_are_those_of_all_epochs_in_the_last_file(tmp_path):
+    write(tmp_path, [2])
+    zoo = GenProb(tmp_path)
+    kept = zoo.kept_table("epochs")
+    assert list(kept["epoch"]) == [0, 1, 2] and list(kept.columns) == list(zoo.index().columns)
+    assert list(kept["train_accuracy"]) == [0.5, 0.51, 0.52]
+    pd.testing.assert_frame_equal(kept.iloc[[2]].reset_index(drop=True), zoo.index())
+
+
+def test_a_selection_has_the_kept_tables_of_its_networks_alone(tmp_path):
+    write(tmp_path, [0])
+    write(tmp_path, [0], network=NETWORK.replace("01234", "00000"))
+    assert list(GenProb(tmp_path).select("hp_width_4 == 4").kept_table("epochs")["model_id"]) == [
+        f"{FAMILY}/{NETWORK}/epoch_0"
+    ]
+
+
+def test_published_networks_have_no_kept_spectra(tmp_path):
+    write(tmp_path)
+    assert list(GenProb(tmp_path).kept_table("spectra")["model_id"]) == []
 
 
 def test_a_damaged_kept_table_is_one_sentence_with_its_name(tmp_path):
     write(tmp_path)
     (tmp_path / FAMILY).mkdir()
-    (tmp_path / FAMILY / "epochs.parquet").write_bytes(b"no parquet")
-    with pytest.raises(GengapError, match="epochs.parquet cannot be read .*fetch it again"):
-        GenProb(tmp_path).kept_table("epochs")
+    (tmp_path / FAMILY / "spectra.parquet").write_bytes(b"no parquet")
+    with pytest.raises(GengapError, match="spectra.parquet cannot be read.*get it again"):
+        GenProb(tmp_path).kept_table("spectra")
+
+
+@pytest.fixture
+def container(tmp_path):
+    """A network after two epochs in a zip file, with a table of what training kept."""
+    rows, file = {"model_id": [f"{FAMILY}/{NETWORK}/epoch_0"], "rank": [3]}, tmp_path / "t.parquet"
+    write_table(file, rows)
+    members = checkpoints() | {f"{NETWORK}_spectra.parquet": file.read_bytes()}
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    write_container(packed / "one.zip", members)
+    return packed / "one.zip"
+
+
+def test_a_network_in_a_zip_file_is_read_as_one_beside_it(container, tmp_path):
+    write(tmp_path / "plain")
+    packed, plain = GenProb(container.parent), GenProb(tmp_path / "plain")
+    pd.testing.assert_frame_equal(packed.index(), plain.index())
+    for model_id in plain.index()["model_id"]:
+        found, expected = (zoo.load(model_id).network.state_dict() for zoo in (packed, plain))
+        assert same(found, expected)
+    assert list(packed.kept_table("spectra")["rank"]) == [3]
+    assert packed.family_files(FAMILY) == (container,)
+    assert [file.name for file in container.parent.iterdir()] == ["one.zip"]
+
+
+def test_a_zip_file_in_a_folder_gives_its_networks_the_name_of_the_folder(container, tmp_path):
+    model_id = GenProb(tmp_path).index()["model_id"].iloc[0]
+    assert model_id == f"{FAMILY}/packed/{NETWORK}/epoch_0"
+
+
+def test_a_damaged_zip_file_is_one_sentence_with_its_name(container):
+    container.write_bytes(container.read_bytes()[:-30])
+    with pytest.raises(GengapError, match="one.zip cannot be read, it is truncated or damaged"):
+        GenProb(container.parent).index()
+
+
+def test_a_damaged_member_is_one_sentence_with_its_name(tmp_path):
+    name = checkpoint_name(NETWORK, "FashionMNIST", 0)
+    write_container(tmp_path / "one.zip", {name: b"no checkpoint at all"})
+    with pytest.raises(GengapError, match=re.escape(f"one.zip/{name} cannot be read")):
+        GenProb(tmp_path).index()
+
+
+def test_equal_members_make_equal_bytes_and_a_smaller_file(tmp_path):
+    members = {"a": bytes(10_000), "b": b"text"}
+    for name in ("one.zip", "two.zip"):
+        write_container(tmp_path / name, members)
+    content = (tmp_path / "one.zip").read_bytes()
+    assert content == (tmp_path / "two.zip").read_bytes() and len(content) < 1000
+    assert Member(tmp_path / "one.zip", "b").read_bytes() == b"text"
 
 
 def test_a_network_with_images_has_measures_of_weights_and_of_outputs(tmp_path):

@@ -2,18 +2,15 @@
 
 import json
 
-import pandas as pd
 import pytest
 
 from gengap import GengapError
 from gengap.collections.participants import GRIDS, models_of, read_participants, write_participants
-from gengap.evaluation.analysis import (
-    added_value_table,
-    hyperparameter_baseline,
-    rank_correlations,
-    score_table,
-)
-from gengap.evaluation.scores import cmi, read_task, task_of
+from gengap.evaluation.baselines import BASELINE, added_value_table
+from gengap.evaluation.judgement import judged, rank_correlations
+from gengap.evaluation.scores import cmi
+from gengap.evaluation.tasks import official_task, read_task
+from gengap.studies.pgdl import by_model, official_scores
 from gengap.studies.published import reported
 
 
@@ -36,7 +33,8 @@ def written(tmp_path):
 
 def test_the_table_scores_as_officially_published_to_twelve_digits(real):
     table, index, _ = real
-    scores = score_table(table, index, scores=["cmi", "pearson"], samples=2, permutations=2)
+    scores = official_scores(by_model(table), index, samples=2, permutations=2)
+    scores = scores[(scores["measure"] != BASELINE) & scores["score"].isin(["cmi", "pearson"])]
     values = scores.pivot(index=["measure", "family"], columns="score", values="value")
     official = reported("pgdl_participants_scores").rename(columns={"task": "family"})
     found = official.join(values, on=["measure", "family"])
@@ -55,7 +53,7 @@ def test_the_index_knows_every_gap_and_some_accuracies(real):
     difference = known["train_accuracy"] - known["test_accuracy"]
     assert difference.to_numpy() == pytest.approx(known["gap"].to_numpy(), abs=1e-15)
     for task, rows in index.groupby("family"):
-        assert task_of(rows).gap == pytest.approx(read_task(specs[task]).gap, abs=1e-15)
+        assert official_task(rows).gap == pytest.approx(read_task(specs[task]).gap, abs=1e-15)
 
 
 def test_ids_name_the_hyper_parameters_of_the_real_models(real):
@@ -82,7 +80,7 @@ def test_what_is_written_is_read_again(written):
     ]
     assert index["model_id"].iloc[0] == "task1_v4/model_20"
     for task, rows in index.groupby("family"):
-        one, other = task_of(rows), read_task(specs[task])
+        one, other = official_task(rows), read_task(specs[task])
         assert (one.gap == other.gap).all()
         assert cmi(one.gap, one) == pytest.approx(cmi(other.gap, other), abs=1e-12)
         assert set(one.possible) == set(other.possible) == set(GRIDS[task])
@@ -91,12 +89,13 @@ def test_what_is_written_is_read_again(written):
 def test_every_analysis_takes_gaps_without_accuracies(written):
     table, index, _ = read_participants(written)
     assert index["train_accuracy"].isna().all()
-    both = pd.concat([table, hyperparameter_baseline(index)])
-    scores = score_table(both, index, scores=["kendall_tau"], samples=2, permutations=2)
+    values = by_model(table)
+    scores = judged(values, index, scores=["kendall_tau"], samples=2, permutations=2)
+    scores = scores[scores["measure"].isin(["square", BASELINE])]
     perfect = scores.loc[scores["measure"] == "square", "value"]
     assert perfect.to_numpy() == pytest.approx([1, 1])
     assert scores["value"].notna().all()
-    assert added_value_table(table, index, samples=10)["gain"].notna().all()
+    assert added_value_table(values, index, samples=10)["gain"].notna().all()
 
 
 def test_taus_with_the_gap_take_it_from_the_index(written):

@@ -10,29 +10,22 @@ import pytest
 from scipy import stats
 
 from gengap import GengapError
-from gengap.evaluation import judgement
-from gengap.evaluation.analysis import BASELINE, cross_validated_r2, r2
-from gengap.evaluation.judgement import (
+from gengap.evaluation import baselines as baselines_module
+from gengap.evaluation.baselines import (
+    BASELINE,
     BASELINES,
-    CRITERIA,
-    FOLDS,
-    PAIRS,
     TRAIN_ACCURACY,
     TRAIN_LOSS,
-    Sample,
     baselines,
-    hyperparameters,
     hyperparameters_alone,
-    judged,
-    last_epoch,
-    networks_of,
-    rank_stability,
-    rank_table,
-    ranks_of,
-    sign_errors,
-    summary,
 )
-from gengap.evaluation.scores import SCORES, task_of
+from gengap.evaluation.judgement import judged, summary
+from gengap.evaluation.ranking import rank_stability, rank_table
+from gengap.evaluation.regression import FOLDS, cross_validated_r2, r2
+from gengap.evaluation.reliability import RELIABLE
+from gengap.evaluation.samples import Sample
+from gengap.evaluation.scores import CRITERIA, cmi, sign_errors
+from gengap.evaluation.tasks import PAIRS, hyperparameters, last_epoch, official_task, task_of
 
 FEW = {"samples": 20, "permutations": 99}
 NO_ENVIRONMENT = (
@@ -70,10 +63,10 @@ def random_measure(index, seed, values=TIED):
     return np.random.default_rng(seed).integers(values, size=len(index)).astype(float)
 
 
-def drawn(networks, samples=8, seed=3):
-    n = len(networks.gap)
+def drawn(task, samples=8, seed=3):
+    n = len(task.gap)
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples)
-    return Sample(networks, draws.astype(float))
+    return Sample(task, draws.astype(float))
 
 
 def scored(found, score, measure="m"):
@@ -99,7 +92,7 @@ def counted(measure, index):
 @pytest.fixture(autouse=True)
 def small_forests(monkeypatch):
     """What hyper-parameters alone predict is not the subject of most tests, and takes most time."""
-    monkeypatch.setattr(judgement, "TREES", 10)
+    monkeypatch.setattr(baselines_module, "TREES", 10)
 
 
 @pytest.fixture(scope="module", params=["task1_v4", "task2_v1"])
@@ -125,20 +118,21 @@ def test_cmi_is_as_published_and_leaves_out_hyper_parameters_of_one_value(real):
     varied = index.drop(columns="hp_dense_width", errors="ignore")
     for name, values in measures.items():
         value = scored(found, "cmi", name)["value"]
-        assert value == pytest.approx(SCORES["cmi"](values.to_numpy(), task_of(varied)), abs=1e-12)
+        assert value == pytest.approx(cmi(values.to_numpy(), official_task(varied)), abs=1e-12)
         if varied.shape == index.shape:
             assert round(value, 12) == published.loc[name, "published_cmi"]
 
 
 @pytest.mark.parametrize("name", ["cmi", "kendall_tau", "granulated_tau"])
-def test_scores_on_drawn_networks_equal_those_of_the_competitions_module(real, name):
+def test_the_competitions_rules_change_no_score_of_a_plain_grid_drawn_or_whole(real, name):
     index, measures, _ = real
     index = index.drop(columns="hp_dense_width", errors="ignore")
-    sample = drawn(networks_of(index))
+    ours, official, score = task_of(index), official_task(index), CRITERIA[name].score
+    draws = drawn(ours).draws
     for values in measures.to_numpy().T:
-        ranks = ranks_of(values)
-        expected = np.nan_to_num(SCORES[name](ranks, task_of(index), sample.draws))  # a constant: 0
-        assert CRITERIA[name].score(sample, ranks) == pytest.approx(expected, abs=1e-12)
+        for one, other in ((ours, official), (Sample(ours, draws), Sample(official, draws))):
+            expected = score(values, other)
+            assert score(values, one) == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
 # Other libraries and plain loops
@@ -153,32 +147,32 @@ def test_correlations_equal_scipys_with_ties_and_on_copies_of_drawn_networks(
 ):
     index = grid_of(3, 2, 4, gap=np.random.default_rng(seed).integers(9, size=24))
     measure, score = random_measure(index, seed), CRITERIA[name].score
-    networks, gap = networks_of(index), index["gap"].to_numpy()
-    found = score(networks.itself, ranks_of(measure))
+    task, gap = task_of(index), index["gap"].to_numpy()
+    found = score(measure, task)
     assert found == pytest.approx(correlation(measure, gap).statistic, abs=1e-12)
-    sample = drawn(networks)
+    sample = drawn(task)
     expected = [
         correlation(*(np.repeat(part, draws.astype(int)) for part in (measure, gap))).statistic
         for draws in sample.draws
     ]
-    assert score(sample, ranks_of(measure)) == pytest.approx(expected, abs=1e-12)
+    assert score(measure, sample) == pytest.approx(expected, abs=1e-12)
 
 
 def test_r2_is_that_of_out_of_fold_least_squares_on_ranks():
     index = grid_of(3, 2, 5)
     measure = random_measure(index, 1) + 3 * index["gap"].to_numpy()
-    found = CRITERIA["r2"].score(networks_of(index, seed=4).itself, ranks_of(measure))
-    expected = cross_validated_r2(ranks_of(measure), index["gap"], folds=FOLDS, seed=4)
+    found = CRITERIA["r2"].score(measure, task_of(index, seed=4))
+    expected = cross_validated_r2(stats.rankdata(measure), index["gap"], folds=FOLDS, seed=4)
     assert found == pytest.approx(expected, abs=1e-12)
 
 
 def test_r2_of_drawn_networks_keeps_the_copies_of_one_in_the_same_fold():
     index = grid_of(3, 2, 5)
-    ranks, networks = ranks_of(random_measure(index, 1) + index["gap"]), networks_of(index)
-    sample, gap = drawn(networks), index["gap"].to_numpy()
-    for draws, found in zip(sample.draws, CRITERIA["r2"].score(sample, ranks), strict=True):
+    ranks, task = stats.rankdata(random_measure(index, 1) + index["gap"]), task_of(index)
+    sample, gap = drawn(task), index["gap"].to_numpy()
+    for draws, found in zip(sample.draws, CRITERIA["r2"].score(ranks, sample), strict=True):
         copies = np.repeat(np.arange(len(gap)), draws.astype(int))
-        folds, predicted = networks.folds.argmax(axis=1)[copies], np.empty(len(copies))
+        folds, predicted = task.in_fold[copies], np.empty(len(copies))
         for fold in range(FOLDS):
             rest = copies[folds != fold]
             line = np.polynomial.Polynomial.fit(ranks[rest], gap[rest], 1)
@@ -190,20 +184,20 @@ def test_r2_of_drawn_networks_keeps_the_copies_of_one_in_the_same_fold():
 def test_sign_errors_equal_a_loop_over_pairs_that_differ_in_one_hyper_parameter(copies):
     index = grid_of(3, 2, 4, 2, copies=copies)
     index["gap"] = index["gap"].round(2)
-    measure, networks = random_measure(index, 2), networks_of(index)
-    environments, ranks = counted(measure, index), ranks_of(measure)
+    measure, task = random_measure(index, 2), task_of(index)
+    environments = counted(measure, index)
     assert len(environments) == 3 + 1 + 6 + 1
     expected = [np.mean([error for *_, error in pairs]) for pairs in environments.values()]
-    assert sorted(sign_errors(networks.itself, ranks)[0]) == pytest.approx(sorted(expected))
+    assert sorted(sign_errors(measure, task)) == pytest.approx(sorted(expected))
     for name, whole in (("mean_sign_error", np.mean), ("worst_sign_error", np.max)):
-        assert CRITERIA[name].score(networks.itself, ranks) == pytest.approx(whole(expected))
+        assert CRITERIA[name].score(measure, task) == pytest.approx(whole(expected))
 
 
 def test_drawn_pairs_count_as_often_as_both_networks_were_drawn():
     index = grid_of(3, 2, 2, 2, copies=2)
     measure = random_measure(index, 2)
-    sample, environments = drawn(networks_of(index)), counted(measure, index)
-    for draws, found in zip(sample.draws, sign_errors(sample, ranks_of(measure)), strict=True):
+    sample, environments = drawn(task_of(index)), counted(measure, index)
+    for draws, found in zip(sample.draws, sign_errors(measure, sample), strict=True):
         expected = []
         for pairs in environments.values():
             copies = [error for i, j, error in pairs for _ in range(int(draws[i] * draws[j]))]
@@ -389,7 +383,7 @@ def test_hyper_parameters_drawn_at_random_have_no_pairs_but_halves():
         index[name] = random.uniform(1, 2, 24) * np.where(halves[name] == 1, 1e-1, 1e-3)
     measure = random_measure(index, 0, 100)
     found = judged(table_of(index, m=measure), index, **FEW)
-    expected = SCORES["cmi"](measure, task_of(halves))
+    expected = cmi(measure, official_task(halves))
     assert scored(found, "cmi")["value"] == pytest.approx(expected, abs=1e-12)
     for score in ("granulated_tau", "mean_sign_error", "worst_sign_error"):
         assert np.isnan(scored(found, score)["value"])
@@ -504,7 +498,7 @@ def test_hyperparameters_that_always_change_together_are_one_but_not_those_drawn
     grid["hp_of another layer"] = grid["hp_h0"] * 8 + 40
     assert list(hyperparameters(grid)) == ["hp_h0", "hp_h1", "hp_h2"]
     # With the twin counted, no two networks would differ in h0 alone.
-    assert set(networks_of(grid).neighbours[2]) == {0, 1, 2}
+    assert set(task_of(grid).neighbours[2]) == {0, 1, 2}
     generator = np.random.default_rng(0)
     random = index_of(generator.random(12), rate=generator.random(12), l2=generator.random(12))
     assert list(hyperparameters(random)) == ["hp_rate", "hp_l2"]
@@ -518,9 +512,46 @@ def test_a_summary_counts_families_and_takes_the_worst():
             "value": [0.5, -0.2, 0.1, np.nan, 0.9, 0.9],
             "p_adjusted": [0.01, 0.9, 0.2, np.nan, 0.0, np.nan],
             "gain_low": [0.1, -0.5, -0.1, np.nan, 0.5, 0.0],
+            "reliability": [RELIABLE, np.nan, 0.9, 0.9, 0.9, 0.9],
         }
     )
     found = summary(scores)
     assert list(found.index) == ["b", "a"]
-    assert found.loc["a"].to_list() == [2, 1, 1, 1, pytest.approx(0.15), -0.2]
-    assert found.loc["b"].to_list() == [1, 1, 0, 0, 0.1, 0.1]
+    assert found.loc["a"].to_list() == [2, 1, 1, 1, 1, pytest.approx(0.15), -0.2]
+    assert found.loc["b"].to_list() == [1, 1, 0, 0, 0, 0.1, 0.1]
+
+
+def test_families_whose_gap_is_mostly_noise_take_no_part_in_a_summary():
+    scores = pd.DataFrame({"measure": "a", "score": "kendall_tau", "value": [0.5, -0.2, 0.3]})
+    scores = scores.assign(p_adjusted=0.01, gain_low=0.1, reliability=[0.9, 0.49, np.nan])
+    found = summary(scores).loc["a"]
+    assert found[["families", "right_sign", "of_unknown_reliability"]].tolist() == [2, 2, 1]
+    assert found[["mean", "worst"]].tolist() == [pytest.approx(0.4), 0.3]
+
+
+def test_the_reliability_of_each_family_stands_beside_its_scores():
+    index, values = two_families()
+    index = index.assign(train_accuracy=0.9 + index["gap"] / 10, test_images=1000)
+    index["test_accuracy"] = index["train_accuracy"] - index["gap"]
+    index["train_images"] = np.where(index["family"] == "f", 500, np.nan)
+    found = judged(values, index, scores=["kendall_tau"], **FEW)
+    known = found.groupby("family")["reliability"].agg(["nunique", "min"])
+    assert known["nunique"].tolist() == [1, 0]
+    assert 0.9 < known.loc["f", "min"] < 1
+
+
+def test_copies_are_drawn_together():
+    gap = np.repeat(np.random.default_rng(0).normal(size=60), 2)  # twins are one observation
+    twins = index_of(gap, setting=np.repeat(np.arange(60.0), 2), copy=[0, 1] * 60)
+    measure = gap + np.repeat(np.random.default_rng(1).normal(size=60), 2)
+    options = {"scores": ["kendall_tau"], "samples": 400, "permutations": 1}
+    halves = twins.iloc[::2].drop(columns="hp_copy")
+    pair = [
+        judged(table_of(rows, m=measure[rows.index]), rows, **options)
+        for rows in (twins, halves, twins.drop(columns="hp_copy"))
+    ]
+    width = [
+        scored(found, "kendall_tau")["high"] - scored(found, "kendall_tau")["low"] for found in pair
+    ]
+    assert width[0] == pytest.approx(width[1], rel=0.15)
+    assert width[2] < 0.8 * width[1]

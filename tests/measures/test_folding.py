@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from gengap.errors import NotAvailable
 from gengap.measures.folding import folded, weight_matrices
 
 
@@ -55,3 +56,9 @@ def test_a_batch_norm_after_an_activation_is_a_layer_with_a_diagonal_matrix():
     kernel, scale = weight_matrices(folded(original))
     assert torch.equal(kernel, original.stage0.weight.flatten(1))
     assert torch.allclose(scale, torch.diag(norm.weight / (norm.running_var + norm.eps).sqrt()))
+
+
+def test_a_batch_norm_of_each_batch_is_not_folded():
+    modules = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, track_running_stats=False), nn.Flatten()
+    with pytest.raises(NotAvailable, match="without moving statistics"):
+        folded(network(*modules))

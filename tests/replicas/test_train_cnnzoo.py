@@ -17,13 +17,14 @@ import gengap
 from gengap.collections import cnnzoo as loader
 from gengap.collections.cnnzoo import LAYOUT, PARAMETERS
 from gengap.replicas import cnnzoo as trainer
+from gengap.replicas import cnnzoo_training as training
 
 EPOCHS = 2
 
 
 @pytest.fixture
 def images(image_root):
-    return [trainer._images("mnist", split, image_root, "cpu") for split in ("train", "test")]
+    return [trainer.read_split("mnist", split, image_root, "cpu") for split in ("train", "test")]
 
 
 def configurations(rows: list[dict]) -> pd.DataFrame:
@@ -47,7 +48,10 @@ def test_hyper_parameters_span_the_published_ranges():
     assert drawn["dropout"].min() < 0.01 and drawn["dropout"].max() > 0.69
     middle = np.sqrt(5e-4 * 5e-2)  # log-uniform: half lies below the geometric mean
     assert 0.45 < (drawn["learning_rate"] < middle).mean() < 0.55
-    assert set(drawn["train_fraction"]) == {0.1, 0.25, 0.5, 1.0}
+    shares = drawn["train_fraction"].value_counts(normalize=True)
+    assert shares.to_dict() == pytest.approx(
+        {0.1: 0.65, 0.25: 0.25, 0.5: 0.07, 1.0: 0.03}, abs=0.04
+    )
     assert set(drawn["activation"]) == {"relu", "tanh"}
     assert set(drawn["optimizer"]) == {"adam", "sgd", "rmsprop"}
     assert drawn["w_init"].nunique() == 5
@@ -100,15 +104,15 @@ def test_orthogonal_kernels_have_orthonormal_columns():
     "name, reference",
     [
         ("sgd", lambda p: torch.optim.SGD(p, lr=0.01)),
-        ("rmsprop", lambda p: torch.optim.RMSprop(p, lr=0.01, alpha=0.9, eps=trainer.EPSILON)),
+        ("rmsprop", lambda p: torch.optim.RMSprop(p, lr=0.01, alpha=0.9, eps=training.EPSILON)),
         # Keras adds epsilon before the correction of bias: invisible at gradients of this size.
-        ("adam", lambda p: torch.optim.Adam(p, lr=0.01, eps=trainer.EPSILON)),
+        ("adam", lambda p: torch.optim.Adam(p, lr=0.01, eps=training.EPSILON)),
     ],
 )
 def test_each_optimizer_of_a_mixed_stack_steps_as_torchs_own(name, reference):
     kinds = ["sgd", "rmsprop", "adam"]
     rows = pd.DataFrame({"optimizer": kinds, "learning_rate": 0.01})
-    optimizer = trainer.StackedOptimizer(rows, "cpu")
+    optimizer = training.StackedOptimizer(rows, "cpu")
     stacked = torch.randn(3, PARAMETERS, generator=torch.Generator().manual_seed(0))
     single = stacked[kinds.index(name)].clone().requires_grad_()
     theirs = reference([single])
@@ -124,7 +128,7 @@ def test_each_optimizer_of_a_mixed_stack_steps_as_torchs_own(name, reference):
 def test_stacked_logits_are_those_of_each_network(images):
     weights = torch.randn(3, PARAMETERS, generator=torch.Generator().manual_seed(0)) * 0.2
     inputs = images[1].inputs[:50]
-    stacked = trainer.stacked_logits(weights, inputs, torch.tanh)
+    stacked = training.stacked_logits(weights, inputs, torch.tanh)
     for row, logits in zip(weights, stacked):
         network = loader.small_cnn("tanh").eval()
         network.load_state_dict(loader.state_dict(row.numpy()))
@@ -132,7 +136,7 @@ def test_stacked_logits_are_those_of_each_network(images):
 
 
 def test_dropout_keeps_the_mean_and_drops_at_each_networks_rate():
-    masks = trainer.DropoutMasks([0.0, 0.25, 0.7], "cpu", seed=0, epoch=1)((100, 3, 16, 13, 13))
+    masks = training.DropoutMasks([0.0, 0.25, 0.7], "cpu", seed=0, epoch=1)((100, 3, 16, 13, 13))
     torch.testing.assert_close(masks[:, 0], torch.ones(100, 16, 13, 13))
     dropped = (masks == 0).float().mean(dim=(0, 2, 3, 4))
     np.testing.assert_allclose(dropped, [0, 0.25, 0.7], atol=0.01)
@@ -141,24 +145,53 @@ def test_dropout_keeps_the_mean_and_drops_at_each_networks_rate():
 
 def test_l2_decays_kernels_and_leaves_biases():
     rows = pd.DataFrame({"l2reg": [0.5, 0.01]})
-    decay = trainer._kernel_decay(rows, "cpu")
+    decay = training._kernel_decay(rows, "cpu")
     assert decay[0, 20] == 1.0 and decay[1, 200] == pytest.approx(0.02)
     assert not decay[:, :16].any() and not decay[:, 4800:4810].any()
 
 
-def test_a_network_comes_out_the_same_whatever_stack_it_trains_in(images):
+KINDS = [training.TorchStack, training.CompiledStack]
+
+
+def train_stack(rows, images, checkpoints, kind):
+    start = trainer.draw_stack(rows, seed=0)
+    return training.train_stack(rows, start, *images, checkpoints=checkpoints, seed=0, kind=kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_network_comes_out_the_same_whatever_stack_it_trains_in(images, kind):
     same = {"activation": "relu", "train_fraction": 0.5}
     rows = configurations([same | {"optimizer": o} for o in ("sgd", "adam", "rmsprop")])
-    together = trainer.train_stack(rows, *images, checkpoints=[EPOCHS], seed=0)[0]
+    together = train_stack(rows, images, [EPOCHS], kind)[0]
     for i in range(3):
-        alone = trainer.train_stack(rows.iloc[[i]], *images, checkpoints=[EPOCHS], seed=0)[0]
-        np.testing.assert_allclose(together["weights"][i], alone["weights"][0], atol=1e-4)
+        alone = train_stack(rows.iloc[[i]], images, [EPOCHS], kind)[0]
+        np.testing.assert_allclose(
+            together["weights"][i], alone["weights"][0], rtol=2**-7, atol=1e-4
+        )
 
 
-def test_training_learns(images):
+def test_torch_and_the_compiled_network_train_alike_without_dropout(images):
+    """Rounding apart, and what steps make of it."""
+    same = {"activation": "tanh", "train_fraction": 1.0, "dropout": 0.0, "optimizer": "sgd"}
+    rows = configurations([same | {"learning_rate": 0.05, "w_init": "he_normal"}])
+    torchs, ours = [train_stack(rows, images, [0, 5], kind)[1] for kind in KINDS]
+    np.testing.assert_allclose(torchs["weights"], ours["weights"], rtol=2**-7, atol=1e-4)
+    assert ours["test_accuracy"] == pytest.approx(torchs["test_accuracy"], abs=0.01)
+
+
+def test_checkpoints_are_rounded_and_training_goes_on_from_the_weights_as_they_are(images):
+    rows = configurations([{"activation": "relu", "train_fraction": 1.0, "optimizer": "sgd"}])
+    with_others = train_stack(rows, images, [0, 1, 2], training.CompiledStack)
+    alone = train_stack(rows, images, [2], training.CompiledStack)
+    assert all(not (c["weights"].view(np.uint32) & 0xFFFF).any() for c in with_others)
+    np.testing.assert_array_equal(with_others[-1]["weights"], alone[-1]["weights"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_learns(images, kind):
     row = {"activation": "relu", "train_fraction": 1.0, "optimizer": "adam", "dropout": 0.0}
     rows = configurations([row | {"learning_rate": 0.01, "w_init": "he_normal", "l2reg": 1e-8}])
-    first, last = trainer.train_stack(rows, *images, checkpoints=[0, 8], seed=0)
+    first, last = train_stack(rows, images, [0, 8], kind)
     assert first["test_accuracy"] < 0.3 and last["test_accuracy"] > 0.9
 
 
@@ -173,11 +206,11 @@ def test_a_trained_zoo_reproduces_its_recorded_metrics_through_the_loader(image_
     index = zoo.index()
     assert list(index["epoch"]) == [0, 1, 2, 0, 1, 2, 2, 2]
     train_images, test_images = [
-        trainer._images("mnist", split, image_root, "cpu") for split in ("train", "test")
+        trainer.read_split("mnist", split, image_root, "cpu") for split in ("train", "test")
     ]
     for model_id in index["model_id"]:
         model = zoo.load(model_id)
-        seen = train_images.first(model.record["hp_train_fraction"])
+        seen = train_images[: round(len(train_images.labels) * model.record["hp_train_fraction"])]
         for split, name in ((seen, "train"), (test_images, "test")):
             with torch.no_grad():
                 logits = model.network(split.inputs)
@@ -187,16 +220,89 @@ def test_a_trained_zoo_reproduces_its_recorded_metrics_through_the_loader(image_
             assert float(loss) == pytest.approx(model.record[f"{name}_loss"], rel=1e-5)
 
 
-def test_a_diverged_network_is_left_out_of_the_published_files(image_root, tmp_path):
-    train(image_root, tmp_path / "mnist", networks=3, all_checkpoints=0)
-    file = tmp_path / "mnist" / "networks" / "000001.npz"
-    with np.load(file) as saved:
-        rows = dict(saved)
-    rows["weights"][0, 9] = np.nan
-    np.savez(file, **rows)
-    train(image_root, tmp_path / "mnist", networks=3, all_checkpoints=0)
+def leave_network(out, number, value=0.0):
+    """The file of a finished network, at epochs 0 and 2; `value` is one of its last weights."""
+    weights = np.full((2, PARAMETERS), number, np.float32)
+    weights[1, 9] = value
+    metrics = {name: np.full(2, 0.5) for name in loader.METRICS} | {"step": np.array([0, 2])}
+    file = trainer._file(out, number)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(file, weights=weights, **metrics)
+
+
+def test_rows_of_a_diverged_network_are_left_out_of_its_part(tmp_path):
+    for number, value in enumerate([0.0, np.nan, 0.0]):
+        leave_network(tmp_path / "mnist", number, value)
+    trainer.pack(tmp_path / "mnist", trainer.draw_configurations("mnist", 3, EPOCHS, seed=0))
     index = gengap.open_collection("cnnzoo", root=tmp_path).index()
-    assert list(index["run"]) == ["mnist/000000", "mnist/000002"]
+    assert list(index["run"]) == [f"mnist/{i:06d}" for i in (0, 0, 1, 2, 2)]
+    assert list(index["epoch"]) == [0, 2, 0, 0, 2]
+
+
+def test_a_part_is_written_once_when_its_networks_are_finished_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "PART", 2)
+    out, rows = tmp_path / "mnist", trainer.draw_configurations("mnist", 5, EPOCHS, seed=0)
+    for number in (0, 2, 3):
+        leave_network(out, number)
+    trainer.pack(out, rows)
+    assert not list(out.glob("*.zip"))  # the second part is complete, but waits for the first
+    leave_network(out, 1)
+    trainer.pack(out, rows)
+    names = ["part_000000-000001.zip", "part_000002-000003.zip"]
+    assert sorted(file.name for file in out.glob("*.zip")) == names
+    assert not list((out / "networks").iterdir())
+    first = {file: file.stat().st_mtime_ns for file in out.glob("*.zip")}
+    leave_network(out, 0)  # as a kill between writing the part and removing the file leaves it
+    leave_network(out, 4)
+    trainer.pack(out, rows)
+    assert first.items() <= {file: file.stat().st_mtime_ns for file in out.glob("*.zip")}.items()
+    assert (out / "part_000004-000004.zip").exists()
+    assert not list((out / "networks").iterdir())
+    zoo = gengap.open_collection("cnnzoo", root=tmp_path)
+    weights = zoo.weights(zoo.index().iloc[::-1])
+    assert list(weights[:, 0]) == [4, 4, 3, 3, 2, 2, 1, 1, 0, 0]
+
+
+def test_the_same_networks_give_the_same_bytes(tmp_path):
+    rows, found = trainer.draw_configurations("mnist", 1, EPOCHS, seed=0), []
+    for name in ("one", "two"):
+        leave_network(tmp_path / name, 0)
+        trainer.pack(tmp_path / name, rows)
+        found.append((tmp_path / name / "part_000000-000000.zip").read_bytes())
+    assert found[0] == found[1]
+
+
+def index_of(networks: dict[str, int], epochs=trainer.CHECKPOINTS, **changed) -> pd.DataFrame:
+    """As of a collection in which every fourth network is at chance."""
+    parts = []
+    for family, count in networks.items():
+        drawn = trainer.draw_configurations(family, count, 86, seed=0).add_prefix("hp_")
+        drawn = drawn.assign(family=family, run=range(count), test_accuracy=0.5)
+        drawn.loc[::4, "test_accuracy"] = 0.109
+        parts += [drawn.assign(epoch=epoch) for epoch in epochs]
+    return pd.concat(parts, ignore_index=True).assign(**changed)
+
+
+def test_hallmarks_are_met_by_the_recipe():
+    table = trainer.hallmarks(index_of(trainer.WANTED_NETWORKS)).set_index("hallmark")
+    assert table["met"].all()
+    assert table.loc["mnist: networks", "found"] == "150"
+    assert table.loc["fashion_mnist: share at chance", "found"] == "0.250"
+
+
+@pytest.mark.parametrize(
+    "changed, failing",
+    [
+        ({"networks": {"mnist": 150}}, ["fashion_mnist: networks", "cifar10: checkpoints"]),
+        ({"epochs": [0, 1, 2, 3, 5]}, ["mnist: checkpoints"]),
+        ({"hp_learning_rate": 0.1}, ["sampling ranges"]),
+        ({"hp_train_fraction": 0.3}, ["train_fraction and its weights"]),
+    ],
+)
+def test_a_hallmark_that_is_not_met_is_told(changed, failing):
+    index = index_of(**({"networks": trainer.WANTED_NETWORKS} | changed))
+    table = trainer.hallmarks(index).set_index("hallmark")
+    assert not table.loc[failing, "met"].any()
 
 
 def test_another_zoo_in_the_same_folder_is_refused(image_root, tmp_path):
@@ -242,7 +348,7 @@ def test_killing_the_training_at_random_moments_loses_no_finished_network(image_
     assert len(kept) < 6  # the kills came before the end
     assert subprocess.run(command, env=environment).returncode == 0
     train(image_root, whole)
-    for name in ("weights.npy", "metrics.csv.gz", "layout.csv"):
-        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    name = "part_000000-000005.zip"
+    assert (out / name).read_bytes() == (whole / name).read_bytes()
     leftovers = [f.name for f in (out / "networks").iterdir() if f.name.startswith(".")]
     assert len(leftovers) <= kills * 2  # temporary names of killed writers, never read

@@ -2,17 +2,20 @@
 
 import json
 import warnings
+from itertools import product
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 import gengap
 from gengap.errors import GengapError
-from gengap.formats.images import load_images
+from gengap.formats.images import load_images, per_image_standardization
 from gengap.replicas import demogen as trainer
-from gengap.replicas.demogen import RECIPES, Split, fit, initialized, shifted_and_mirrored
+from gengap.replicas.demogen import RECIPES, fit, initialized, split_of
 
 FAMILY, OTHER = RECIPES
 SETTINGS = {
@@ -50,7 +53,7 @@ def opened(trained):
 @pytest.fixture
 def train_split(image_root):
     images, labels = load_images("fashion_mnist", "train", root=image_root)
-    return Split(torch.from_numpy(trainer.like_cifar(images[:100])), torch.from_numpy(labels[:100]))
+    return split_of(images[:100], labels[:100], "cpu")
 
 
 def test_the_nin_grid_is_the_published_one():
@@ -62,11 +65,12 @@ def test_the_nin_grid_is_the_published_one():
 def test_a_trained_family_reproduces_its_records_on_the_images_beside_it(opened, image_root):
     index = opened.index()
     assert list(index["family"].value_counts()[[FAMILY, OTHER]]) == [2, 2]
-    images, labels = load_images("fashion_mnist", "test", root=image_root)
-    inputs = trainer.standardized(torch.from_numpy(trainer.like_cifar(images)), torch.device("cpu"))
     for model in map(opened.load, index["model_id"]):
-        assert len(model.sample[0]) == trainer.IMAGES
-        for x, y, split in ((*model.sample, "train"), (inputs, torch.from_numpy(labels), "test")):
+        family = model.record["family"]
+        assert len(model.sample[0]) == RECIPES[family].images
+        job = trainer.Job(family, image_root, 1, "cpu", 42, image_root)
+        test = trainer.split_of(*trainer.family_images(job, "test"), "cpu").images
+        for x, y, split in ((*model.sample, "train"), (test.inputs, test.labels, "test")):
             with torch.no_grad():
                 logits = model.network(x)
             accuracy = float((logits.argmax(dim=1) == y).double().mean())
@@ -75,14 +79,10 @@ def test_a_trained_family_reproduces_its_records_on_the_images_beside_it(opened,
             assert loss == pytest.approx(model.record[f"{split}_loss"], rel=1e-5)
 
 
-def test_both_families_share_one_spec_and_one_set_of_images(trained):
+def test_both_families_share_one_spec_and_each_has_its_images(trained):
     spec = json.loads((trained / "all_model_spec.json").read_text())
     assert spec == {name: recipe.grid for name, recipe in RECIPES.items()}
-    assert {path.name for path in trained.iterdir()} == {
-        *RECIPES,
-        "all_model_spec.json",
-        "fashion_mnist",
-    }
+    assert {path.name for path in trained.iterdir()} == {*RECIPES, "all_model_spec.json"}
 
 
 def test_a_resumed_run_trains_what_is_missing_and_gives_the_same_networks(
@@ -90,12 +90,12 @@ def test_a_resumed_run_trains_what_is_missing_and_gives_the_same_networks(
 ):
     first = next(iter(trainer.networks_of(FAMILY, RECIPES[FAMILY].grid)))[0]
     train(image_root, tmp_path, networks=1)
-    kept = (tmp_path / FAMILY / first / "train.json").stat().st_mtime_ns
+    kept = (tmp_path / FAMILY / f"{first}.zip").stat().st_mtime_ns
     train(image_root, tmp_path)
-    assert (tmp_path / FAMILY / first / "train.json").stat().st_mtime_ns == kept
-    for file in (tmp_path / FAMILY).rglob("*.*"):
-        if file.is_file():
-            assert file.read_bytes() == (trained / file.relative_to(tmp_path)).read_bytes(), file
+    assert (tmp_path / FAMILY / f"{first}.zip").stat().st_mtime_ns == kept
+    assert len(list((tmp_path / FAMILY).glob("*.zip"))) == 2
+    for file in filter(Path.is_file, (tmp_path / FAMILY).rglob("*")):
+        assert file.read_bytes() == (trained / file.relative_to(tmp_path)).read_bytes(), file
 
 
 def test_a_folder_of_other_settings_is_refused(trained, image_root):
@@ -111,25 +111,62 @@ def test_missing_images_are_one_sentence_before_any_process_starts(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_images_are_moved_by_up_to_four_pixels_and_half_of_them_mirrored():
-    torch.manual_seed(0)
-    image = torch.zeros(32, 32, 3, dtype=torch.uint8)
-    image[10, 6] = torch.tensor([1, 2, 3], dtype=torch.uint8)
-    changed = shifted_and_mirrored(image.repeat(500, 1, 1, 1))
-    assert changed.shape == (500, 32, 32, 3) and changed.dtype == torch.uint8
-    assert (changed.sum(dim=(1, 2)) == torch.tensor([1, 2, 3])).all()  # one pixel, its colour kept
-    _, rows, columns, _ = torch.nonzero(changed, as_tuple=True)
-    assert set(rows.tolist()) == set(range(10 - 4, 10 + 5))
-    mirrored = columns > 16
-    assert set(columns[~mirrored].tolist()) == set(range(6 - 4, 6 + 5))
-    assert set(columns[mirrored].tolist()) == set(range(25 - 4, 25 + 5))
-    assert 0.4 < mirrored.double().mean() < 0.6
+@pytest.mark.parametrize(("side", "shift"), [(32, 4), (16, 2)])
+def test_augmented_inputs_are_standardized_after_they_move(side, shift, monkeypatch):
+    seen, original = [], trainer.shifted_and_mirrored
+
+    def watched(pixels, *, shift):
+        seen.append((shift, original(pixels, shift=shift)))
+        return seen[0][1]
+
+    monkeypatch.setattr(trainer, "shifted_and_mirrored", watched)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, side, side, 3), dtype=np.uint8)
+    found = trainer.augmented(torch.from_numpy(pixels).movedim(-1, 1).float())
+    assert seen[0][0] == shift
+    moved = seen[0][1].movedim(1, -1).numpy().astype(np.uint8)
+    np.testing.assert_allclose(found, per_image_standardization(moved), rtol=1e-4, atol=1e-5)
 
 
-def test_what_moves_in_from_outside_is_black():
+def test_images_are_standardized_as_the_collection_does():
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+    pixels[:2] = 7
+    pixels[1, 0, 0, 0] = 8  # a deviation below the least that is divided by
+    found = trainer.standardized(torch.from_numpy(pixels).movedim(-1, 1).float())
+    np.testing.assert_allclose(found, per_image_standardization(pixels), rtol=1e-4, atol=1e-5)
+
+
+def test_a_familys_images_lie_off_centre_half_are_mirrored_and_they_never_change(image_root):
+    job = trainer.Job(FAMILY, image_root, 1, "cpu", 42, image_root)
     torch.manual_seed(0)
-    changed = shifted_and_mirrored(torch.full((50, 32, 32, 3), 7, dtype=torch.uint8))
-    assert set(changed.unique().tolist()) == {0, 7}
+    before = torch.random.get_rng_state()
+    found, labels = trainer.family_images(job, "train")
+    assert torch.equal(before, torch.random.get_rng_state())
+    again, _ = trainer.family_images(job, "train")
+    plain, known = load_images("fashion_mnist", "train", root=image_root)
+    assert np.array_equal(found, again) and found.shape == (RECIPES[FAMILY].images, 28, 28)
+    assert np.array_equal(labels, known[: len(labels)])
+    placed = [place_of(moved, image) for moved, image in zip(found, plain)]
+    downs, rights, mirrored = zip(*placed)
+    assert set(downs) == set(rights) == set(range(-trainer.MOVED, trainer.MOVED + 1))
+    assert 0.4 < np.mean(mirrored) < 0.6
+
+
+def place_of(moved, image):
+    """By how much an image was moved down and right, and whether it was mirrored."""
+    reach = trainer.MOVED
+    inner = slice(reach, -reach)
+    for down, right in product(range(-reach, reach + 1), repeat=2):
+        for mirrored in (False, True):
+            whole = np.roll(image[:, ::-1] if mirrored else image, (down, right), (0, 1))
+            if np.array_equal(whole[inner, inner], moved[inner, inner]):
+                return down, right, mirrored
+    raise AssertionError("the image is not the other one, moved")
+
+
+def test_halved_images_are_means_of_four_pixels():
+    pixels = np.arange(32, dtype=np.uint8).reshape(2, 4, 4)
+    expected = [[[2, 4], [10, 12]], [[18, 20], [26, 28]]]  # halves round to even
+    np.testing.assert_array_equal(trainer.halved(pixels), expected)
 
 
 @pytest.mark.parametrize("family", RECIPES)
@@ -175,14 +212,76 @@ def test_the_rate_falls_for_the_last_quarter_and_weights_decay(monkeypatch, trai
     assert steps == 4 * 2 and np.allclose(seen[1:], [0.01] * 6 + [0.001] * 2)
 
 
+def test_training_ends_where_the_rounded_network_fits(monkeypatch, train_split):
+    monkeypatch.setattr(trainer, "LEAST_EPOCHS", 4)
+    monkeypatch.setattr(trainer, "CHECKED", 2)
+    answers = iter([False, True])
+    monkeypatch.setattr(trainer, "fits", lambda *_: next(answers))
+    assert fit(initialized(FAMILY, SETTINGS), train_split, SETTINGS, epochs=20) == 6 * 2
+
+
+def test_a_network_fits_by_its_rounded_weights_and_goes_on_with_its_own(monkeypatch, train_split):
+    torch.manual_seed(0)
+    network = initialized(FAMILY, SETTINGS)
+    weights = [weight.clone() for weight in network.parameters()]
+    network.eval()
+    images = train_split.images
+    with torch.no_grad():
+        rounded = trainer.copy.deepcopy(network)
+        trainer.round_weights(rounded)
+        answers = rounded(images.inputs).argmax(dim=1)
+    right = trainer.Images(images.inputs, answers)
+    assert trainer.fits(network, right)
+    wrong = answers.clone()
+    wrong[:2] = (wrong[:2] + 1) % 10
+    assert not trainer.fits(network, trainer.Images(images.inputs, wrong))  # .98
+    assert all(torch.equal(w, v) for w, v in zip(weights, network.parameters(), strict=True))
+
+
 def test_augmented_training_sees_changed_images(monkeypatch, train_split):
-    seen = []
-    original = trainer.shifted_and_mirrored
-    monkeypatch.setattr(
-        trainer, "shifted_and_mirrored", lambda images: seen.append(len(images)) or original(images)
-    )
+    seen, original = [], trainer.augmented
+    monkeypatch.setattr(trainer, "augmented", lambda x: seen.append(len(x)) or original(x))
     network = initialized(FAMILY, SETTINGS)
     fit(network, train_split, SETTINGS, epochs=1)
     assert seen == []
     fit(network, train_split, SETTINGS | {"hp_augmentation": True}, epochs=1)
     assert seen == [50, 50]
+
+
+def test_shipped_weights_have_eight_bits_of_mantissa(opened):
+    for model_id in opened.index()["model_id"]:
+        for tensor in opened.load(model_id).network.state_dict().values():
+            assert not tensor.is_floating_point() or torch.equal(tensor, tensor.bfloat16().float())
+
+
+def made_index():
+    """The hallmarks of this index are all met."""
+    nins = pd.DataFrame({"family": FAMILY, "train_accuracy": [1.0] * 90 + [0.6] * 126})
+    nins["test_accuracy"] = [0.7, 0.85] * 45 + [0.59] * 126
+    resnets = pd.DataFrame({"family": OTHER, "train_accuracy": [0.99, 0.9] * 24})
+    resnets["test_accuracy"], resnets["hp_learning_rate"] = 0.7, [0.1] * 24 + [0.01] * 24
+    return pd.concat([nins, resnets], ignore_index=True)
+
+
+def test_hallmarks_are_met_by_networks_like_the_published_ones():
+    found = trainer.hallmarks(made_index())
+    assert list(found) == ["hallmark", "wanted", "found", "met"]
+    assert found["met"].all() and len(found) == 10
+    values = found.set_index("hallmark")["found"]
+    assert values["share of NiNs that fit"] == pytest.approx(90 / 216)
+    assert values["range of gaps of NiNs that fit"] == pytest.approx(0.15)
+    assert values["share of ResNets that fit"] == 0.5
+
+
+def test_hallmarks_that_are_missed_are_named():
+    index = made_index()
+    index.loc[index["family"] == OTHER, "hp_learning_rate"] = 0.1
+    index.loc[:15, "train_accuracy"] = 0.9
+    found = trainer.hallmarks(index)
+    assert list(found["hallmark"][~found["met"]]) == [
+        "share of NiNs that fit",
+        "NiNs that fit",
+        "learning rates of ResNets",
+    ]
+    alone = trainer.hallmarks(index[index["family"] == FAMILY])
+    assert not alone["met"][alone["hallmark"].str.contains("ResNets")].any()

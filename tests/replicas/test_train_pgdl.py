@@ -1,4 +1,4 @@
-"""The trainer of PGDL's tasks: architectures, recorded metrics, kills, the published layout."""
+"""The trainer of PGDL's tasks: recorded metrics, kills, hallmarks, the published layout."""
 
 import json
 import os
@@ -11,15 +11,16 @@ import zipfile
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 import gengap
-from gengap.formats.keras import network_from_config
 from gengap.replicas import pgdl as trainer
+from gengap.replicas.training import Images, evaluate, train_epoch
 
-TASK = "vgg_fashion_mnist"
+TASK = "task1_fashion_mnist"
 
 
 def train(image_root, out, *, networks=2, **settings):
@@ -32,63 +33,86 @@ def trained(image_root, tmp_path_factory):
     return train(image_root, tmp_path_factory.mktemp("pgdl"))
 
 
-@pytest.mark.parametrize("task", trainer.TASKS)
-def test_a_task_is_a_full_grid_of_at_least_32_networks(task):
-    settings = trainer.TASKS[task].settings()
-    assert len(settings) >= 32
-    assert len({tuple(row.items()) for row in settings}) == len(settings)
-
-
-def test_a_block_of_the_vgg_like_network_has_two_convolutions_and_a_pool():
-    layers = trainer.vgg_layers(convwidth=12, dropout_p=0.5, num_conv_blocks=3)
-    network = network_from_config({"model_config": layers, "input_shape": [28, 28, 1]})
-    kinds = [type(module) for module in network.modules()]
-    assert kinds.count(nn.Conv2d) == 6 and kinds.count(nn.MaxPool2d) == 3
-    assert kinds.count(nn.Linear) == 2 and kinds.count(nn.Dropout) == 1
-    assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
-
-
-@pytest.mark.parametrize("depth", [6, 9, 12])
-def test_a_nin_has_a_wide_kernel_in_every_third_layer(depth):
-    layers = trainer.nin_layers(depth=depth, dropout_p=0.0)
-    sizes = [layer["kernel_size"] for layer in layers if layer["layer_name"] == "Conv2D"]
-    assert sizes == [3, 1, 1] * (depth // 3) + [1]
-    network = network_from_config({"model_config": layers, "input_shape": [28, 28, 1]})
-    assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
-
-
-def test_the_start_is_he_uniform_with_zero_biases():
-    layers = trainer.vgg_layers(convwidth=24, dropout_p=0.0, num_conv_blocks=1)
+def test_the_start_is_he_uniform_and_rounded_with_zero_biases():
+    convolution = {"layer_name": "Conv2D", "filters": 24, "kernel_size": 3, "padding": "same"}
+    layers = [convolution, {"layer_name": "Flatten"}, {"layer_name": "Dense", "units": 32}]
     config = {"model_config": layers, "input_shape": [28, 28, 1]}
     network = trainer.initialized(config, seed=1)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             fan_in = layer.weight[0].numel()
             assert not layer.bias.any()
-            assert float(layer.weight.detach().abs().max()) <= (6 / fan_in) ** 0.5
-    widest = network.dense[0].weight.detach()  # 150,000 weights: their spread is known to 1 %
+            assert float(layer.weight.detach().abs().max()) <= (6 / fan_in) ** 0.5 * (1 + 2**-8)
+            assert is_rounded(layer.weight)
+    widest = network.dense.weight.detach()  # 600,000 weights: their spread is known to 1 %
     assert float(widest.var()) == pytest.approx(2 / widest.shape[1], rel=0.01)
 
 
-def test_the_penalty_counts_twice(monkeypatch):
+def is_rounded(tensor):
+    return torch.equal(tensor, tensor.bfloat16().float())
+
+
+@pytest.mark.parametrize("name", ["weight_decay", "wd"])
+def test_the_penalty_counts_twice(monkeypatch, name):
     given = []
     monkeypatch.setattr(trainer, "momentum_sgd", lambda _, **options: given.append(options))
     with pytest.raises(TypeError):  # from the schedule, which gets no optimizer
-        trainer.fit(nn.Linear(2, 2), None, {"lr": 0.1, "weight_decay": 0.25}, epochs=1)
+        trainer.fit(nn.Linear(2, 2), None, None, {"lr": 0.1, name: 0.25, "epochs": 1})
     assert given == [{"rate": 0.1, "weight_decay": 0.5}]
+
+
+SETTINGS = {"lr": 0.1, "weight_decay": 0.0, "bs": 4, "epochs": 3}
+
+
+def fit_with_losses(network, losses, monkeypatch):
+    """What `fit` returns, and the weights after each epoch, if evaluations find these losses."""
+    images = Images(torch.randn(8, 2), torch.arange(8) % 2)
+    weights, found = [], iter(losses)
+
+    def train(network, *arguments):
+        train_epoch(network, *arguments)
+        weights.append(network[0].weight.detach().clone())
+
+    monkeypatch.setattr(trainer, "train_epoch", train)
+    monkeypatch.setattr(trainer, "evaluate", lambda *_: (1.0, next(found)))
+    record = trainer.fit(network, images, trainer.TASKS[TASK], SETTINGS)
+    assert next(found, None) is None
+    return record, weights
+
+
+def test_training_goes_on_unrounded_until_the_rounded_network_has_the_loss(monkeypatch):
+    network = nn.Sequential(nn.Linear(2, 2))
+    restored = []
+    load = network.load_state_dict
+    monkeypatch.setattr(network, "load_state_dict", lambda state: restored.append(load(state)))
+    losses = [0.009, 0.02, 0.009, 0.005]  # after epoch 1, and rounded; after epoch 2, and rounded
+    record, weights = fit_with_losses(network, losses, monkeypatch)
+    assert record == {"train_acc": 1.0, "train_loss": 0.005, "epochs": 2}
+    assert len(weights) == 2 and len(restored) == 1
+    assert torch.equal(network[0].weight, weights[1].bfloat16().float())
+
+
+def test_at_the_last_epoch_a_network_that_nearly_fits_is_kept(monkeypatch):
+    network = nn.Sequential(nn.Linear(2, 2))
+    record, _ = fit_with_losses(network, [1.0, 0.5, 0.03, 0.04], monkeypatch)
+    assert record == {"train_acc": 1.0, "train_loss": 0.04, "epochs": 3}
+    assert is_rounded(network[0].weight)
 
 
 def test_a_trained_task_reproduces_its_recorded_metrics_through_the_loader(trained, image_root):
     collection = gengap.open_collection("pgdl", root=trained)
     index = collection.index()
     assert list(index["family"]) == [TASK] * 2
-    assert (index["train_accuracy"] > 0.95).all() and (index["train_loss"] < trainer.STOP).all()
-    job = trainer.Job(TASK, trained, 9, "cpu", 42, image_root)
-    test = trainer._read_images("test", slice(None), job)
+    assert (index["train_accuracy"] > 0.95).all() and (
+        index["train_loss"] < trainer.LARGEST_LOSS
+    ).all()
+    images = trainer.TASKS[TASK].images
+    test = images.read("test", image_root)
     for model in map(collection.load, index["model_id"]):
-        assert model.sample[0].shape == (trainer.IMAGES, 1, 28, 28)
-        for split in (trainer.Images(*model.sample), test):
-            accuracy, loss = trainer.evaluate(model.network, split)
+        assert torch.equal(model.sample[0], images.read("train", image_root).inputs)
+        assert all(is_rounded(tensor) for tensor in model.network.state_dict().values())
+        for split in (Images(*model.sample), test):
+            accuracy, loss = evaluate(model.network, split)
             name = "test" if split is test else "train"
             assert accuracy == model.record[f"{name}_accuracy"]
             assert loss == pytest.approx(model.record[f"{name}_loss"], rel=1e-5)
@@ -114,13 +138,16 @@ def test_a_task_is_packed_once_its_whole_grid_is_trained(
 ):
     folder = tmp_path / "input_data" / TASK
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    assert not folder.with_suffix(".zip").exists()  # two networks of thirty-two
+    assert not folder.with_suffix(".zip").exists()  # two networks of the grid
     task = trainer.TASKS[TASK]
     grid = {name: values[: 2 if name == "bs" else 1] for name, values in task.grid.items()}
     monkeypatch.setitem(trainer.TASKS, TASK, replace(task, grid=grid))
     packed = train(image_root, tmp_path) / "input_data" / f"{TASK}.zip"
     with zipfile.ZipFile(packed) as opened:
         opened.extractall(tmp_path / "unpacked")
+    shipped = packed.stat()
+    train(image_root, tmp_path)
+    assert packed.stat().st_mtime_ns == shipped.st_mtime_ns
     files = [file for file in folder.rglob("*") if file.is_file()]
     assert len(files) == 2 * 3 + 2  # of each network, and shards
     for file in files:
@@ -146,17 +173,14 @@ def test_packing_again_gives_the_same_bytes_without_what_a_killed_run_left(tmp_p
     assert len(found[0]) < 1000  # of 20,000
 
 
-def test_a_network_that_does_not_fit_its_images_is_one_sentence(image_root, tmp_path):
-    job = trainer.Job(TASK, tmp_path, 1, "cpu", 42, image_root)
-    images = trainer._read_images("train", slice(0, 50), job)
-    noise = trainer.Images(images.inputs, torch.randint(10, (50,)))
-    settings = job.settings_of(0)
+def test_a_network_that_does_not_fit_its_images_is_one_sentence():
+    noise = Images(torch.rand(50, 2), torch.randint(10, (50,)))
     with pytest.raises(gengap.GengapError, match="give more --epochs"):
-        trainer.fit(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), noise, settings, epochs=1)
+        trainer.fit(nn.Linear(2, 10), noise, trainer.TASKS[TASK], SETTINGS)
 
 
 def test_an_unknown_task_is_named_with_those_that_there_are(tmp_path):
-    with pytest.raises(gengap.GengapError, match="vgg_fashion_mnist, nin_fashion_mnist"):
+    with pytest.raises(gengap.GengapError, match="task1_fashion_mnist, task2_fashion_mnist"):
         trainer.train_pgdl("task1_v4", tmp_path)
 
 
@@ -166,12 +190,55 @@ def test_images_that_are_not_there_are_one_sentence_before_anything_is_written(t
     assert not (tmp_path / "out").exists()
 
 
+def published_like_index():
+    """An index of the whole grids, as networks would be that fit."""
+    parts = []
+    for number, (name, task) in enumerate(trainer.TASKS.items()):
+        rows = pd.DataFrame(task.settings())[[*task.grid]].add_prefix("hp_")
+        test = 0.9 - 0.05 * number
+        parts.append(
+            rows.assign(family=name, train_accuracy=1.0, train_loss=0.009, test_accuracy=test)
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_hallmarks_are_met_by_full_grids_that_fit_and_whose_gaps_spread():
+    table = trainer.hallmarks(published_like_index())
+    assert list(table.columns) == ["hallmark", "wanted", "found", "met"]
+    assert len(table) == 5 * len(trainer.TASKS) + 1 and table["met"].all()
+    assert table["found"].iloc[-1] == "0.350"
+
+
+@pytest.mark.parametrize(
+    "column, value, hallmark",
+    [
+        ("hp_bs", 0, "networks of a full grid"),
+        ("train_accuracy", 0.95, "least training accuracy"),
+        ("train_loss", [0.1] + [0.009] * 31, "largest training loss"),
+        ("train_loss", 0.02, "share that stopped at 0.01"),
+        ("test_accuracy", 1.0, "mean gap"),
+    ],
+)
+def test_a_hallmark_that_one_task_misses_is_named_with_the_task(column, value, hallmark):
+    index = published_like_index()
+    index.loc[index["family"] == TASK, column] = value
+    table = trainer.hallmarks(index)
+    assert list(table.loc[~table["met"], "hallmark"]) == [f"{TASK}: {hallmark}"]
+
+
+def test_a_task_that_is_not_there_misses_its_hallmarks():
+    index = published_like_index()
+    table = trainer.hallmarks(index[index["family"] != TASK])
+    missed = table.loc[~table["met"], "hallmark"]
+    assert len(missed) == 5 and missed.str.startswith(TASK).all()
+
+
 RUN = """
 import sys
 from gengap.replicas.pgdl import train_pgdl
 if __name__ == "__main__":
     images, out = sys.argv[1:]
-    train_pgdl("vgg_fashion_mnist", out, networks=3, workers=1, images=images)
+    train_pgdl("task1_fashion_mnist", out, networks=3, workers=1, images=images)
 """
 
 

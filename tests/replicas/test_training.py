@@ -97,6 +97,10 @@ def test_an_image_is_moved_and_mirrored_whole_and_framed_by_zeros():
     assert sum(counts) == 500 and min(counts) > 10
 
 
+def test_moved_images_have_their_channels_first_in_memory():
+    assert shifted_and_mirrored(torch.zeros(5, 3, 8, 8), shift=2).is_contiguous()
+
+
 def test_rounded_weights_are_float32_of_eight_bits_and_the_nearest():
     network = nn.Sequential(nn.Linear(50, 50), nn.BatchNorm1d(50))
     before = network[0].weight.detach().clone()

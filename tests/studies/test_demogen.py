@@ -11,26 +11,19 @@ from scipy import stats
 from statsmodels.stats.outliers_influence import variance_inflation_factor
 
 from gengap import GengapError
-from gengap.evaluation.analysis import (
-    BASELINE,
-    cross_validated_r2,
-    hyperparameter_baseline,
-    main_effects,
-    r2,
-)
-from gengap.evaluation.scores import task_of
+from gengap.evaluation.baselines import BASELINE, hyperparameters_alone, main_effects
+from gengap.evaluation.regression import cross_validated_r2, r2
+from gengap.measures.margin_signatures import STATISTICS, signature, signatures
 from gengap.studies.demogen import (
+    EFFECTS,
     HIDDEN,
-    STATISTICS,
     ablation_table,
     joint_table,
-    regression,
-    signature,
     signature_table,
-    signatures,
     transfer,
     transfer_table,
 )
+from gengap.studies.linear_fit import regression
 
 STAGES = ("inputs", "h1")
 
@@ -467,21 +460,16 @@ def test_ablations_have_a_row_for_each_form_of_the_signature_and_find_the_true_o
     )
 
 
-def test_the_hyper_parameters_of_the_ablations_are_the_main_effects_of_the_baseline(collection):
+def test_the_hyper_parameters_of_the_ablations_are_the_baseline_of_all_pages(collection):
     rows, index = collection
     index = index[index["family"] == "nin"]
-    effects = main_effects(task_of(index))
-    # Of 3 x 3 x 2 x 2 values; the twin of the norm tells nothing more, and the empty one nothing.
-    assert effects.shape == (36, 2 + 2 + 1 + 1)
-    gap = index.set_index("model_id")["gap"]
-    fit = regression(effects, gap, folds=36)
-    expected = hyperparameter_baseline(index).set_index("model_id")["value"]
-    assert fit.models["out_of_fold"].to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-12)
-    table = ablation_table(rows, index).set_index("predictor")
-    assert table.loc[BASELINE, "features"] == 6
-    assert table.loc[BASELINE, "k_fold_r2"] == pytest.approx(
-        regression(effects, gap).k_fold_r2, abs=1e-12
-    )
+    # Of 3 x 3 x 2 values; copies are none, a twin tells nothing more, and the empty one nothing.
+    assert main_effects(index).shape == (36, 2 + 2 + 1)
+    alone = hyperparameters_alone(index)
+    row = ablation_table(rows, index).set_index("predictor").loc[BASELINE]
+    assert row["k_fold_r2"] == pytest.approx(r2(index["gap"], alone), abs=1e-12)
+    assert row["mse"] == pytest.approx(np.mean((index["gap"] - alone) ** 2))
+    assert row["default"] and np.isnan(row["adjusted_r2"]) and row["note"] == ""
 
 
 def test_a_measure_of_the_ablations_is_one_feature_and_its_logarithm_another(collection):
@@ -511,14 +499,18 @@ def test_joint_predictors_span_what_each_of_them_does(collection):
     found = table.set_index("predictors")
     assert list(found.index) == [
         BASELINE,
+        EFFECTS,
         "whole",
         "half",
-        f"{BASELINE} + whole",
-        f"{BASELINE} + half",
+        f"{EFFECTS} + whole",
+        f"{EFFECTS} + half",
         "whole + half",
-        f"{BASELINE} + whole + half",
+        f"{EFFECTS} + whole + half",
     ]
-    assert list(found["features"]) == [6, 5, 1, 11, 7, 5, 11]  # half is a part of the whole
+    # half is a part of the whole; the baseline is no linear regression
+    assert list(found["features"].iloc[1:]) == [5, 5, 1, 10, 6, 5, 10]
+    alone = r2(gap.to_numpy(), hyperparameters_alone(index))
+    assert found.loc[BASELINE, "k_fold_r2"] == pytest.approx(alone, abs=1e-12)
     assert found.loc["whole", "k_fold_r2"] == pytest.approx(1, abs=1e-9)
     assert found.loc["half", "k_fold_r2"] == pytest.approx(regression(half, gap).k_fold_r2)
     assert (found["low"] <= found["k_fold_r2"]).all() and (

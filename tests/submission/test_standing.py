@@ -8,10 +8,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy import stats
 
 import gengap
-from gengap.evaluation.judgement import BASELINE, CRITERIA
+from gengap.evaluation.baselines import BASELINE
+from gengap.evaluation.scores import CRITERIA
 from gengap.submission.page import page, place_texts, strip_chart
 from gengap.submission.standing import kept_values, reasons, scored_beside_all, standing
-from gengap.tables.values import STORED, default_store, record_hashes, table_of
+from gengap.tables.identity import versions_now
+from gengap.tables.store import STORED, table_file
 
 MODELS = 48
 
@@ -39,9 +41,10 @@ def grid(tiny, monkeypatch):
         index[["model_id", "family"]].assign(measure=name, value=values)
         for name, values in (("perfect", gap), ("opposite", -gap), ("noise", noise))
     )
-    rows["record"] = rows["model_id"].map(record_hashes(index))
+    for name, version in versions_now(tiny, {}).models.items():
+        rows[name] = rows["model_id"].map(version)
     rows = rows.assign(collection="tiny", note="", source="", seconds=0.0)[STORED]
-    table = table_of(tiny, default_store(tiny))
+    table = table_file(tiny)
     table.parent.mkdir(parents=True)
     rows.to_parquet(table)
     return tiny
@@ -108,7 +111,7 @@ def test_too_few_models_are_said_to_be(grid):
 
 
 def test_a_table_that_is_not_there_leaves_the_measure_alone_with_the_baselines(grid):
-    table_of(grid, default_store(grid)).unlink()
+    table_file(grid).unlink()
     places = standing(scored_beside_all(mine(grid, noisy_gap(grid)), [grid]), "mine")
     tau = places[places["score"] == "kendall_tau"]
     assert set(tau["rank"]) == set(tau["measures"]) == {1} and tau["baseline"].notna().all()
@@ -173,3 +176,29 @@ def test_the_page_asks_nothing_of_a_network_and_has_every_ranking(grid):
     assert html.count('class="own"') == reader.tags.count("details")
     assert "width=device-width" in html and BASELINE in reader.text
     assert "<script>alert(1)</script>" in reader.text
+
+
+def test_the_page_marks_names_and_reasons_as_text_and_shows_them_whole(grid):
+    rows = mine(grid, noisy_gap(grid).where(np.arange(MODELS) > 0))
+    rows["note"] = rows["note"].replace("it returned nan", "a long reason, " * 20 + "<b>&amp;")
+    scores = scored_beside_all(rows, [grid], scores=["kendall_tau"])
+    html = page("mine", scores, standing(scores, "mine"), reasons(rows))
+    assert "<td>" + "a long reason, " * 20 + "&lt;b&gt;&amp;amp;</td>" in html
+    assert html.startswith("<!DOCTYPE html>") and html.count("<table>") == html.count("</table>")
+
+
+def test_a_family_of_any_name_is_shown(grid, monkeypatch):
+    index = grid_index().replace({"family": {"a": "cost $\\foo$", "b": "<i>"}})
+    monkeypatch.setattr(grid, "read_index", lambda: index)
+    grid.__dict__.pop("_index")
+    scores = scored_beside_all(mine(grid, noisy_gap(grid)), [grid], scores=["kendall_tau"])
+    html = page("mine", scores, standing(scores, "mine"), reasons(mine(grid, noisy_gap(grid))))
+    assert "cost $\\foo$</text>" in html and "<summary>tiny, &lt;i&gt;: kendall_tau" in html
+
+
+def test_too_few_models_make_a_page_without_a_chart(grid):
+    rows = mine(grid, noisy_gap(grid).where(np.arange(MODELS) < 10))
+    few = grid.select("epoch == 2 and family == 'a' and hp_x < 2")
+    scores = scored_beside_all(rows, [few])
+    html = page("mine", scores, standing(scores, "mine"), reasons(rows))
+    assert "<svg" not in html and "<details>" not in html and "are needed)</td>" in html

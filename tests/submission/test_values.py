@@ -1,4 +1,4 @@
-"""A measure of one's own may do anything: what it does is told per model, and harms nothing else."""
+"""A measure of one's own may do anything: that is told per model, and harms nothing else."""
 
 import json
 import os
@@ -10,9 +10,11 @@ import torch
 
 import gengap
 from gengap.measures import MEASURES
+from gengap.submission import process
 from gengap.submission import values as own
 from gengap.submission.measure_file import Batches, finite, own_measure, row_of
 from gengap.submission.values import own_predictions, own_values
+from gengap.tables.store import rows_in
 
 HEAD = """
 import os, signal, sys, time
@@ -106,8 +108,6 @@ def test_a_second_run_computes_only_what_is_missing(tiny, write, results, monkey
     ).replace("PATH", str(results / "now"))
     file = write(text)
     first = own_values(file, [tiny.select("hp_seed < 2")], workers=1)
-    [kept] = results.glob("mine-*/tiny.jsonl")
-    kept.write_text(kept.read_text() + '\n{"model_id": "left/2", "val')  # as a kill leaves it
     (results / "now").touch()
     second = own_values(file, [tiny.select("hp_seed < 3")], workers=1)
     assert second["value"][0] == first["value"][0] and second["note"][1] == first["note"][1] != ""
@@ -133,6 +133,9 @@ def test_what_had_no_value_is_tried_again_on_request_and_what_changed_always(
 
     monkeypatch.setattr(own, "computed", computed)
     file, two = write("first"), tiny.select("hp_seed < 2")
+    (tiny.root / "left").mkdir()
+    for place in range(2):
+        (tiny.root / "left" / str(place)).write_text("weights")
     for expected, changes in (
         (["left/0", "left/1"], {}),
         ([], {}),
@@ -145,21 +148,70 @@ def test_what_had_no_value_is_tried_again_on_request_and_what_changed_always(
     own_values(write("second"), [two])
     assert asked == ["left/0", "left/1"]
     asked.clear()
+    own_values(write("second"), [two])
+    assert asked == []
     two.whole._index["test_loss"] += 1  # trained anew
     two._index["test_loss"] += 1
     own_values(write("second"), [two])
     assert asked == ["left/0", "left/1"]
+    asked.clear()
+    (tiny.root / "left" / "1").write_text("other weights under an index that is the same")
+    own_values(write("second"), [two])
+    assert asked == ["left/1"]
+
+
+FORKING = (
+    HEAD
+    + """
+@measure
+def forking(model):
+    seed = int(model.record["hp_seed"])
+    if seed % 2 == 0 and os.fork() == 0:
+        if seed % 4 == 0:
+            sys.exit("a child that ends as a program does")
+        time.sleep(0.05)
+        return 1000.0 + seed  # a child that goes on serving
+    time.sleep(0.2 * (seed == 3))
+    return float(seed)
+"""
+)
+
+
+def test_a_measure_that_forks_gives_each_model_its_own_value(tiny, write):
+    rows = own_values(write(FORKING), [tiny], workers=1)
+    assert rows["value"].tolist() == [float(seed) for seed in range(8)]
+
+
+class Answers:
+    """A pipe on which a worker finds these messages, one after the other."""
+
+    def __init__(self, *messages):
+        self.messages = [json.dumps(message).encode() for message in messages]
+
+    def recv_bytes(self):
+        return self.messages.pop(0)
+
+
+def test_an_answer_that_belongs_to_another_task_is_not_taken():
+    worker = object.__new__(process._Worker)
+    worker.task = (0, "left/1")
+    late = {"task": [0, "left/0"], "value": 7.0, "seconds": 0.0, "note": ""}
+    due = {"task": [0, "left/1"], "value": 1.0, "seconds": 0.0, "note": ""}
+    worker.pipe = Answers(late, due)
+    assert worker.heard(ready=True) is None
+    assert worker.heard(ready=True) == due
 
 
 def test_an_interruption_loses_nothing_and_leaves_no_process(tiny, write, monkeypatch):
     started = []
     real = own._keep
 
-    def interrupted(store, row):
-        real(store, row)
+    def interrupted(collection, versions, row):
+        kept = real(collection, versions, row)
         started.append(row["model_id"])
         if len(started) == 2:
             raise KeyboardInterrupt
+        return kept
 
     monkeypatch.setattr(own, "_keep", interrupted)
     file = write(
@@ -171,10 +223,10 @@ def test_an_interruption_loses_nothing_and_leaves_no_process(tiny, write, monkey
     with pytest.raises(KeyboardInterrupt, match="^1 of 8 models are done and kept in"):
         own_values(file, [tiny], workers=1)
     assert started == ["left/0", "left/1"]
-    [kept] = own.results_folder().glob("*/tiny.jsonl")
-    row = json.loads(kept.read_text().splitlines()[-1])
+    rows = rows_in(own.results_store(tiny), tiny)
+    assert list(rows["model_id"]) == started
     with pytest.raises(ProcessLookupError):
-        os.kill(int(row["value"]), 0)
+        os.kill(int(rows["value"].iloc[-1]), 0)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ import pytest
 
 import gengap
 from gengap.errors import GengapError, NotAvailable
-from gengap.measures.spectra import network_spectra, spectra_rows
-from gengap.studies.demogen import margin_signatures, normalized_margins, signature_table
+from gengap.measures.margin_signatures import margin_signatures, normalized_margins
+from gengap.measures.spectra import network_spectra
+from gengap.studies.demogen import signature_table
 from gengap.tables import details
+from gengap.tables.store import default_store, rows_in
 
 CALLS = []
 LAST = "right/7"
@@ -88,6 +90,55 @@ def test_after_a_run_one_table_is_left_and_no_parts(tiny):
     assert file.endswith(".norms.parquet")
 
 
+def test_a_run_that_was_killed_while_it_wrote_does_not_block_the_next(tiny):
+    """As `kill -9` leaves the folder: the table and a model's rows half written beside it."""
+    details.detail_table(tiny.select("hp_seed < 2"), "norms")
+    folder = details.folders.data() / "tables"
+    (folder / ".123-tiny.norms.parquet").write_bytes(b"PAR1 half of a table")
+    (folder / "tiny.norms.parts").mkdir()
+    (folder / "tiny.norms.parts" / ".123-0a.parquet").write_bytes(b"PAR1 half")
+    CALLS.clear()
+    assert details.detail_table(tiny, "norms")["model_id"].nunique() == 8
+    assert len(CALLS) == 6
+
+
+def test_details_and_values_lie_in_one_store_and_leave_each_other_alone(tiny):
+    rows = details.detail_table(tiny, "norms")
+    values = gengap.measure_table(tiny, "parameter_norm")
+    assert len(values) == 8
+    pd.testing.assert_frame_equal(details.detail_table(tiny, "norms"), rows)
+    stored = rows_in(default_store(tiny), tiny)
+    assert stored["payload"].notna().sum() == 8 and len(stored) == 16
+    table = pd.read_parquet(details.folders.data() / "tables" / "tiny.norms.parquet")
+    assert {"record", "weights", "source"} < set(table) and len(table) == len(rows)
+
+
+def test_a_table_that_was_deleted_is_written_again_without_computing(tiny):
+    details.detail_table(tiny, "norms")
+    file = details.table_file(tiny, "norms")
+    before = file.read_bytes()
+    file.unlink()
+    CALLS.clear()
+    details.detail_table(tiny, "norms")
+    assert file.read_bytes() == before and not CALLS
+
+
+def test_a_fresh_clone_takes_its_rows_from_the_table_and_writes_nothing(tiny):
+    rows = details.detail_table(tiny, "norms")
+    default_store(tiny).unlink()
+    CALLS.clear()
+    pd.testing.assert_frame_equal(details.detail_table(tiny, "norms"), rows)
+    assert not CALLS and not default_store(tiny).exists()
+
+
+def test_two_workers_give_the_same_rows_as_one(tiny, monkeypatch):
+    monkeypatch.setattr(details.engine, "SECONDS_ALONE", 1e-9)
+    spectra = details.detail_table(tiny, "spectra", workers=2)
+    default_store(tiny).unlink()
+    details.table_file(tiny, "spectra").unlink()
+    pd.testing.assert_frame_equal(details.detail_table(tiny, "spectra"), spectra, check_exact=True)
+
+
 def test_rows_of_changed_code_are_computed_again(tiny, monkeypatch):
     details.detail_table(tiny, "norms")
     changed = details.DETAILS | {"norms": f"{__name__}:other_norms"}
@@ -147,19 +198,3 @@ def test_the_spectra_are_those_of_each_network_under_its_id(tiny):
         found = found.drop(columns="model_id").reset_index(drop=True)
         pd.testing.assert_frame_equal(found, expected)
     assert list(rows["model_id"].unique()) == list(tiny.index()["model_id"])
-
-
-@pytest.mark.parametrize(
-    ("name", "detail", "function", "rtol"),
-    [("demogen", "margins", margin_signatures, 1e-3), ("pgdl", "spectra", spectra_rows, 1e-4)],
-)
-def test_shipped_details_are_whole_and_those_that_the_code_computes_now(
-    name, detail, function, rtol, monkeypatch
-):
-    collection = gengap.open_collection(name)
-    monkeypatch.setattr(details, "_compute", None)  # nothing is missing
-    shipped = details.detail_table(collection, detail)
-    assert list(shipped["model_id"].unique()) == list(collection.index()["model_id"])
-    for model_id in collection.index().groupby("family")["model_id"].last():
-        rows = shipped[shipped["model_id"] == model_id].reset_index(drop=True)
-        pd.testing.assert_frame_equal(rows, function(collection.load(model_id)), rtol=rtol)

@@ -2,6 +2,7 @@ import contextlib
 import multiprocessing
 import os
 import random
+import signal
 import sqlite3
 import time
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 
 import gengap
 from gengap.measures import MEASURES
-from gengap.tables import values as table
-from gengap.tables.values import measure_table, source_hash
+from gengap.submission.measure_file import measures_in
+from gengap.tables import store as table
+from gengap.tables.identity import source_hash
+from gengap.tables.values import measure_table
 
 
 @pytest.fixture
@@ -35,8 +38,8 @@ def kept(store: Path) -> dict[tuple, dict]:
     """The rows committed to a store, by model and measure, NaN as None."""
     with contextlib.closing(sqlite3.connect(store)) as connection:
         made = connection.execute("SELECT * FROM sqlite_master").fetchall()
-        found = connection.execute("SELECT * FROM measured").fetchall() if made else []
-    rows = [dict(zip(table.STORED, row, strict=True)) for row in found]
+        found = connection.execute("SELECT * FROM computed").fetchall() if made else []
+    rows = [dict(zip(table.NAMES, row, strict=True)) for row in found]
     return {(row["model_id"], row["measure"]): row for row in rows}
 
 
@@ -341,9 +344,71 @@ def test_processes_that_write_one_new_store_at_once_lose_nothing(start, tmp_path
     assert len(pd.read_parquet(exported)) == 24
 
 
-def test_a_family_that_comes_beside_another_makes_none_of_its_values_stale():
-    left = pd.DataFrame({"model_id": ["a", "b"], "family": "left", "hp_bs": [8.0, 16.0]})
-    right = pd.DataFrame({"model_id": ["c"], "family": "right", "hp_depth": [3.0], "hp_bs": [1.0]})
-    alone = table.record_hashes(left)
-    both = table.record_hashes(pd.concat([right, left], ignore_index=True))
-    assert both[["a", "b"]].equals(alone) and both.is_unique
+# --- in several processes
+
+
+def table_by(tiny, folder, measures=None, **where) -> pd.DataFrame:
+    """The table that was computed there, into a store of its own, without seconds."""
+    rows = measure_table(tiny, measures, store=folder / "store.sqlite", **where)
+    return rows.drop(columns="seconds")
+
+
+def test_two_workers_and_a_cluster_give_the_same_table_as_one_to_the_last_bit(
+    tiny, scheduler, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("gengap.tables.engine.SECONDS_ALONE", 1e-9)
+    one = table_by(tiny, tmp_path / "one", workers=1)
+    two = table_by(tiny, tmp_path / "two", workers=2)
+    there = table_by(tiny, tmp_path / "there", scheduler=scheduler)
+    assert len(one) == 8 * len(MEASURES)
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+    pd.testing.assert_frame_equal(one, there, check_exact=True)
+
+
+def test_a_worker_killed_in_a_run_loses_nothing(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("gengap.tables.engine.SECONDS_ALONE", 1e-9)
+    monkeypatch.setattr("gengap.measures.MEASURES", registry := dict(MEASURES))
+    monkeypatch.setattr("gengap.tables.values.MEASURES", registry)
+    calls = tmp_path / "calls"
+
+    @gengap.measure
+    def deadly(model) -> float:
+        with calls.open("a") as log:
+            log.write(f"{model.record['model_id']}\n")
+        if model.record["model_id"] == "left/2" and calls.read_text().count("left/2") == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return model.record["hp_seed"] + 0.5
+
+    rows = table_by(tiny, tmp_path / "killed", ["deadly", "parameter_norm"], workers=2)
+    assert list(rows.query("measure == 'deadly'")["value"]) == [seed + 0.5 for seed in range(8)]
+    norms = rows.query("measure == 'parameter_norm'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(norms, table_by(tiny, tmp_path / "whole", "parameter_norm"))
+    assert calls.read_text().count("left/2") == 2
+    assert len(calls.read_text().split()) <= 8 + 1 + 2  # and what waited at the same worker
+
+
+def test_a_measure_of_a_users_file_is_computed_by_workers(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("gengap.tables.engine.SECONDS_ALONE", 1e-9)
+    registry = dict(MEASURES)
+    for module in ("gengap.measures", "gengap.submission.measure_file", "gengap.tables.values"):
+        monkeypatch.setattr(f"{module}.MEASURES", registry)
+    (tmp_path / "mine.py").write_text(
+        "import gengap\n\nFACTOR = 3\n\ndef helper(x):\n    return FACTOR * x\n\n"
+        "@gengap.measure\ndef mine(model):\n    return helper(model.record['hp_seed'])\n"
+    )
+    [name] = measures_in(tmp_path / "mine.py")
+    rows = table_by(tiny, tmp_path / "mine", name, workers=2)
+    assert list(rows["value"]) == [3.0 * seed for seed in range(8)]
+
+
+def test_values_of_other_weights_are_computed_again_under_the_same_index(tiny, counted):
+    (tiny.root / "left").mkdir()
+    for place in range(4):
+        (tiny.root / "left" / str(place)).write_text("weights")
+    measure_table(tiny, "counted")
+    (tiny.root / "left" / "2").write_text("weights times ten")
+    assert list(measure_table(tiny, "counted")["value"]) == [1, 2, 9, 4, 5, 6, 7, 8]
+    assert counted[8:] == ["left/2"]
+    (tiny.root / "left" / "2").write_text("weights")
+    assert list(measure_table(tiny, "counted")["value"]) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert len(counted) == 9

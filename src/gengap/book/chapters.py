@@ -2,13 +2,11 @@
 
 import importlib.metadata
 import json
-import multiprocessing
 import os
 import platform
-import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +18,7 @@ from tqdm import tqdm
 from gengap.book.front_page import findings
 from gengap.errors import GengapError
 from gengap.folders import repository, write_atomically
+from gengap.tables import engine
 
 # Kernels under papermill and under nbval (book/chapters/conftest.py) run alike: outputs differ in
 # the last digits between numbers of threads, and a progress bar is no output.
@@ -90,7 +89,7 @@ def run_chapters(
     the end for the chapters that failed, with cell and error.
     """
     runs = [_planned(name, profile, parameters or {}) for name in _known(names or chapter_names())]
-    seconds, failures = _execute_all(runs, jobs or os.cpu_count())
+    seconds, failures = _execute_all(runs, jobs or engine.cores())
     if profile == BOOK_PROFILE and not parameters:
         records = {name: _record(spent) for name, spent in seconds.items()}
         _write(_records_file(), json.dumps({**_records(), **records}, indent=1))
@@ -112,7 +111,7 @@ def build_book() -> Path:
     # All pages anew: Sphinx does not repeat the warnings of a page that it takes from its cache.
     options = ["--all", "--warningiserror", "--nitpick", "--keep-going"]
     command = [Path(sys.executable).with_name("jupyter-book"), "build", ".", *options]
-    if subprocess.run(command, cwd=root).returncode:
+    if not engine.run_command(command, root):
         raise GengapError("jupyter-book ended with the warnings above: mend them and build again")
     return root / "_build" / "html" / "index.html"
 
@@ -163,16 +162,23 @@ def _execute_all(runs: list[Run], jobs: int) -> tuple[dict[str, float], list[str
     seconds, failures = {}, []
     if not runs:
         return seconds, failures
-    spawn = multiprocessing.get_context("spawn")
-    workers = min(jobs, len(runs))
-    with ProcessPoolExecutor(workers, spawn) as pool:
-        names = {pool.submit(_execute, run): run.source.stem for run in runs}
-        for future in tqdm(as_completed(names), "chapters", len(names), unit="chapter"):
-            try:
-                seconds[names[future]] = future.result()
-            except GengapError as error:
-                failures.append(str(error))
+    work = {"workers": min(jobs, len(runs)), "environment": KERNEL_ENVIRONMENT}
+    with tqdm(desc="chapters", total=len(runs), unit="chapter") as progress:
+        for place, (spent, failure) in engine.results(_executed, runs, **work):
+            if failure:
+                failures.append(failure)
+            else:
+                seconds[runs[place].source.stem] = spent
+            progress.update()
     return seconds, failures
+
+
+def _executed(_: None, run: Run) -> Iterator[tuple[float, str]]:
+    """The seconds that a chapter took, and a sentence if it failed: the others go on."""
+    try:
+        yield _execute(run), ""
+    except GengapError as error:
+        yield 0.0, str(error)
 
 
 def _execute(run: Run) -> float:
@@ -182,7 +188,6 @@ def _execute(run: Run) -> float:
     from papermill.exceptions import PapermillExecutionError
 
     started = time.monotonic()
-    os.environ.update(KERNEL_ENVIRONMENT)
     try:
         notebook = papermill.execute_notebook(
             run.source,

@@ -31,6 +31,9 @@ NAMES = {
     "task1_v4": "task 1",
     "task2_v1": "task 2",
     **{f"task{number}": f"task {number}" for number in range(4, 10)},
+    **{
+        f"task{number}_fashion_mnist": f"replica, task {number}" for number in (1, 2, *range(4, 10))
+    },
 }
 
 
@@ -347,8 +350,8 @@ def probe_curves(curves: pd.DataFrame) -> Figure:
 def probed_epochs(table: pd.DataFrame, *, measure: str, outcome: str) -> Figure:
     """A measure against an outcome at several epochs, a panel each.
 
-    `table` has columns epoch, value, outcome and hyper: colours tell apart the values of `hyper`, one
-    hyper-parameter (as text). measure, outcome: what the axes say.
+    `table` has columns epoch, value, outcome and hyper: colours tell apart the values of `hyper`,
+    one hyper-parameter (as text). measure, outcome: what the axes say.
     """
     epochs = sorted(table["epoch"].unique())
     columns = 2

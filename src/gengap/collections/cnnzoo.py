@@ -1,19 +1,21 @@
 """The Small CNN Zoo (Unterthiner et al. 2020, arXiv 2002.11448): 4 x 30,000 tiny image classifiers.
 
-One folder a data set, with `weights.npy` (rows x 4970), `metrics.csv.gz` and `layout.csv`; a row is
-one network at one checkpoint. A network is three times [convolution 3x3, 16 channels, stride 2,
-valid; ReLU or tanh; dropout], a global average pool and a dense layer to ten classes; inputs are
-grey images in [-1, 1].
+One folder a data set, with `weights.npy` (rows x 4970), `metrics.csv.gz` and `layout.csv`, or with
+parts, zip files that hold these three each (`cnnzoo_parts`); a row is one network at one
+checkpoint. A network is three times [convolution 3x3, 16 channels, stride 2, valid; ReLU or tanh;
+dropout], a global average pool and a dense layer to ten classes; inputs are grey images in [-1, 1].
 """
 
 import gzip
+import io
 import math
 import mmap
 import re
 import warnings
+import zipfile
 import zlib
 from collections import OrderedDict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,11 +27,13 @@ from torch import Tensor, nn
 
 from gengap import folders
 from gengap.collection import COLUMNS, Collection
+from gengap.collections.cnnzoo_parts import Parts, header_in, part_files
 from gengap.errors import GengapError, NotAvailable
 from gengap.formats.images import embedded_images, load_images, network_inputs
 
 PARAMETERS = 4970
 CLASSES = 10
+Place = Path | zipfile.Path  # a folder or file, on disk or in a part
 
 
 class Slot(NamedTuple):
@@ -85,7 +89,8 @@ class SmallCNNZoo(Collection):
     expected_families = DATASETS
 
     def family_files(self, family: str) -> tuple[Path, ...]:
-        return tuple(self.root / family / name for name in FILES)
+        plain = [self.root / family / name for name in FILES]
+        return tuple(part_files(self.root / family) or plain)
 
     def read_index(self) -> DataFrame:
         present = [f for f in DATASETS if all(path.exists() for path in self.family_files(f))]
@@ -122,8 +127,19 @@ class SmallCNNZoo(Collection):
     def _state(self, weights: np.ndarray) -> dict[str, Tensor]:
         return {name: t.to(self.device) for name, t in state_dict(weights).items()}
 
-    def _matrix(self, family: str) -> np.ndarray:
-        return open_matrix(self.root / family / "weights.npy")
+    def _matrix(self, family: str) -> np.ndarray | Parts:
+        parts = self.whole._parts
+        if family not in parts:
+            parts[family] = Parts(part_files(self.root / family))
+        return (
+            parts[family]
+            if parts[family].files
+            else open_matrix(self.root / family / "weights.npy")
+        )
+
+    @cached_property
+    def _parts(self) -> dict[str, Parts]:
+        return {}
 
     @cached_property
     def _initial_rows(self) -> dict[tuple[str, str], int]:
@@ -146,14 +162,12 @@ def finite_rows(weights: np.ndarray) -> np.ndarray:
 
 def read_family_index(folder: Path, family: str) -> DataFrame:
     """The index of one data set, read from its metrics; of the weights only the header is read."""
-    check_layout(folder / "layout.csv")
-    metrics = _read_metrics(folder / "metrics.csv.gz")
-    rows = len(open_matrix(folder / "weights.npy"))
-    if rows != len(metrics):
-        raise GengapError(
-            f"{folder} has {rows} rows of weights and {len(metrics)} of metrics: expected as many;"
-            " fetch the data set again."
-        )
+    parts = part_files(folder)
+    if parts:
+        metrics = pd.concat([_part_metrics(part) for part in parts], ignore_index=True)
+    else:
+        metrics = _metrics_in(folder, len(open_matrix(folder / "weights.npy")))
+    rows = len(metrics)
     index = DataFrame({"model_id": [f"{family}/{row}" for row in range(rows)], "family": family})
     index["epoch"] = metrics["step"].astype(int)
     recorded = ["train_accuracy", "test_accuracy", "train_loss", "test_loss"]
@@ -172,10 +186,32 @@ def read_family_index(folder: Path, family: str) -> DataFrame:
     return index[finite]
 
 
-def _read_metrics(file: Path) -> DataFrame:
+def _part_metrics(part: Path) -> DataFrame:
+    shape, dtype = header_in(part)
+    check_matrix(part, shape, dtype)
+    with zipfile.ZipFile(part) as container:
+        return _metrics_in(zipfile.Path(container), shape[0])
+
+
+def _metrics_in(folder: Place, rows: int) -> DataFrame:
+    """The table of a folder, or of a part, that has so many rows of weights."""
+    check_layout(folder / "layout.csv")
+    metrics = _read_metrics(folder / "metrics.csv.gz")
+    if rows != len(metrics):
+        raise GengapError(
+            f"{folder} has {rows} rows of weights and {len(metrics)} of metrics: expected as many;"
+            " fetch the data set again."
+        )
+    return metrics
+
+
+def _read_metrics(file: Place) -> DataFrame:
     wanted = {*METRICS, "modeldir", *(f"config.{name}" for name in HYPER_PARAMETERS)}
     try:
-        metrics = pd.read_csv(file, usecols=lambda column: column in wanted)
+        with file.open("rb") as stream:
+            metrics = pd.read_csv(
+                stream, compression="gzip", usecols=lambda column: column in wanted
+            )
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise GengapError(
             f"{file} cannot be read as a gzipped table ({error}); fetch it again."
@@ -193,9 +229,10 @@ def _runs(metrics: DataFrame) -> Series:
     return metrics.groupby(configuration, sort=False, dropna=False).ngroup().astype(str)
 
 
-def check_layout(file: Path) -> None:
+def check_layout(file: Place) -> None:
     """Raises GengapError unless the file describes LAYOUT, whatever it names the tensors."""
-    table = pd.read_csv(file)
+    with file.open("rb") as stream:
+        table = pd.read_csv(stream)
     if lacking := sorted({"start_idx", "end_idx", "shape"} - set(table.columns)):
         raise GengapError(f"{file} lacks the columns {', '.join(lacking)}.")
     found = [
@@ -218,11 +255,14 @@ def open_matrix(file: Path) -> np.ndarray:
         raise GengapError(
             f"{file} cannot be opened as a NumPy matrix ({error}); fetch it again."
         ) from error
-    if matrix.ndim != 2 or matrix.shape[1] != PARAMETERS or matrix.dtype != np.float32:
-        raise GengapError(
-            f"{file} holds {matrix.dtype} {matrix.shape}, expected float32 (rows, {PARAMETERS})."
-        )
+    check_matrix(file, matrix.shape, matrix.dtype)
     return matrix
+
+
+def check_matrix(file: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Raises GengapError unless a file's matrix is one of weights."""
+    if shape[1:] != (PARAMETERS,) or dtype != np.float32:
+        raise GengapError(f"{file} holds {dtype} {shape}, expected float32 (rows, {PARAMETERS}).")
 
 
 def first_training_images(dataset: str) -> tuple[np.ndarray, np.ndarray]:
@@ -323,12 +363,18 @@ def _percentile(ordered: Tensor, percent: int) -> Tensor:
     return low + (high - low) * (position - below)
 
 
+def contents_of_zoo(weights: np.ndarray, metrics: DataFrame) -> dict[str, bytes]:
+    """The published three files of `weights` (N, 4970) and `metrics` (N rows), by their names."""
+    matrix = io.BytesIO()
+    np.save(matrix, np.ascontiguousarray(weights, np.float32))
+    layout = DataFrame(LAYOUT, columns=["varname", "start_idx", "end_idx", "shape"])
+    table = metrics.to_csv(index=False).encode()
+    packed = gzip.compress(table, mtime=0)  # neither time nor name: the same zoo is the same file
+    contents = matrix.getvalue(), packed, layout.to_csv(index=False).encode()
+    return dict(zip(FILES, contents))
+
+
 def write_zoo(folder: Path, weights: np.ndarray, metrics: DataFrame) -> None:
     """Write `weights` (N, 4970) and `metrics` (N rows) as the published three files."""
-    layout = DataFrame(LAYOUT, columns=["varname", "start_idx", "end_idx", "shape"])
-    matrix = np.ascontiguousarray(weights, np.float32)
-    folders.write_atomically(folder / "weights.npy", lambda path: np.save(path, matrix))
-    text = metrics.to_csv(index=False).encode()
-    packed = gzip.compress(text, mtime=0)  # neither time nor name: the same zoo is the same file
-    folders.write_atomically(folder / "metrics.csv.gz", lambda path: path.write_bytes(packed))
-    folders.write_atomically(folder / "layout.csv", lambda path: layout.to_csv(path, index=False))
+    for name, content in contents_of_zoo(weights, metrics).items():
+        folders.write_atomically(folder / name, partial(Path.write_bytes, data=content))

@@ -4,30 +4,31 @@
 folder that has `all_model_spec.json`, the grid of each family, a network is a folder
 `<family>/<name that spells its hyper-parameters>/` with `train.json`, `eval.json` and its weights:
 `model.ckpt-150000`, a checkpoint of TensorFlow 1, or in its place `model.safetensors` with the same
-variables, named and laid out as in TensorFlow.
+variables, named and laid out as in TensorFlow. In place of such a folder with model.safetensors
+there may be a container, `<family>/<name>.zip`, with the folder in it.
 """
 
 import math
 import warnings
+import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property, partial
+from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 from pandas import DataFrame, Series
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 from torch import Tensor, nn
 
-from gengap import folders
 from gengap.collection import COLUMNS, Collection
-from gengap.collections.layers import Sum
-from gengap.collections.pgdl import naming, read_json
+from gengap.collections.demogen_networks import in_fastest_format, nin, resnet32
 from gengap.errors import GengapError, NotAvailable
-from gengap.formats.images import load_images, per_image_standardization
+from gengap.formats.images import like_cifar, load_images, per_image_standardization
+from gengap.formats.places import Place, naming, read_json
 from gengap.formats.state_dicts import check_finite
 from gengap.formats.tf_checkpoint import read_checkpoint
 
@@ -59,7 +60,6 @@ ENDS = {
     "nin": ("nin/conv2d/kernel", "nin/conv2d_9/bias"),
     "resnet": ("resnet/conv2d/kernel", "resnet/dense/bias"),
 }
-BLOCKS = 5  # in each stage of ResNet-32
 # Layer -> its name in TensorFlow, and the names of its tensors here and there.
 KERNEL = {"weight": "kernel", "bias": "bias"}
 SCALE = {"weight": "gamma", "bias": "beta"}
@@ -80,8 +80,8 @@ class DEMOGEN(Collection):
     eval.json give accuracies and cross-entropies, without weight decay. Epochs were not published
     and are NaN. A network is as wide, and has as many classes, as its weights say, so that narrower
     copies of the grid load like the published networks. The sample is the training set, each image
-    standardized: of CIFAR the whole, of networks trained on fewer images those that lie beside
-    them, in a folder `<data set>/` in the data set's own format.
+    standardized: of CIFAR the whole, of networks trained on other or fewer images those that lie
+    beside them, in a folder `<data set>/` of the family or of all, in the data set's own format.
 
     Format: demogen/model_config.py in google-research/google-research.
     """
@@ -119,12 +119,13 @@ class DEMOGEN(Collection):
         return in_fastest_format(network.to(self.device).eval()), None
 
     def read_sample(self, record: Series) -> tuple[Tensor, Tensor]:
-        dataset = record["family"].partition("_")[2].lower()
-        own = self._home if (self._home / dataset).is_dir() else None
+        family, dataset = record["family"], record["family"].partition("_")[2].lower()
+        places = (self._home / family, self._home)
+        own = next((place for place in places if (place / dataset).is_dir()), None)
         try:
             images, labels = load_images(dataset, "train", root=own, download=False)
         except GengapError as error:
-            raise NotAvailable(f"{record['family']} has no training images: {error}") from error
+            raise NotAvailable(f"{family} has no training images: {error}") from error
         inputs = torch.from_numpy(per_image_standardization(like_cifar(images)))
         return inputs.to(self.device), torch.from_numpy(labels).to(self.device)
 
@@ -214,9 +215,24 @@ def folder_name(architecture: str, columns: dict) -> str:
     return "_".join([*parts, str(columns["hp_copy"])])
 
 
+def container_of(folder: Path) -> Path:
+    """The zip file that may take the place of a network's folder."""
+    return folder.with_name(f"{folder.name}.zip")
+
+
+def files_of(folder: Path) -> Place:
+    """Where a network's files are read: its folder, or the folder in its container."""
+    container = container_of(folder)
+    if folder.is_dir() or not container.exists():
+        return folder
+    with naming(container):
+        return zipfile.Path(container, f"{folder.name}/")
+
+
 def is_complete(folder: Path) -> bool:
-    """Whether a network's folder has its records and its weights."""
-    files = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    """Whether a network's folder, or its container, has its records and its weights."""
+    place = files_of(folder)
+    files = {file.name for file in place.iterdir()} if place.is_dir() else set()
     data = any(name.startswith(f"{CHECKPOINT}.data-") for name in files)
     checkpoint = data and f"{CHECKPOINT}.index" in files
     return files.issuperset(RECORDS.values()) and (SAFETENSORS in files or checkpoint)
@@ -224,153 +240,13 @@ def is_complete(folder: Path) -> bool:
 
 def read_records(folder: Path) -> dict[str, float]:
     """Accuracies (fractions) and cross-entropies (nats) of the training and the test images."""
-    records = {split: read_json(folder / name) for split, name in RECORDS.items()}
+    place = files_of(folder)
+    records = {split: read_json(place / name) for split, name in RECORDS.items()}
     columns = {}
     for (column, key), (split, record) in product(QUANTITIES.items(), records.items()):
-        with naming(folder / RECORDS[split]):
+        with naming(place / RECORDS[split]):
             columns[f"{split}_{column}"] = float(record[key])
     return columns
-
-
-def like_cifar(images: np.ndarray) -> np.ndarray:
-    """Images as `load_images` returns them, with three channels and 32 x 32 pixels.
-
-    Grey images of 28 x 28 pixels get a black frame and three equal channels.
-    """
-    if images.ndim == 4:
-        return images
-    framed = np.pad(images, ((0, 0), (2, 2), (2, 2)))
-    return np.repeat(framed[..., None], 3, axis=3)
-
-
-class PadSame(nn.Module):
-    """TensorFlow's padding "same" of 3 x 3 kernels that stride by 2: the odd pixel at the end."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        top, left = (size % 2 for size in inputs.shape[2:])
-        return nn.functional.pad(inputs, (left, 1, top, 1))
-
-
-def nin(width: int, batch_norm: bool, dropout: float, classes: int) -> nn.Sequential:
-    """Network in Network for inputs (N, 3, 32, 32), with the stages h1, h2, h3, logits.
-
-    h1, h2, h3 are what enters the last ReLU of each block: that ReLU and the dropout after it begin
-    the next stage. dropout: the probability that a unit is dropped in training.
-
-    Source: demogen/models/nin.py; published widths are 192, 288 and 384. Its dropout_prob went to
-    TensorFlow 1 as the probability to keep a unit.
-    """
-
-    def convolution(*sizes: int, stride: int = 1) -> list[nn.Module]:
-        norm = [nn.BatchNorm2d(width, eps=1e-3, momentum=0.01)] if batch_norm else []
-        return [nn.Conv2d(*sizes, stride=stride), *norm]
-
-    def block(channels: int) -> list[nn.Module]:
-        first = [PadSame(), *convolution(channels, width, 3, stride=2), nn.ReLU()]
-        return [*first, *convolution(width, width, 1), nn.ReLU(), *convolution(width, width, 1)]
-
-    network = nn.Sequential()
-    network.add_module("h1", nn.Sequential(*block(3)))
-    for stage in ("h2", "h3"):
-        network.add_module(stage, nn.Sequential(nn.ReLU(), nn.Dropout(dropout), *block(width)))
-    last = [nn.ReLU(), nn.Dropout(dropout), nn.Conv2d(width, classes, 4), nn.Flatten()]
-    network.add_module("logits", nn.Sequential(*last))
-    return network
-
-
-class GroupNorm(nn.GroupNorm):
-    """Group normalization with at most 32 groups, in the released code's order of arithmetic.
-
-    PyTorch multiplies by gamma / deviation before the mean is subtracted, and near 0 rounds to the
-    other side of the ReLU so often that single margins differ by 1e-3.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__(min(32, channels), channels, eps=1e-6)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        groups = inputs.reshape(len(inputs), self.num_groups, -1)
-        standardized = nn.functional.layer_norm(groups, groups.shape[2:], eps=self.eps)
-        scale, shift = self.weight[:, None, None], self.bias[:, None, None]
-        return torch.addcmul(shift, standardized.reshape(inputs.shape), scale)
-
-
-def resnet32(width: int, normalization: str, classes: int) -> nn.Sequential:
-    """ResNet-32 v2 for inputs (N, 3, H, W), with the stages h1, h2, h3, logits.
-
-    normalization: "batch", or "group" with at most 32 groups. h1, h2, h3 have `width` channels and
-    two and four times as many; h1 begins with the first convolution, `logits` normalizes h3.
-
-    Source: demogen/models/resnet.py; published widths are 16, 32 and 64.
-    Raises: GengapError for another normalization.
-    """
-    if normalization not in NORMALIZATIONS:
-        known = ", ".join(NORMALIZATIONS)
-        raise GengapError(f"no normalization {normalization!r} in ResNet-32; there are: {known}")
-    norm = NORMALIZATIONS[normalization]
-    network, channels = nn.Sequential(), width
-    for stage, filters, stride in (("h1", width, 1), ("h2", 2 * width, 2), ("h3", 4 * width, 2)):
-        blocks = [ResidualBlock(norm, channels, filters, stride=stride, project=True)]
-        blocks += [ResidualBlock(norm, filters, filters) for _ in range(BLOCKS - 1)]
-        first = [convolution3x3(3, width)] if stage == "h1" else []
-        network.add_module(stage, nn.Sequential(*first, *blocks))
-        channels = filters
-    pooled = [norm(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    network.add_module("logits", nn.Sequential(*pooled, nn.Linear(channels, classes)))
-    return network
-
-
-class ResidualBlock(nn.Module):
-    """Two normalized and rectified convolutions beside the inputs or their projection."""
-
-    def __init__(
-        self,
-        norm: Callable[[int], nn.Module],
-        channels: int,
-        filters: int,
-        *,
-        stride: int = 1,
-        project: bool = False,
-    ):
-        super().__init__()
-        # In the order in which TensorFlow's graph was built: variables are numbered by it.
-        self.norm1 = norm(channels)
-        self.projection = (
-            nn.Conv2d(channels, filters, 1, stride=stride, bias=False) if project else None
-        )
-        self.conv1 = convolution3x3(channels, filters, stride)
-        self.norm2 = norm(filters)
-        self.conv2 = convolution3x3(filters, filters)
-        self.sum = Sum()
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        hidden = self.norm1(inputs).relu()
-        shortcut = inputs if self.projection is None else self.projection(hidden)
-        hidden = self.norm2(self.conv1(hidden)).relu()
-        return self.sum(self.conv2(hidden), shortcut)
-
-
-def convolution3x3(channels: int, filters: int, stride: int = 1) -> nn.Conv2d:
-    """Without bias; one pixel of padding on each side, also where it strides."""
-    return nn.Conv2d(channels, filters, 3, stride=stride, padding=1, bias=False)
-
-
-NORMALIZATIONS: dict[str, Callable[[int], nn.Module]] = {
-    "batch": partial(nn.BatchNorm2d, eps=1e-5, momentum=0.003),
-    "group": GroupNorm,
-}
-
-
-def in_fastest_format(network: nn.Sequential) -> nn.Sequential:
-    """The network, its kernels in the memory format in which this architecture is fastest.
-
-    On a CPU that is channels last, but for group normalization, which would have to copy its
-    inputs. The format of the kernels decides that of the activations, and changes only the rounding.
-    """
-    on_cpu = next(network.parameters()).device.type == "cpu"
-    if not on_cpu or any(isinstance(module, nn.GroupNorm) for module in network.modules()):
-        return network
-    return network.to(memory_format=torch.channels_last)
 
 
 def tensorflow_names(network: nn.Sequential, architecture: str) -> dict[str, str]:
@@ -414,14 +290,14 @@ def read_weights(folder: Path, network: nn.Sequential, architecture: str) -> Non
         target.copy_(torch.tensor(found))
 
 
-def write_weights(folder: Path, network: nn.Sequential, architecture: str) -> None:
-    """Write a network's weights as model.safetensors, with TensorFlow's names and layout."""
+def packed_weights(network: nn.Sequential, architecture: str) -> bytes:
+    """A network's weights as model.safetensors holds them: TensorFlow's names and layout."""
     names, state = tensorflow_names(network, architecture), network.state_dict()
     tensors = {
         theirs: np.ascontiguousarray(in_tensorflow_layout(state[ours]).cpu().numpy())
         for ours, theirs in names.items()
     }
-    folders.write_atomically(folder / SAFETENSORS, lambda path: save_file(tensors, path))
+    return save(tensors)
 
 
 def read_sizes(folder: Path, architecture: str) -> tuple[int, int]:
@@ -441,18 +317,24 @@ def read_variables(folder: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     file, names = weights_file(folder), list(names)
     if file.name != SAFETENSORS:
         return read_checkpoint(file, names)
+    with naming(file):
+        variables = unpacked(file.read_bytes())
+    if lacking := sorted(set(names) - set(variables)):
+        raise GengapError(f"{file} has no variable {', '.join(lacking)}; get it again")
+    return {name: variables[name] for name in names}
+
+
+def unpacked(content: bytes) -> dict[str, np.ndarray]:
+    """The variables in the bytes of a model.safetensors; ValueError for damaged ones."""
     try:
-        with safe_open(file, framework="numpy") as opened:
-            if lacking := sorted(set(names) - set(opened.keys())):
-                raise GengapError(f"{file} has no variable {', '.join(lacking)}; get it again")
-            return {name: opened.get_tensor(name) for name in names}
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise GengapError(f"{file} cannot be read ({error}); get it again") from error
+        return load(content)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
-def weights_file(folder: Path) -> Path:
+def weights_file(folder: Path) -> Place:
     """model.safetensors where there is one, else the prefix of the checkpoint."""
-    file = folder / SAFETENSORS
+    file = files_of(folder) / SAFETENSORS
     return file if file.exists() else folder / CHECKPOINT
 
 

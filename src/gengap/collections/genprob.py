@@ -4,7 +4,8 @@ Small residual networks trained on CIFAR-10 and CIFAR-100 by seven optimizers, k
 epochs, in one file an epoch: `<network>_<data set>_epoch_<E>.pth.tar`, E from 0. A file is a
 checkpoint of PyTorch with `state_dict_network` and `performance_statistics`, where
 `train_acc1_epoch_<E>`, `train_loss_epoch_<E>`, `test_acc1_epoch_<E>` and `test_loss_epoch_<E>` are
-accuracies and cross-entropies of that epoch.
+accuracies and cross-entropies of that epoch. Zip files are read as if what they hold lay in their
+place, so that this project's networks are one file each, with what training kept of them.
 
 In the name of a network, `NIN` and five digits tell the width of its five cells. The rest of the
 published names is not known to us; this project writes
@@ -27,12 +28,11 @@ import torch.nn.functional as F
 from pandas import DataFrame, Series
 from torch import Tensor, nn
 
-from gengap import folders
 from gengap.collection import COLUMNS, Collection
-from gengap.collections.demogen import like_cifar
-from gengap.collections.layers import Sum
+from gengap.collections.genprob_networks import CELLS, genprob_network
 from gengap.errors import GengapError, NotAvailable
-from gengap.formats.images import load_images
+from gengap.formats.containers import Member, files_below
+from gengap.formats.images import like_cifar, load_images
 from gengap.formats.state_dicts import (
     check_finite,
     read_checkpoint,
@@ -50,6 +50,7 @@ DATASETS = {
     "CIFAR100": ("cifar100", (129.3, 124.1, 112.4), (68.2, 65.4, 70.4)),
     "FashionMNIST": ("fashion_mnist", (72.9,) * 3, (90.0,) * 3),
 }
+SPECTRA = "spectra.parquet"  # how the names of tables of kept spectra end
 FILE = re.compile(r"(.+)_([^_/]+)_epoch_(\d+)\.pth\.tar")
 STATISTIC = re.compile(r"(train|test)_(acc1|loss)_epoch_(\d+)")
 KINDS = {"acc1": "accuracy", "loss": "loss"}
@@ -58,7 +59,6 @@ CODE = re.compile(r"NIN(\d{5})(?!\d)")
 NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
 RATE = re.compile(rf"(?<![a-z])(?:lr|learning_rate)[_=]?({NUMBER})", re.IGNORECASE)
 WEIGHT_DECAY = re.compile(rf"(?<![a-z])(?:wd|weight_decay)[_=]?({NUMBER})", re.IGNORECASE)
-CELLS = 5
 
 
 class GenProb(Collection):
@@ -91,7 +91,8 @@ class GenProb(Collection):
     def family_files(self, family: str) -> tuple[Path, ...]:
         """One of the family's files, or what they would be called."""
         for epochs in self._files.get(family, {}).values():
-            return tuple(epochs.values())[:1]
+            file = next(iter(epochs.values()))
+            return (file.container if isinstance(file, Member) else file,)
         optimizer, _, dataset = family.rpartition("_")
         return (self.root / f"*_{optimizer}_*_{dataset}_epoch_*.pth.tar",)
 
@@ -130,33 +131,46 @@ class GenProb(Collection):
     def kept_table(self, name: str) -> DataFrame:
         """What training kept of every epoch of the index's networks, also of those without weights.
 
-        name: `epochs`, the columns of the index, or `spectra`, model_id and the columns of
-        `network_spectra`. Empty where no `<family>/<name>.parquet` lies beside the networks, as
-        beside the published ones.
+        name: `epochs`, the columns of the index of all epochs that a network's last file tells, or
+        `spectra`, model_id and the columns of `network_spectra`, from tables whose names end with
+        spectra.parquet; empty where there are none, as beside the published networks.
         """
-        files = sorted(self.root.glob(f"*/{name}.parquet"))
-        rows = [folders.read_table(file) for file in files]
-        if not rows:
-            return DataFrame(columns=["model_id"])
-        found = pd.concat(rows, ignore_index=True)
+        rows = self._all_epochs() if name == "epochs" else self._spectra()
         networks = network_of(self.index()["model_id"]).unique()
-        return found[network_of(found["model_id"]).isin(networks)].reset_index(drop=True)
+        return rows[network_of(rows["model_id"]).isin(networks)].reset_index(drop=True)
+
+    def _all_epochs(self) -> DataFrame:
+        rows = [row for family in self._files for row in self._rows(family, kept=False)]
+        return DataFrame(rows)
+
+    def _spectra(self) -> DataFrame:
+        tables = [file for name, file in self._found.items() if name.endswith(SPECTRA)]
+        if not tables:
+            return DataFrame(columns=["model_id"])
+        return pd.concat(map(read_spectra, tables), ignore_index=True)
 
     @cached_property
-    def _files(self) -> dict[str, dict[str, dict[int, Path]]]:
+    def _found(self) -> dict[str, Path | Member]:
+        return dict(files_below(self.root, (".pth.tar", SPECTRA)))
+
+    @cached_property
+    def _files(self) -> dict[str, dict[str, dict[int, Path | Member]]]:
         """Family -> network -> epoch -> file."""
         families = defaultdict(lambda: defaultdict(dict))
-        for file in self.root.rglob("*.pth.tar"):
-            found = FILE.fullmatch(file.relative_to(self.root).as_posix())
-            if found and not file.name.startswith("."):
+        for name, file in self._found.items():
+            if found := FILE.fullmatch(name):
                 network, dataset, epoch = found.groups()
                 family = f"{optimizer_in(network) or 'unknown'}_{dataset}"
                 families[family][network][int(epoch)] = file
         return {family: dict(networks) for family, networks in families.items()}
 
-    def _rows(self, family: str) -> list[dict]:
+    def _rows(self, family: str, *, kept: bool = True) -> list[dict]:
+        """The index's rows of a family; unless `kept`, of all epochs that its last files tell."""
         networks = self._files.get(family, {})
-        recorded = {network: records_of(networks[network]) for network in sorted(networks)}
+        recorded = {
+            network: records_of(networks[network]) if kept else last_statistics(networks[network])
+            for network in sorted(networks)
+        }
         unit = accuracy_unit(family, recorded)
         return [
             {"model_id": f"{family}/{network}/epoch_{epoch}", "family": family, "epoch": epoch}
@@ -167,9 +181,15 @@ class GenProb(Collection):
         ]
 
 
+def read_spectra(file: Path | Member) -> DataFrame:
+    """A table that training kept; GengapError that names it where it cannot be read."""
+    with reading(file):
+        return pd.read_parquet(file if isinstance(file, Path) else io.BytesIO(file.read_bytes()))
+
+
 def network_of(model_ids: Series) -> Series:
     """The part of each model id that all epochs of a network share: `<family>/<network>`."""
-    return model_ids.str.rpartition("/")[0]
+    return model_ids.str.rsplit("/", n=1).str[0]
 
 
 def optimizer_in(network: str) -> str | None:
@@ -190,7 +210,12 @@ def hyper_parameters(network: str) -> dict[str, float | str]:
     } | {f"hp_width_{cell}": float(digit) for cell, digit in enumerate(widths)}
 
 
-def records_of(files: Mapping[int, Path]) -> dict[int, dict[str, float]]:
+def last_statistics(files: Mapping[int, Path | Member]) -> dict[int, dict[str, float]]:
+    """Epoch -> accuracies and losses of one network that its last file tells."""
+    return dict(sorted(read_statistics(files[max(files)]).items()))
+
+
+def records_of(files: Mapping[int, Path | Member]) -> dict[int, dict[str, float]]:
     """Epoch -> accuracies and losses of one network, for the epochs that have a file.
 
     A trainer that keeps its statistics from epoch to epoch leaves all in the last file, so the last
@@ -209,7 +234,7 @@ def records_of(files: Mapping[int, Path]) -> dict[int, dict[str, float]]:
     return {epoch: records[epoch] for epoch in sorted(files)}
 
 
-def read_statistics(file: Path) -> dict[int, dict[str, float]]:
+def read_statistics(file: Path | Member) -> dict[int, dict[str, float]]:
     """Epoch -> the columns RECORDED, in the file's own unit; only epochs that have all."""
     checkpoint = read_checkpoint(file, mapped=True)
     epochs = defaultdict(dict)
@@ -255,69 +280,6 @@ def network_inputs(images: np.ndarray, dataset: str) -> Tensor:
     return F.avg_pool2d(inputs, 2) if dataset == "FashionMNIST" else inputs
 
 
-def genprob_network(planes: Sequence[int], classes: int) -> nn.Sequential:
-    """A network of GenProb's family for inputs (N, 3, H, W); H and W are halved twice.
-
-    planes: channels of the five cells, in the published networks 40 or 48 each; here any.
-    The stages are a first convolution with 8 channels, cells (0, 2, 4), reductions (1, 3), a last
-    normalization, the mean over all places, and a dense layer.
-
-    Source: source/qc_nin.py of the release, with its names of parameters. The paper's table has
-    maps of 18 x 18 and 9 x 9, the released code, as here, of 16 x 16 and 8 x 8. How weights were
-    initialized was not released: PyTorch's defaults.
-    Raises: GengapError unless five widths are given.
-    """
-    if len(planes) != CELLS:
-        raise GengapError(f"got {len(planes)} widths, {list(planes)}; expected {CELLS}")
-    network = nn.Sequential()
-    stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
-    network.add_module("stem", nn.Sequential(stem, nn.BatchNorm2d(8)))
-    for number, (channels, width) in enumerate(zip([8, *planes], planes)):
-        stage = Reduction(channels, width) if number % 2 else Cell(channels, width)
-        network.add_module(f"cell{number}", stage)
-    network.add_module("last_act", nn.Sequential(nn.BatchNorm2d(planes[-1]), nn.ReLU()))
-    network.add_module("global_pooling", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    network.add_module("classifier", nn.Linear(planes[-1], classes))
-    return network
-
-
-class Cell(nn.Module):
-    """Three nodes, each the sum of normalized convolutions of those before it and of the inputs."""
-
-    def __init__(self, channels: int, planes: int):
-        super().__init__()
-        for number, inputs in enumerate([channels, channels, planes, planes, planes]):
-            self.add_module(f"RELUConvBN{number}", relu_convolution(inputs, planes, 3))
-        same = channels == planes
-        self.shortcut = nn.Sequential() if same else relu_convolution(channels, planes, 1)
-        self.sum = Sum()
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        first = self.RELUConvBN0(inputs)
-        second = self.RELUConvBN2(first) + self.RELUConvBN1(inputs)
-        return self.sum(self.RELUConvBN3(second), self.RELUConvBN4(first), self.shortcut(inputs))
-
-
-class Reduction(nn.Module):
-    """Two normalized convolutions, the first with stride 2, beside the inputs at half the size."""
-
-    def __init__(self, channels: int, planes: int):
-        super().__init__()
-        self.conv_a = relu_convolution(channels, planes, 3, stride=2)
-        self.conv_b = relu_convolution(planes, planes, 3)
-        pointwise = nn.Conv2d(channels, planes, 1, bias=False)
-        self.down_sample = nn.Sequential(nn.AvgPool2d(2), pointwise)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.conv_b(self.conv_a(inputs)) + self.down_sample(inputs)
-
-
-def relu_convolution(channels: int, planes: int, size: int, stride: int = 1) -> nn.Sequential:
-    """ReLU, a convolution that keeps the size but for its stride, batch normalization."""
-    kernel = nn.Conv2d(channels, planes, size, stride=stride, padding=size // 2, bias=False)
-    return nn.Sequential(nn.ReLU(), kernel, nn.BatchNorm2d(planes))
-
-
 def fitting_network(state: Mapping[str, Tensor]) -> nn.Sequential | None:
     """The network with a state dict's names and shapes, without weights; None if there is none."""
     firsts = [f"cell{i}.{'conv_a' if i % 2 else 'RELUConvBN0'}.1.weight" for i in range(CELLS)]
@@ -347,15 +309,13 @@ def network_name(
     return f"NIN{code}_{optimizer}_lr_{learning_rate:g}_wd_{weight_decay:g}"
 
 
-def checkpoint_file(root: Path, network: str, dataset: str, epoch: int) -> Path:
-    """The file of a network after an epoch."""
-    return root / f"{network}_{dataset}_epoch_{epoch}.pth.tar"
+def checkpoint_name(network: str, dataset: str, epoch: int) -> str:
+    """The name of the file of a network after an epoch."""
+    return f"{network}_{dataset}_epoch_{epoch}.pth.tar"
 
 
-def write_checkpoint(
-    file: Path, state: Mapping[str, Tensor], records: Mapping[int, Mapping[str, float]]
-) -> None:
-    """Write a network after an epoch, in the published format; the file is whole or not there.
+def checkpoint(state: Mapping[str, Tensor], records: Mapping[int, Mapping[str, float]]) -> bytes:
+    """The file of a network after an epoch, in the published format.
 
     state: its state dict. records: epoch -> train_accuracy, test_accuracy (fractions), train_loss
     and test_loss (nats), for all epochs so far, so that the index opens only a network's last file.
@@ -367,10 +327,10 @@ def write_checkpoint(
         for kind, column in KINDS.items()
     }
     content = {"state_dict_network": packed(state), "performance_statistics": statistics}
-    # In memory first: a name of the file in it would make equal networks into unequal bytes.
+    # In memory: a name of the file in it would make equal networks into unequal bytes.
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    folders.write_atomically(file, lambda path: path.write_bytes(buffer.getbuffer()))
+    return buffer.getvalue()
 
 
 def packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,8 +15,9 @@ import pandas as pd
 
 from gengap import folders
 from gengap.collection import COLUMNS
-from gengap.collections.pgdl import index_rows, naming
+from gengap.collections.pgdl import index_rows
 from gengap.errors import GengapError
+from gengap.formats.places import naming
 from gengap.formats.predictions import read_model_configs
 
 # Task -> hyper-parameter -> its values by their part of a model's id; the id is the parts' sum.
@@ -50,7 +51,7 @@ def read_participants(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame, d
 
     table: columns family, model_id, measure (as the team calls it), value. index: the columns of a
     collection's, accuracies and losses NaN where unknown, then gap (always known) and `hp_*`, in
-    the form that `gengap.evaluation.analysis` takes. specs: by task, as the competition's score takes them.
+    the form that `official_task` takes. specs: by task, as the competition's score takes them.
 
     Raises: GengapError for a missing or damaged file, or models that differ between the files.
     """

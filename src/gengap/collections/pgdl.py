@@ -9,13 +9,10 @@ files hold the tasks; they are read as they are, one member at a time, and never
 """
 
 import io
-import json
 import math
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -27,10 +24,9 @@ from torch import Tensor, nn
 from gengap.collection import COLUMNS, Collection
 from gengap.errors import GengapError, NotAvailable
 from gengap.formats.keras import network_from_config, read_weights, weights_in
+from gengap.formats.places import Place, naming, read_json
 from gengap.formats.state_dicts import check_finite
 from gengap.formats.tfrecord import read_tfrecord
-
-Place = Path | zipfile.Path  # a folder or file, on disk or in a zip file
 
 # Task -> the archive that holds it. There is no task 3.
 ARCHIVES = {
@@ -51,7 +47,6 @@ METRICS = {
     "test_loss": "test_loss",
 }
 SHARD = re.compile(r"shard_(\d+)\.tfrecord")
-DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class PGDL(Collection):
@@ -155,12 +150,6 @@ def index_rows(task: str, specs: dict) -> list[dict]:
     return rows
 
 
-def read_json(file: Place) -> object:
-    """What a JSON file holds; GengapError that names it where it is missing or damaged."""
-    with naming(file):
-        return json.loads(file.read_bytes())
-
-
 def read_shard(file: Place) -> tuple[Tensor, Tensor]:
     """Inputs (N, C, H, W) or (N, D) float32 and labels (N,) int64 of one TFRecord file."""
     with naming(file), file.open("rb") as opened:
@@ -212,15 +201,3 @@ def _in_memory(file: Place) -> Path | io.BytesIO:
 def _hyper_parameter(value) -> float | str:
     """Numbers and truth values as float, whatever tasks with other values stand beside."""
     return float(value) if isinstance(value, int | float) else str(value)
-
-
-@contextmanager
-def naming(file: Place) -> Iterator[Place]:
-    """Names the file, or the zip file and its member, in whatever goes wrong while it is read."""
-    try:
-        yield file
-    except GengapError as error:
-        raise GengapError(f"{file}: {error}") from error
-    except (*DAMAGE, TypeError, AttributeError) as error:
-        reason = "it is missing" if isinstance(error, FileNotFoundError) else repr(error)
-        raise GengapError(f"{file} cannot be read ({reason}); get it again") from error

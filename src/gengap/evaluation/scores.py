@@ -1,63 +1,223 @@
-"""The score of the competition Predicting Generalization in Deep Learning, and what it rests on.
+"""How well a measure orders networks by their gap: each score once.
 
-A score judges a measure on one task: networks trained on a grid of hyper-parameters, each with its
-generalization gap. Every score here takes measures (..., n) and, for a bootstrap, how often each of
-the n networks was drawn, so that thousands of permutations or samples are one matrix product.
+A score takes measures (..., n) in the order of a task's networks, and the task or a `Sample` of it.
+It returns (...) for a task and (..., S) for a sample of S bootstraps, so that thousands of
+permutations, or of bootstraps, are a few matrix products.
 """
 
-import math
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import combinations, permutations, product
+from functools import wraps
 
 import numpy as np
-import pandas as pd
-from scipy import sparse
+from scipy import stats
 
-from gengap.errors import GengapError
+from gengap.evaluation.resampling import permutations
+from gengap.evaluation.samples import Sample, signs
+from gengap.evaluation.tasks import PAIRS, Task, indicator, read_task, values_of
 
-BATCH = 64  # measures scored at once: bounds the memory to BATCH * n^2 pairs
-
-
-@dataclass(frozen=True)
-class Task:
-    """Networks of one grid of hyper-parameters, prepared for scores; see `read_task`, `task_of`."""
-
-    models: tuple[str, ...]  # n ids
-    levels: np.ndarray  # (n, H) int: which possible value of each hyper-parameter it has
-    possible: dict[str, tuple[str, ...]]  # H hyper-parameters: their values as text
-    gap: np.ndarray  # (n,) train minus test accuracy, a fraction
-
-    @cached_property
-    def larger_gap(self) -> np.ndarray:
-        """(n, n) bool: whether the gap of the row is strictly larger than that of the column."""
-        return self.gap[:, None] > self.gap
-
-    @cached_property
-    def conditions(self) -> "Conditions":
-        """The cells in which the competition compares networks; made when first needed."""
-        return _conditions(self)
-
-    @cached_property
-    def neighbours(self) -> np.ndarray:
-        """(H, n, n) bool: whether two networks differ in this hyper-parameter and in no other."""
-        differs = (self.levels[:, None] != self.levels).transpose(2, 0, 1)
-        return differs & (differs.sum(axis=0) == 1)
+SAME = 1e-9  # scores nearer than this are equal: orders of summation differ by less
+BATCH = 2**22  # numbers that a score holds at once, of each of its few matrices
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """In which cell of which condition each pair of networks lies.
+Score = Callable[[np.ndarray, Task | Sample], np.ndarray]
 
-    A condition is an ordered pair of hyper-parameters, a cell a value of the first for either
-    network and of the second for either. Conditions follow each other, and so do their cells.
+
+def _of_many(score: Callable[[np.ndarray, Sample], np.ndarray]) -> Score:
+    """Makes a function of measures (M, n) and a Sample a score of any number, in batches."""
+
+    @wraps(score)
+    def scored(measures: np.ndarray, of: Task | Sample) -> np.ndarray:
+        sample = Sample.whole(of) if isinstance(of, Task) else of
+        measures, n = np.asarray(measures, float), len(sample.task.gap)
+        if measures.shape[-1:] != (n,):
+            raise ValueError(f"a measure of shape {measures.shape} for {n} networks")
+        batch = max(1, BATCH // (n * (n + len(sample.draws))))
+        parts = [score(rows, sample) for rows in _batches(measures.reshape(-1, n), batch)]
+        found = np.concatenate(parts)
+        found = found[:, 0] if isinstance(of, Task) else found
+        return found.reshape(measures.shape[:-1] + found.shape[1:])[()]
+
+    return scored
+
+
+def _batches(rows: np.ndarray, batch: int) -> Iterator[np.ndarray]:
+    return (rows[start : start + batch] for start in range(0, len(rows), batch))
+
+
+@_of_many
+def kendall_tau(measures, sample):
+    """Kendall's tau-b of measure and gap, which corrects for ties; NaN if one is constant.
+
+    Source:
+        Kendall 1945.
     """
+    compared = signs(measures)
+    untied = sample.pairs(np.abs(compared)) * sample.gap_untied
+    return _ratio(sample.pairs(compared * sample.task.gap_signs), np.sqrt(untied))
 
-    pairs: sparse.csc_array  # (2 cells, n * n) of 0 and 1: two rows a cell, gap not larger, larger
-    first: np.ndarray  # (conditions,) position of each condition's first cell
-    undefined: np.ndarray  # (conditions,) bool: a cell is empty, its entropy 0 / 0
+
+@_of_many
+def spearman(measures, sample):
+    """Spearman's rank correlation of measure and gap; NaN if one is constant.
+
+    Ties have their mean rank. Source: Spearman 1904.
+    """
+    one, other, draws = sample.ranks(signs(measures)), sample.gap_ranks, sample.draws
+    products = [(draws * a * b).sum(axis=-1) for a, b in ((one, other), (one, one))]
+    return _ratio(products[0], np.sqrt(products[1] * (draws * other * other).sum(axis=-1)))
+
+
+@_of_many
+def pearson(measures, sample):
+    """Pearson's correlation of measure and gap; NaN if one is constant or not finite."""
+    weights = sample.draws / sample.draws.sum(axis=-1, keepdims=True)
+    sides = [measures[:, None], sample.task.gap[None, None]]
+    varies = [_varies(side, sample.draws) for side in sides]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        one, other = (side - (weights * side).sum(axis=-1, keepdims=True) for side in sides)
+        variances = [(weights * side**2).sum(axis=-1) for side in (one, other)]
+        found = (weights * one * other).sum(axis=-1) / np.sqrt(variances[0] * variances[1])
+    return np.where(varies[0] & varies[1], found, np.nan)
+
+
+@_of_many
+def granulated_tau(measures, sample):
+    """Agreement with the gap where one hyper-parameter changes.
+
+    For each hyper-parameter Kendall's tau over the pairs of networks that differ in nothing else
+    (tau-a: a tie counts 0 and stays in the denominator), then the mean over hyper-parameters. Those
+    without such pairs, as of one value, are left out.
+
+    Source:
+        Jiang et al. 2020, 'Fantastic generalization measures', the average of psi_i.
+
+    Differs:
+        copies make pairs each with each.
+    """
+    return _mean(
+        _by_group(_agreement(measures, sample.task), sample, sample.task.by_hyperparameter)
+    )
+
+
+@_of_many
+def sign_errors(measures, sample):
+    """(..., E) share of pairs that the measure orders against the gap, in each environment.
+
+    An environment is a hyper-parameter and two of its values; its pairs are the networks that have
+    one and the other and are alike in all else, copies each with each. A tie of the measure is
+    half an error; pairs of equal gaps ask nothing and are left out. 0 is perfect, 1/2 is chance.
+    Environments have at least `PAIRS` pairs; NaN where a sample drew none.
+
+    Source:
+        Dziugaite et al. 2020, 'In search of robust measures of generalization', the sign-error;
+        nitarshan/robust-generalization-measures, create_environments.py and
+        figure_cdf_all_measures.py.
+
+    Differs:
+        there an environment fixes the values of the other hyper-parameters too and averages over
+        seeds, where one network for each setting would be one pair, and the worst 1 for every
+        measure that is not perfect; a pair has the probability that its gaps differ on more test
+        images as weight, and the weights of an environment must be worth 12 pairs.
+    """
+    agreement = _agreement(measures, sample.task)
+    return _by_group((1 - agreement) / 2, sample, sample.task.environments)
+
+
+@_of_many
+def mean_sign_error(measures, sample):
+    """The mean of `sign_errors` over environments."""
+    return _mean(sign_errors(measures, sample))
+
+
+@_of_many
+def worst_sign_error(measures, sample):
+    """The largest of `sign_errors` over environments: how far a measure fails somewhere."""
+    return np.fmax.reduce(sign_errors(measures, sample), axis=-1, initial=np.nan)
+
+
+@_of_many
+def r2_of_ranks(measures, sample):
+    """Share of the gap's variance that the measure predicts, each network from the other folds.
+
+    The gap by least squares on the measure's rank among all networks of the family, in `FOLDS`
+    folds that are pooled; at most 1, and about 0 or less for a measure that tells nothing. The
+    direction is fitted, so that a measure is not blamed for the wrong sign.
+    """
+    task, draws = sample.task, sample.draws
+    gap, folds = task.gap - task.gap.mean(), indicator(task.in_fold[:, None])
+    ranks = stats.rankdata(measures, axis=-1) / len(gap)
+    x = (ranks - ranks.mean(axis=-1, keepdims=True))[:, None]
+    size, sum_x, sum_y, sum_xx, sum_xy = (
+        (draws * part) @ (1 - folds) for part in (1, x, gap, x * x, x * gap)
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):  # a sample may lie in one fold
+        spread = sum_xx - sum_x**2 / size
+        slope = np.where(spread > SAME, (sum_xy - sum_x * sum_y / size) / spread, 0)
+        intercept = (sum_y - slope * sum_x) / size
+        predicted = intercept @ folds.T + (slope @ folds.T) * x
+        mean = (draws @ gap / draws.sum(axis=-1))[:, None]
+        squares = [(draws * (gap - part) ** 2).sum(axis=-1) for part in (predicted, mean)]
+        return 1 - squares[0] / squares[1]
+
+
+@_of_many
+def cmi(measures, sample):
+    """The score of the competition Predicting Generalization in Deep Learning, a fraction.
+
+    How much the sign of a measure's difference between two networks tells of the sign of the gap's,
+    given two hyper-parameters of both: mutual information over entropy of the gap's sign, each the
+    plain mean over cells; the least over all pairs of hyper-parameters. 1 is perfect, 0 tells
+    nothing. Blind to the measure's sign, and positive by chance: compare with `null_mean`.
+
+    Source:
+        Jiang et al. 2020, arXiv 2012.07976; by the competition's rules (see
+        `conditional_mutual_information`) on its tasks.
+
+    Differs:
+        where all measures are judged, hyper-parameters of one value are left out (the competition
+        conditions on one other alone beside them); the grid may be incomplete and have copies, and
+        cells without a pair are left out of the mean; values that would be written alike are kept
+        apart; a hyper-parameter of more than `DRAWN` numbers was drawn at random and enters as
+        above its median or not.
+
+    Raises:
+        GengapError: if a task of the competition is no complete grid of two or more
+            hyper-parameters.
+    """
+    conditions = sample.task.conditions
+    larger = measures[:, :, None] > measures[:, None, :]
+    gap_plus, plus = sample.cells_of_larger_gap, sample.cells(larger)
+    both = sample.cells(larger & sample.task.larger_gap)
+    gap_minus = sample.cell_sizes - gap_plus
+    told, whole = information([[gap_minus - plus + both, plus - both], [gap_plus - both, both]])
+    told, whole = (np.add.reduceat(part, conditions.first) for part in (told, whole))
+    # The entropy of a cell whose pairs all have one sign is not exactly 0.
+    scores = np.divide(told, whole, out=np.zeros_like(told), where=whole > SAME)
+    scores[conditions.undefined] = np.nan
+    least = np.full(scores.shape[1:], np.inf)
+    for score in scores:  # as min(score, least) of Python: a NaN replaces, and is replaced
+        least = np.where(least < score, least, score)
+    return least
+
+
+def information(tables: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Of tables of 2 by 2 arrays: information of the two signs and entropy of the first, in bits.
+
+    A table counts pairs of networks by the signs of gap and measure. Both as large as the arrays,
+    and 0 where a table is empty.
+    """
+    (a, b), (c, d) = tables
+    size = a + b + c + d
+    share = 1 / np.where(size > 0, size, 1)
+    gaps, signs = [(a + b) * share, (c + d) * share], [(a + c) * share, (b + d) * share]
+    told = 0.0
+    for row, gap in zip(tables, gaps, strict=True):
+        for count, sign in zip(row, signs, strict=True):
+            seen = count > 0
+            ratio = np.divide(count * share, gap * sign, out=np.ones_like(count), where=seen)
+            told = told + count * share * np.log2(ratio)
+    return told, -sum(gap * np.log2(gap + 1e-12) for gap in gaps)
 
 
 def conditional_mutual_information(predictions: Mapping[str, float], specs: Mapping) -> float:
@@ -66,161 +226,25 @@ def conditional_mutual_information(predictions: Mapping[str, float], specs: Mapp
     predictions: the measure by `model_<id>`. specs: the content of the task's `model_configs.json`,
     whose `metrics` may hold `gen_gap` in place of `train_acc` and `test_acc`.
 
-    How much the sign of a measure's difference between two networks tells of the sign of the gap's,
-    given two hyper-parameters of both: mutual information over entropy of the gap's sign, each the
-    plain mean over cells; the least over all pairs of hyper-parameters. 1 is perfect. Blind to the
-    measure's sign, and positive for a random measure: compare with `random_scores`.
+    The score `cmi` as officially taken: all ordered pairs of networks count, each with itself too;
+    a sign is plus only if strictly larger, so that ties and NaN are minus; cells are keyed by the
+    values written one after the other, so that of cells written alike the last holds all and the
+    others are empty, which makes that pair of hyper-parameters NaN, and NaN the score unless
+    another pair follows.
 
-    As officially scored: all ordered pairs of networks count, each with itself too; a sign is plus
-    only if strictly larger, so that ties and NaN are minus; cells are keyed by the values written
-    one after the other, so that of cells written alike the last holds all and the others are empty,
-    which makes that pair of hyper-parameters NaN, and NaN the score unless another pair follows.
+    Source:
+        Jiang et al. 2020, arXiv 2012.07976; scoring_program/mutual_information.py of
+        google-research/pgdl.
 
-    Source: Jiang et al. 2020, arXiv 2012.07976; scoring_program/mutual_information.py of
-    google-research/pgdl. Differs: what the official program punishes with a task score of
-    -0.999999 (a missing or unknown prediction, a grid with holes or repetitions) is an error.
-    Raises: GengapError for those, and for a prediction that is no number.
+    Differs:
+        what the official program punishes with a task score of -0.999999 (a missing or unknown
+        prediction, a grid with holes or repetitions) is an error.
+
+    Raises:
+        GengapError: for those, and for a prediction that is no number.
     """
     task = read_task(specs)
     return float(cmi(values_of(predictions, task), task))
-
-
-def read_task(specs: Mapping) -> Task:
-    """The task of a `model_configs.json`: the ids, hyper-parameters and gaps of its networks.
-
-    Raises: GengapError naming the network that lacks something, has a value that is not among the
-    possible ones or no finite gap; or the point of the grid with no network or several.
-    """
-    if not specs:
-        raise GengapError("the model configurations are empty; give those of a whole task")
-    specs = {_official_id(model): spec for model, spec in specs.items()}
-    try:
-        first = next(iter(specs.values()))["hparams"]
-        possible = {name: list(first[name]["possible_values"]) for name in first}
-        values = {
-            model: {name: spec["hparams"][name]["current_value"] for name in possible}
-            for model, spec in specs.items()
-        }
-        gap = np.array([_gap(spec["metrics"], model) for model, spec in specs.items()], float)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise GengapError(
-            f"the model configurations lack {error}; expected is, by id,"
-            ' {"hparams": {NAME: {"possible_values": [...], "current_value": VALUE}},'
-            ' "metrics": {"train_acc": A, "test_acc": B}}'
-        ) from error
-    levels = [
-        [_level(model, name, row[name], possible[name]) for name in possible]
-        for model, row in values.items()
-    ]
-    names = {name: tuple(map(str, choices)) for name, choices in possible.items()}
-    task = Task(tuple(specs), np.array(levels, int).reshape(len(specs), -1), names, gap)
-    _check_grid(task)
-    return task
-
-
-def gap_of(index: pd.DataFrame) -> pd.Series:
-    """Each model's generalization gap: the column `gap` of an index, or the accuracies' difference.
-
-    That column is there where gaps are known of networks whose accuracies are not.
-    """
-    return index["gap"] if "gap" in index else index["train_accuracy"] - index["test_accuracy"]
-
-
-def task_of(index: pd.DataFrame) -> Task:
-    """The task of one family's index rows: gaps by `gap_of`, hyper-parameters its columns `hp_*`.
-
-    Raises: GengapError if the rows are of several families or a gap is missing.
-    """
-    if index["family"].nunique() != 1:
-        raise GengapError(
-            f"a task is one family; these {len(index)} rows are of"
-            f" {', '.join(map(repr, index['family'].unique())) or 'none'}"
-        )
-    gap = gap_of(index).to_numpy(float)
-    if not np.isfinite(gap).all():
-        missing = index["model_id"][~np.isfinite(gap)].iloc[0]
-        raise GengapError(f"{missing!r} has no gap: it, or one of its accuracies, is missing")
-    varied = index.filter(regex="^hp_").dropna(axis=1, how="all").astype(str)
-    factors = {name.removeprefix("hp_"): pd.factorize(varied[name]) for name in varied}
-    levels = np.array([codes for codes, _ in factors.values()], int).reshape(-1, len(index)).T
-    possible = {name: tuple(values) for name, (_, values) in factors.items()}
-    return Task(tuple(index["model_id"]), levels, possible, gap)
-
-
-def values_of(predictions: Mapping[str, float], task: Task) -> np.ndarray:
-    """Predictions by id as a vector (n,) in the order of the task's networks.
-
-    Raises: GengapError if a network has no prediction, a prediction no network, or is no number.
-    """
-    given = {_official_id(model): value for model, value in predictions.items()}
-    missing = [model for model in task.models if model not in given]
-    unknown = [model for model in given if model not in set(task.models)]
-    for what, models in (
-        ("have no prediction", missing),
-        ("are not of this task", unknown),
-    ):
-        if models:
-            raise GengapError(
-                f"{len(models)} models {what} ({_some(models)}), for which the competition scores"
-                f" the whole task -0.999999; give one prediction for each of its {len(task.models)}"
-            )
-    for model, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-            raise GengapError(f"the prediction for {model} is {value!r}; give a number")
-    return np.array([given[model] for model in task.models], float)
-
-
-def cmi(measure: np.ndarray, task: Task, draws: np.ndarray | None = None) -> np.ndarray:
-    """The competition's score, `conditional_mutual_information`, of many measures at once.
-
-    measure (..., n) in the order of the task's networks; returns (...), or a number.
-    draws (..., n): how often a bootstrap drew each network. Then a pair counts as often as both
-    were drawn together, and each drawn network once with itself: copies of one network are not
-    compared, for the extra ties would pass for agreement. Cells that nothing was drawn for are
-    left out of the mean.
-
-    Raises: GengapError if the task is no complete grid of two or more hyper-parameters.
-    """
-    return _in_batches(_cmi, measure, task, draws)
-
-
-def kendall_tau_b(measure: np.ndarray, task: Task, draws: np.ndarray | None = None) -> np.ndarray:
-    """Kendall's tau-b with the gap of many measures at once: measure (..., n) to (...).
-
-    draws (..., n) as for `cmi`. NaN if the measure is constant.
-    Source: Kendall 1945.
-    """
-    return _in_batches(_kendall_tau_b, measure, task, draws)
-
-
-def granulated_tau(measure: np.ndarray, task: Task, draws: np.ndarray | None = None) -> np.ndarray:
-    """Agreement with the gap where one hyper-parameter changes: measure (..., n) to (...).
-
-    For each hyper-parameter Kendall's tau among the networks that differ in nothing else (tau-a: a
-    tie counts 0 and stays in the denominator), then the mean over hyper-parameters. Groups count by
-    their pairs, which on a complete grid all have alike; hyper-parameters of one value have no
-    pairs and are left out. draws (..., n) as for `cmi`.
-
-    Source: Jiang et al. 2020, 'Fantastic generalization measures', the average of psi_i.
-    """
-    return _in_batches(_granulated_tau, measure, task, draws)
-
-
-def pearson(measure: np.ndarray, task: Task, draws: np.ndarray | None = None) -> np.ndarray:
-    """Pearson's correlation with the gap of many measures at once: measure (..., n) to (...).
-
-    draws (..., n) as for `cmi`. NaN if the measure is constant or not finite.
-    """
-    return _in_batches(_pearson, measure, task, draws)
-
-
-Score = Callable[..., np.ndarray]
-SCORES: dict[str, Score] = {
-    "cmi": cmi,
-    "kendall_tau": kendall_tau_b,
-    "granulated_tau": granulated_tau,
-    "pearson": pearson,
-}
 
 
 def random_scores(task: Task, *, draws: int = 1000, seed: int = 0) -> np.ndarray:
@@ -228,177 +252,105 @@ def random_scores(task: Task, *, draws: int = 1000, seed: int = 0) -> np.ndarray
 
     Any measure without ties, its networks shuffled: how high chance alone scores there.
     """
-    shuffled = np.tile(np.arange(len(task.gap), dtype=float), (draws, 1))
-    return cmi(np.random.default_rng(seed).permuted(shuffled, axis=1), task)
+    return cmi(permutations(len(task.gap), draws, np.random.default_rng(seed)), task)
 
 
-def _in_batches(score, measure, task, draws):
-    measure = np.asarray(measure, float)
-    if measure.shape[-1:] != task.gap.shape:
-        raise ValueError(f"a measure of shape {measure.shape} for {len(task.gap)} networks")
-    shape = measure.shape if draws is None else np.broadcast_shapes(measure.shape, draws.shape)
-    rows = np.broadcast_to(measure, shape).reshape(-1, shape[-1])
-    drawn = None if draws is None else np.broadcast_to(draws, shape).reshape(rows.shape)
-    parts = [slice(start, start + BATCH) for start in range(0, len(rows), BATCH)]
-    found = [score(rows[part], task, None if draws is None else drawn[part]) for part in parts]
-    return np.concatenate(found).reshape(shape[:-1])[()]
+def plain_tau(x: np.ndarray, y: np.ndarray) -> float:
+    """`kendall_tau` of two vectors (N,), by sorting: N may be too large to compare all pairs.
 
-
-def _cmi(measure, task, draws):
-    conditions = task.conditions
-    larger = (measure[:, :, None] > measure[:, None, :]).reshape(len(measure), -1)
-    weights = np.ones((1, larger.shape[1])) if draws is None else _pair_weights(draws)
-    # Of each cell: by the sign of the gap, then (minus, plus) of the measure.
-    total = _counted(conditions.pairs, weights)
-    plus = _counted(conditions.pairs, larger * weights)
-    mutual, entropy = information(np.stack([total - plus, plus], axis=2))
-    told, whole = (np.add.reduceat(part, conditions.first) for part in (mutual, entropy))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        scores = told / whole
-    scores[conditions.undefined] = np.nan
-    least = np.full(len(measure), np.inf)
-    for score in scores:  # as min(score, least) of Python: a NaN replaces, and is replaced
-        least = np.where(least < score, least, score)
-    return least
-
-
-def _kendall_tau_b(measure, task, draws):
-    agreement, ranks, gaps, weights = _signs(measure, task, draws)
-    untied = [(np.abs(signs) * weights).sum(axis=(1, 2)) for signs in (ranks, gaps)]
-    with np.errstate(invalid="ignore"):
-        return (agreement * weights).sum(axis=(1, 2)) / np.sqrt(untied[0] * untied[1])
-
-
-def _granulated_tau(measure, task, draws):
-    agreement, _, _, weights = _signs(measure, task, draws)
-    varied = task.neighbours.reshape(len(task.neighbours), -1).T.astype(float)
-    sums = [part.reshape(len(part), -1) @ varied for part in (agreement * weights, weights)]
-    defined = sums[1] > 0
-    taus = np.divide(sums[0], sums[1], out=np.zeros_like(sums[0]), where=defined)
-    with np.errstate(invalid="ignore"):
-        return taus.sum(axis=1) / defined.sum(axis=1)
-
-
-def _signs(measure, task, draws):
-    """Pairs of networks: agreement, signs of measure and gap, weights; each (B or 1, n, n)."""
-    larger = (measure[:, :, None] > measure[:, None, :]).astype(float)
-    ranks = larger - larger.transpose(0, 2, 1)
-    gaps = (task.larger_gap.astype(float) - task.larger_gap.T)[None]
-    weights = np.ones_like(gaps) if draws is None else _pair_weights(draws).reshape(ranks.shape)
-    return ranks * gaps, ranks, gaps, weights
-
-
-def _pearson(measure, task, draws):
-    weights = np.ones_like(measure) if draws is None else draws
-    weights = weights / weights.sum(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        measure = measure - measure[:, :1]  # a constant is then exactly 0
-        measure = measure - (weights * measure).sum(axis=1, keepdims=True)
-        gap = task.gap - (weights * task.gap).sum(axis=1, keepdims=True)
-        variances = [(weights * part**2).sum(axis=1) for part in (measure, gap)]
-        return (weights * measure * gap).sum(axis=1) / np.sqrt(variances[0] * variances[1])
-
-
-def _pair_weights(draws):
-    """(B, n * n): how often each pair was drawn, a network with itself once for each copy."""
-    weights = draws[:, :, None] * draws[:, None, :].astype(float)
-    own = np.arange(draws.shape[1])
-    weights[:, own, own] = draws
-    return weights.reshape(len(draws), -1)
-
-
-def _counted(pairs, weights):
-    """(cells, 2, B): pairs of networks in each cell, by the sign of the gap."""
-    counts = pairs @ weights.T.astype(float)
-    return counts.reshape(len(counts) // 2, 2, -1)
-
-
-def information(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of tables (cells, 2, 2, B): information of the two signs and entropy of the first, in bits.
-
-    A table counts pairs of networks by the signs of gap and measure. Both (cells, B), and 0 where a
-    table is empty.
+    Source:
+        Kendall 1945; scipy.stats.kendalltau.
     """
-    size = counts.sum(axis=(1, 2), keepdims=True)
-    shares = counts / np.where(size > 0, size, 1)
-    gap, measure = shares.sum(axis=2, keepdims=True), shares.sum(axis=1, keepdims=True)
-    seen = shares > 0
-    ratio = np.divide(shares, gap * measure, out=np.ones_like(shares), where=seen)
-    information = (shares * np.log2(ratio)).sum(axis=(1, 2))
-    return information, -(gap * np.log2(gap + 1e-12)).sum(axis=(1, 2))
+    return float(stats.kendalltau(x, y, variant="b").statistic)
 
 
-def _conditions(task: Task) -> Conditions:
-    if len(task.possible) < 2:
-        raise GengapError(
-            "the score compares networks within two hyper-parameters; this task has only"
-            f" {', '.join(task.possible) or 'none'}"
-        )
-    _check_grid(task)
-    places = {pair: _places(task, *pair) for pair in permutations(task.possible, 2)}
-    if all(np.array_equal(place, np.arange(len(place))) for place in places.values()):
-        # Where no cells are written alike, the reversed order only names the cells otherwise.
-        places = {pair: places[pair] for pair in combinations(task.possible, 2)}
-    both = {}  # of each hyper-parameter the values of a pair of networks, as one number
-    for levels, (name, values) in zip(task.levels.T, task.possible.items(), strict=True):
-        both[name] = (levels[:, None] * len(values) + levels).ravel()
-    cells = [len(place) for place in places.values()]
-    first = np.concatenate([[0], np.cumsum(cells)[:-1]])
-    row = np.empty((len(task.gap) ** 2, len(places)), np.int32)
-    for at, ((one, other), place) in enumerate(places.items()):
-        row[:, at] = first[at] + place[both[one] * len(task.possible[other]) ** 2 + both[other]]
-    empty = np.bincount(row.ravel(), minlength=sum(cells)) == 0
-    row = 2 * row + task.larger_gap.reshape(-1, 1)
-    starts = np.arange(0, row.size + 1, row.shape[1])
-    shape = (len(row), 2 * sum(cells))
-    pairs = sparse.csr_array((np.ones(row.size), row.ravel(), starts), shape=shape).T
-    return Conditions(pairs, first, np.logical_or.reduceat(empty, first))
+def _agreement(measures, task) -> np.ndarray:
+    """(M, P) of neighbouring pairs: 1 if ordered as by the gap, -1 if against it, 0 if tied."""
+    one, other, _ = task.neighbours
+    first, second = measures[:, one], measures[:, other]
+    return ((first > second) * 1.0 - (first < second)) * task.gap_signs[one, other]
 
 
-def _places(task: Task, one: str, other: str) -> np.ndarray:
-    """(cells,) where each cell of a condition is counted: of cells written alike the last."""
-    choices = [task.possible[name] for name in (one, one, other, other)]
-    keys = ["".join(key) for key in product(*choices)]
-    last = {key: at for at, key in enumerate(keys)}
-    return np.array([last[key] for key in keys])
+def _by_group(values, sample, member) -> np.ndarray:
+    """(M, S, G) mean of neighbouring pairs' values (M, P) in each group, NaN if none was drawn."""
+    sums = (sample.neighbours * values[:, None]) @ member
+    sizes = np.broadcast_to(sample.neighbours @ member, sums.shape)
+    return np.divide(sums, sizes, out=np.full_like(sums, np.nan), where=sizes > 0)
 
 
-def _check_grid(task: Task) -> None:
-    networks = Counter(map(tuple, task.levels.tolist()))
-    sizes = [len(values) for values in task.possible.values()]
-    for point in product(*map(range, sizes)):
-        if networks[point] != 1:
-            names = zip(task.possible, point, strict=True)
-            place = ", ".join(f"{name} = {task.possible[name][at]}" for name, at in names)
-            raise GengapError(
-                f"the score needs one network at each of the {math.prod(sizes)} points of the grid;"
-                f" there are {networks[point]} at {place}"
-            )
+def _mean(groups) -> np.ndarray:
+    """Mean over the last axis of what is no NaN; NaN if all are."""
+    defined = ~np.isnan(groups)
+    sums, sizes = np.where(defined, groups, 0).sum(axis=-1), defined.sum(axis=-1)
+    return np.divide(sums, sizes, out=np.full_like(sums, np.nan), where=sizes > 0)
 
 
-def _official_id(model: str) -> str:
-    # The program's own test: bare numbers in model_configs.json are `model_<id>` in predictions.
-    return model if "model" in model else f"model_{model}"
+def _ratio(told, whole) -> np.ndarray:
+    """told / whole, and NaN where the whole is 0: nothing can be told."""
+    return np.divide(told, whole, out=np.full_like(whole, np.nan, dtype=float), where=whole > 0)
 
 
-def _level(model, name, value, possible):
-    if value not in possible:
-        raise GengapError(
-            f"{model} has {name} = {value!r}, which is not among its possible values {possible};"
-            " correct the model configurations"
-        )
-    return possible.index(value)
+def _varies(values, draws) -> np.ndarray:
+    """(..., S) whether drawn values (..., n) are finite and not all the same."""
+    drawn = draws > 0
+    low = np.where(drawn, values, np.inf).min(axis=-1)
+    return np.where(drawn, values, -np.inf).max(axis=-1) > low
 
 
-def _gap(metrics, model):
-    if "train_acc" in metrics and "test_acc" in metrics:
-        gap = metrics["train_acc"] - metrics["test_acc"]
-    else:
-        gap = metrics["gen_gap"]
-    if not math.isfinite(gap):
-        raise GengapError(f"the generalization gap of {model} is {gap}; a finite one is expected")
-    return gap
+def needs_gaps(task: Task) -> str:
+    """Why a task has no score at all; empty if it has."""
+    return "" if np.ptp(task.gap) > 0 else "all networks have the same gap"
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+def _needs_conditions(task: Task) -> str:
+    varied = task.levels.shape[1]
+    if varied < 2:
+        return f"{varied} hyper-parameters vary; 2 are needed"
+    if task.official:
+        return task.no_grid
+    groups, columns = task.conditions.groups, task.conditions.columns
+    if min(groups[:, of].sum(axis=0).max() for of in columns) < 2:
+        return "no two networks share the values of two hyper-parameters"
+    return ""
+
+
+def _needs_neighbours(task: Task) -> str:
+    pairs = len(task.neighbours[0])
+    if pairs >= PAIRS:
+        return ""
+    return f"{pairs} pairs of networks differ in one hyper-parameter alone; {PAIRS} are needed"
+
+
+def _needs_environments(task: Task) -> str:
+    if task.environments.shape[1]:
+        return ""
+    return (
+        f"no two values of a hyper-parameter have {PAIRS} pairs of networks that differ in"
+        " nothing else and have different gaps"
+    )
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A score, and how it is read."""
+
+    score: Score
+    lowest: float
+    highest: float
+    better: int = 1  # -1 where a lower score is better
+    of_constant: float = float("nan")  # what a constant measure, which knows nothing, is given
+    lacks: Callable[[Task], str] = lambda task: ""  # why a family has no such score
+    ranks_alone: bool = True  # whether it depends on a measure's order and ties alone
+
+
+# Those that judge all measures see order alone: a measure's scale, or a logarithm, changes nothing.
+CRITERIA = {
+    "cmi": Criterion(cmi, 0, 1, lacks=_needs_conditions),
+    "kendall_tau": Criterion(kendall_tau, -1, 1, of_constant=0),
+    "granulated_tau": Criterion(granulated_tau, -1, 1, lacks=_needs_neighbours),
+    "spearman": Criterion(spearman, -1, 1, of_constant=0),
+    "r2": Criterion(r2_of_ranks, -np.inf, 1),
+    "mean_sign_error": Criterion(mean_sign_error, 0, 1, -1, lacks=_needs_environments),
+    "worst_sign_error": Criterion(worst_sign_error, 0, 1, -1, lacks=_needs_environments),
+}
+SCORES = CRITERIA | {"pearson": Criterion(pearson, -1, 1, ranks_alone=False)}

@@ -36,6 +36,7 @@ CLASSES = {"mnist": 10, "fashion_mnist": 10, "cifar10": 10, "cifar100": 100}
 DATASETS = tuple(CLASSES)
 SPLITS = ("train", "test")
 LARGEST_COUNT = 60_000  # images in one file; a header that promises more is not believed
+IDX_SIDES = (28, 14)  # pixels: as published, and halved by this project's recipes
 IDX_PREFIX = {"train": "train", "test": "t10k"}
 # The archive of the binary version, and the folder in it.
 CIFAR_ARCHIVES = {
@@ -94,7 +95,8 @@ def load_images(
     without that the cache, which is filled from the official sources unless `download` is false.
     Returns images, uint8 (N, 28, 28) or, for CIFAR, (N, 32, 32, 3), and labels, int64 (N,).
 
-    Raises: GengapError for an unknown data set or split, a missing, truncated or damaged file.
+    Raises:
+        GengapError: for an unknown data set or split, a missing, truncated or damaged file.
     """
     _check_names(dataset, split)
     root = root or os.environ.get("GENGAP_IMAGES")
@@ -115,7 +117,8 @@ def embedded_images(dataset: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     split "train": the first 6,000 training images (10 %); every network of the replica zoo was
     trained on at least these. "test": all 10,000 test images.
 
-    Raises: NotAvailable for the other data sets.
+    Raises:
+        NotAvailable: for the other data sets.
     """
     _check_names(dataset, split)
     if dataset != "fashion_mnist":
@@ -132,8 +135,11 @@ def network_inputs(images: np.ndarray) -> np.ndarray:
     images: uint8 (N, H, W) or (N, H, W, 3). Grey is the plain mean of the channels, no luma
     weights, as in the zoo's data sets.
 
-    Source: Unterthiner et al. 2020 and its released train_network.py.
-    Raises: GengapError for arrays of another type or shape.
+    Source:
+        Unterthiner et al. 2020 and its released train_network.py.
+
+    Raises:
+        GengapError: for arrays of another type or shape.
     """
     if images.dtype != np.uint8 or not (images.ndim == 3 or images.shape[3:] == (3,)):
         raise GengapError(
@@ -146,14 +152,28 @@ def network_inputs(images: np.ndarray) -> np.ndarray:
     return grey[:, None]
 
 
+def like_cifar(images: np.ndarray) -> np.ndarray:
+    """Images as `load_images` returns them, with three channels and 32 x 32 pixels.
+
+    Grey images of 28 x 28 pixels get a black frame and three equal channels.
+    """
+    if images.ndim == 4:
+        return images
+    framed = np.pad(images, ((0, 0), (2, 2), (2, 2)))
+    return np.repeat(framed[..., None], 3, axis=3)
+
+
 def per_image_standardization(images: np.ndarray) -> np.ndarray:
     """Inputs of DEMOGEN's networks, float32 (N, C, H, W): each image with mean 0 and deviation 1.
 
     images: uint8 (N, H, W, C). (x - mean) / max(deviation, 1 / sqrt(H W C)), mean and population
     standard deviation of the image's H W C numbers, exact.
 
-    Source: tf.image.per_image_standardization, as in the released data_util.py.
-    Raises: GengapError for arrays of another type or shape.
+    Source:
+        tf.image.per_image_standardization, as in the released data_util.py.
+
+    Raises:
+        GengapError: for arrays of another type or shape.
     """
     if images.dtype != np.uint8 or images.ndim != 4:
         raise GengapError(
@@ -184,7 +204,9 @@ def _read(folder: Path, dataset: str, split: str) -> tuple[np.ndarray, np.ndarra
         images, labels = _read_cifar(folder, dataset, split)
     else:
         images, labels = _read_idx_pair(folder, split)
-    found = LABELS_SHA256.get(hashlib.sha256(labels.astype(np.uint8)).hexdigest(), dataset)
+    found = LABELS_SHA256.get(
+        hashlib.sha256(labels.astype(np.uint8).tobytes()).hexdigest(), dataset
+    )
     if found != dataset:
         raise GengapError(f"{folder} holds {found}, not {dataset}: name the folder of {dataset}.")
     if len(images) != len(labels):
@@ -220,7 +242,7 @@ def _idx_names(split: str) -> tuple[str, str]:
 
 def _read_idx_pair(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     images, labels = _idx_names(split)
-    return _read_idx(folder / images, (28, 28)), _read_idx(folder / labels, ()).astype(np.int64)
+    return _read_idx(folder / images, axes=2), _read_idx(folder / labels, axes=0).astype(np.int64)
 
 
 def write_idx_pair(folder: Path, split: str, images: np.ndarray, labels: np.ndarray) -> None:
@@ -232,16 +254,17 @@ def write_idx_pair(folder: Path, split: str, images: np.ndarray, labels: np.ndar
         folders.write_atomically(folder / f"{name}.gz", partial(Path.write_bytes, data=content))
 
 
-def _read_idx(plain: Path, item: tuple[int, ...]) -> np.ndarray:
-    """uint8 (N, *item) from an idx file, or from the same name with .gz."""
+def _read_idx(plain: Path, *, axes: int) -> np.ndarray:
+    """uint8 (N, ...), each item of so many axes, from an idx file or the same name with .gz."""
     path = plain if plain.exists() else plain.with_name(f"{plain.name}.gz")
-    magic = 0x0801 + len(item)  # unsigned bytes, 1 + len(item) axes
+    magic = 0x0801 + axes  # unsigned bytes, 1 + axes axes
+    items = [[side] * axes for side in IDX_SIDES]
     with _reading(path), (open if path == plain else gzip.open)(path, "rb") as file:
-        found, count, *shape = struct.unpack(f">{2 + len(item)}I", file.read(8 + 4 * len(item)))
-        if found != magic or tuple(shape) != item or count > LARGEST_COUNT:
+        found, count, *item = struct.unpack(f">{2 + axes}I", file.read(8 + 4 * axes))
+        if found != magic or item not in items or count > LARGEST_COUNT:
             raise ValueError(
-                f"the header says {[found, count, *shape]}, expected {magic}, at most "
-                f"{LARGEST_COUNT}, then {list(item)}"
+                f"the header says {[found, count, *item]}, expected {magic}, at most "
+                f"{LARGEST_COUNT}, then {items[0]}"
             )
         size = count * int(np.prod(item))
         content = bytearray(file.read(size + 1))
@@ -296,9 +319,10 @@ def _read_archive(path: Path, dataset: str, batches: list[str]) -> list[np.ndarr
             if member.name not in wanted:
                 continue
             largest = LARGEST_COUNT * (CIFAR_LABELS[dataset] + CIFAR_PIXELS)
-            if not member.isreg() or member.size > largest:
+            opened = archive.extractfile(member) if member.isreg() else None
+            if opened is None or member.size > largest:
                 raise ValueError(f"{member.name} is not a plain file of the right size")
-            found[member.name] = _records(archive.extractfile(member).read(), dataset)
+            found[member.name] = _records(opened.read(), dataset)
         if missing := [name for name in wanted if name not in found]:
             raise ValueError(f"it lacks {', '.join(missing)}")
     return [found[name] for name in wanted]

@@ -9,11 +9,8 @@ competition were written; tests compare with Keras's own outputs.
 """
 
 import inspect
-import math
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,8 +21,7 @@ from torch import Tensor, nn
 
 from gengap import folders
 from gengap.errors import GengapError
-
-Shape = tuple[int, ...]  # of one input: (C, H, W), (D,), or channels first and any other axes
+from gengap.formats.keras_layers import ACTIVATIONS, LAYERS, Shape
 
 # Arguments that change no output of a trained network.
 WITHOUT_EFFECT = re.compile(
@@ -60,84 +56,6 @@ BATCH_NORM = {
 }
 
 
-class Function(nn.Module):
-    """An activation that PyTorch has no module for."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]):
-        super().__init__()
-        self.function = function
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.function(inputs)
-
-
-class FlattenChannelsLast(nn.Module):
-    """(N, C, H, W) -> (N, H * W * C): Keras counts channels fastest."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return inputs.movedim(1, -1).flatten(1)
-
-
-class PerPosition(nn.Module):
-    """A dense layer over the channels at each position of (N, C, ...)."""
-
-    def __init__(self, module: nn.Module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.module(inputs.movedim(1, -1)).movedim(-1, 1)
-
-
-class AveragePoolingSame(nn.Module):
-    """Average pooling of zero-padded inputs in which the padding does not count."""
-
-    def __init__(self, padding: tuple[int, ...], pool: nn.AvgPool2d):
-        super().__init__()
-        self.padding = nn.ZeroPad2d(padding)
-        self.pool = pool
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        inside = torch.ones_like(inputs[:1, :1])
-        return self.pool(self.padding(inputs)) / self.pool(self.padding(inside))
-
-
-def hard_sigmoid(inputs: Tensor) -> Tensor:
-    """TensorFlow 2.2's, 0.2 x + 0.5 cut to [0, 1]; PyTorch's has the slope 1/6."""
-    return (0.2 * inputs + 0.5).clamp(0, 1)
-
-
-def bounded_relu(
-    inputs: Tensor, max_value: float, negative_slope: float, threshold: float
-) -> Tensor:
-    """Keras's ReLU: inputs above the threshold, up to max_value; below it, a line or 0."""
-    below = negative_slope * (inputs - threshold)
-    return torch.where(inputs > threshold, inputs, below).clamp(max=max_value)
-
-
-# As TensorFlow 2.2 defines them, those that it lacks as later versions do.
-ACTIVATIONS = {
-    "elu": nn.ELU,
-    "exponential": partial(Function, torch.exp),
-    "gelu": nn.GELU,
-    "hard_sigmoid": partial(Function, hard_sigmoid),
-    "leaky_relu": partial(nn.LeakyReLU, 0.2),
-    "linear": nn.Identity,
-    "log_softmax": partial(nn.LogSoftmax, dim=1),
-    "mish": nn.Mish,
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "selu": nn.SELU,
-    "sigmoid": nn.Sigmoid,
-    "silu": nn.SiLU,
-    "softmax": partial(nn.Softmax, dim=1),
-    "softplus": nn.Softplus,
-    "softsign": nn.Softsign,
-    "swish": nn.SiLU,
-    "tanh": nn.Tanh,
-}
-
-
 def network_from_config(config: dict) -> nn.Sequential:
     """The network that a `config.json` describes, in eval mode, with PyTorch's own random weights.
 
@@ -148,7 +66,8 @@ def network_from_config(config: dict) -> nn.Sequential:
     Raises: GengapError for a layer, argument or activation that is not known here.
     """
     layers, shape = _checked(config)
-    stages, counts = OrderedDict(), Counter()
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    counts: Counter[str] = Counter()
     for number, layer in enumerate(layers):
         try:
             kind = _kind(layer)
@@ -227,8 +146,8 @@ def _checked(config: dict) -> tuple[list[dict], Shape]:
 
 def _kind(layer: dict) -> str:
     kind = ALIASES.get(layer["layer_name"], layer["layer_name"])
-    if kind not in _LAYERS:
-        raise ValueError(f"only these layers are known: {', '.join(_LAYERS)}")
+    if kind not in LAYERS:
+        raise ValueError(f"only these layers are known: {', '.join(LAYERS)}")
     return kind
 
 
@@ -251,10 +170,10 @@ def _stage(kind: str, layer: dict, shape: Shape) -> nn.Module:
     activation = (takes_activation and arguments.pop("activation", None)) or "linear"
     if activation not in ACTIVATIONS:
         raise ValueError(f"only these activations are known: {', '.join(ACTIVATIONS)}")
-    known = list(inspect.signature(_LAYERS[kind]).parameters)[1:]
+    known = list(inspect.signature(LAYERS[kind]).parameters)[1:]
     if unknown := [f"{name}={arguments[name]!r}" for name in arguments if name not in known]:
         raise ValueError(f"the argument {unknown[0]} is not known here")
-    modules = _LAYERS[kind](shape, **arguments)
+    modules = LAYERS[kind](shape, **arguments)
     if kind == "Activation" or activation != "linear":
         modules = [*modules, ACTIVATIONS[activation]()]
     return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
@@ -265,113 +184,9 @@ def _as_integer(value):
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _pair(value) -> tuple[int, int]:
-    height, width = (value, value) if isinstance(value, int | float) else value
-    if min(height, width) < 1:
-        raise ValueError(f"sizes and strides are positive, not {value}")
-    return int(height), int(width)
-
-
 def _output_shape(stage: nn.Module, shape: Shape) -> Shape:
     with torch.no_grad():
         return tuple(stage.eval()(torch.zeros(1, *shape)).shape[1:])
-
-
-def _is_same(padding: str) -> bool:
-    if padding.lower() not in ("same", "valid"):
-        raise ValueError(f"padding is 'same' or 'valid', not {padding!r}")
-    return padding.lower() == "same"
-
-
-def _same_padding(shape: Shape, kernel: Shape, strides: Shape) -> tuple[int, int, int, int]:
-    """TensorFlow's padding "same" (left, right, top, bottom): the odd pixel is at the end."""
-    sides = []
-    for size, width, stride in zip(reversed(shape[1:]), reversed(kernel), reversed(strides)):
-        total = max((math.ceil(size / stride) - 1) * stride + width - size, 0)
-        sides += [total // 2, total - total // 2]
-    return tuple(sides)
-
-
-def _conv2d(
-    shape,
-    *,
-    filters,
-    kernel_size,
-    strides=1,
-    padding="valid",
-    dilation_rate=1,
-    groups=1,
-    use_bias=True,
-):
-    kernel, strides, dilation = _pair(kernel_size), _pair(strides), _pair(dilation_rate)
-    settings = {"stride": strides, "dilation": dilation, "groups": groups, "bias": use_bias}
-    conv = partial(nn.Conv2d, shape[0], filters, kernel, **settings)
-    if not _is_same(padding):
-        return [conv()]
-    reach = tuple((width - 1) * step + 1 for width, step in zip(kernel, dilation))
-    left, right, top, bottom = sides = _same_padding(shape, reach, strides)
-    if left == right and top == bottom:
-        return [conv(padding=(top, left))]
-    return [nn.ZeroPad2d(sides), conv()]
-
-
-def _dense(shape, *, units, use_bias=True):
-    layer = nn.Linear(shape[0], units, bias=use_bias)
-    return [layer if len(shape) == 1 else PerPosition(layer)]
-
-
-def _batch_normalization(shape, *, axis=-1, epsilon=1e-3, center=True, scale=True):
-    last = len(shape)  # Keras counts the batch
-    if axis not in (-1, last, [-1], [last]):
-        raise ValueError(f"only the channels, axis {last} or -1, are normalized here")
-    kind = nn.BatchNorm1d if len(shape) < 3 else nn.BatchNorm2d
-    layer = kind(shape[0], eps=epsilon)
-    layer.weight = layer.weight if scale else None
-    layer.bias = layer.bias if center else None
-    return [layer]
-
-
-def _relu(shape, *, max_value=None, negative_slope=0, threshold=0):
-    if max_value is None and not negative_slope and not threshold:
-        return [nn.ReLU()]
-    bound = math.inf if max_value is None else max_value
-    settings = {"max_value": bound, "negative_slope": negative_slope, "threshold": threshold}
-    return [Function(partial(bounded_relu, **settings))]
-
-
-def _max_pooling(shape, *, pool_size=2, strides=None, padding="valid"):
-    pool, strides = _pair(pool_size), _pair(strides or pool_size)
-    layer = nn.MaxPool2d(pool, strides)
-    if not _is_same(padding):
-        return [layer]
-    return [nn.ConstantPad2d(_same_padding(shape, pool, strides), -math.inf), layer]
-
-
-def _average_pooling(shape, *, pool_size=2, strides=None, padding="valid"):
-    pool, strides = _pair(pool_size), _pair(strides or pool_size)
-    layer = nn.AvgPool2d(pool, strides)
-    if not _is_same(padding):
-        return [layer]
-    return [AveragePoolingSame(_same_padding(shape, pool, strides), layer)]
-
-
-def _flatten(shape):
-    return [nn.Flatten() if len(shape) == 1 else FlattenChannelsLast()]
-
-
-_LAYERS = {
-    "Activation": lambda shape: [],
-    "AveragePooling2D": _average_pooling,
-    "BatchNormalization": _batch_normalization,
-    "Conv2D": _conv2d,
-    "Dense": _dense,
-    "Dropout": lambda shape, *, rate: [nn.Dropout(rate)],
-    "Flatten": _flatten,
-    "GlobalAveragePooling2D": lambda shape: [nn.AdaptiveAvgPool2d(1), nn.Flatten()],
-    "GlobalMaxPooling2D": lambda shape: [nn.AdaptiveMaxPool2d(1), nn.Flatten()],
-    "MaxPooling2D": _max_pooling,
-    "ReLU": _relu,
-}
 
 
 def _slots(network: nn.Sequential) -> dict[str, dict[str, Tensor]]:

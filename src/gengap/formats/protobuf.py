@@ -7,6 +7,7 @@ Format: protobuf's encoding guide, TensorFlow's tensor_shape.proto and crc32c.h.
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 import google_crc32c
 
@@ -16,7 +17,9 @@ LARGEST = 2**31 - 1  # bytes of a message: protobuf's own limit
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 DIM, UNKNOWN_RANK = 2, 3  # fields of TensorShapeProto; a dimension's size is field 1
 
-Field = tuple[int, int | memoryview]
+Message = bytes | memoryview
+# The value is an int or a memoryview: which, the definition of the message says that is read.
+Field = tuple[int, Any]
 
 
 def masked_checksum(data: bytes) -> int:
@@ -25,12 +28,12 @@ def masked_checksum(data: bytes) -> int:
     return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def all_of(message: memoryview, wanted: int) -> list:
+def all_of(message: Message, wanted: int) -> list:
     """The values of every field with a number."""
     return [value for number, value in fields_of(message) if number == wanted]
 
 
-def fields_of(message: memoryview) -> Iterator[Field]:
+def fields_of(message: Message) -> Iterator[Field]:
     """Number and value of each field: an int for a varint, else the bytes."""
     position, end = 0, len(message)
     while position < end:
@@ -52,7 +55,7 @@ def fields_of(message: memoryview) -> Iterator[Field]:
         position += size
 
 
-def varints(message: memoryview) -> list[int]:
+def varints(message: Message) -> list[int]:
     """The numbers of a packed field."""
     position, values = 0, []
     while position < len(message):
@@ -61,7 +64,7 @@ def varints(message: memoryview) -> list[int]:
     return values
 
 
-def varint(message: memoryview, position: int) -> tuple[int, int]:
+def varint(message: Message, position: int) -> tuple[int, int]:
     """The number that starts at a position, at most ten bytes, and where the next field starts."""
     if position < len(message) and message[position] < 0x80:  # nearly all: spares them the loop
         return message[position], position + 1

@@ -5,6 +5,7 @@ PyTorch's zip files have a checksum of each tensor, which is compared; its files
 version 1.6 and safetensors have none, so that a flipped bit in them is not seen.
 """
 
+import io
 import json
 import re
 import zipfile
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from gengap.errors import GengapError, NotAvailable
+from gengap.formats.containers import Member
 
 # Under what a checkpoint keeps its state dict, beside the states of optimizers and the like. The
 # weights that were trained come before their moving average, which is another network.
@@ -57,24 +59,28 @@ NUMPY = [
 ]
 
 
-def read_checkpoint(file: Path, *, mapped: bool = False) -> object:
+def read_checkpoint(file: Path | Member, *, mapped: bool = False) -> object:
     """What torch.save wrote, on the CPU; tensors of older versions and of a GPU too.
 
     mapped: tensors are not read, but taken from the disk where they are looked at, and their
-    checksums not compared; not in files from before PyTorch 1.6.
+    checksums not compared; not in files from before PyTorch 1.6, nor in members of containers.
     Raises: GengapError that names the file where it is missing, damaged or holds other objects.
     """
     with reading(file), torch.serialization.safe_globals(NUMPY):
-        zipped = zipfile.is_zipfile(file)
+        source = file if isinstance(file, Path) else io.BytesIO(file.read_bytes())
+        zipped = zipfile.is_zipfile(source)
+        mapped = mapped and zipped and isinstance(file, Path)
         if zipped and not mapped:
-            check_checksums(file)
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped and zipped)
+            check_checksums(source)
+        if isinstance(source, io.BytesIO):
+            source.seek(0)
+        return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
 
 
-def check_checksums(file: Path) -> None:
+def check_checksums(source: Path | io.BytesIO) -> None:
     """GengapError where the bytes of a zip file are not those that were written to it."""
     try:
-        with zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(source) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise GengapError(f"it is truncated or damaged ({error}); get it again") from error
@@ -82,7 +88,7 @@ def check_checksums(file: Path) -> None:
         raise GengapError(f"the checksum of {damaged} in it is wrong: damaged; get it again")
 
 
-def read_state_dict(file: Path) -> dict[str, Tensor]:
+def read_state_dict(file: Path | Member) -> dict[str, Tensor]:
     """The tensors of a .safetensors file or of a PyTorch checkpoint, on the CPU, by name.
 
     A file that ends in .index.json stands for the shards that it names. Floating-point tensors are
@@ -94,7 +100,7 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
     Raises: GengapError that names the file where it is missing, damaged, without tensors or a
     single shard of several; NotAvailable where a tensor's numbers are of a type without a meaning.
     """
-    if file.name.endswith(SHARDS):
+    if file.name.endswith(SHARDS) and isinstance(file, Path):
         return in_order(read_shards(file))
     if ONE_SHARD.search(file.name):
         raise GengapError(
@@ -108,11 +114,11 @@ def in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensors[name] for name in sorted(tensors, key=with_numbers)}
 
 
-def read_one(file: Path) -> dict[str, Tensor]:
+def read_one(file: Path | Member) -> dict[str, Tensor]:
     """The tensors of one file by name, as `read_state_dict` gives them."""
     if file.name.lower().endswith(SAFETENSORS):
         with reading(file):
-            content = safetensors.torch.load_file(file)
+            content = safetensors.torch.load(file.read_bytes())
     else:
         content = read_checkpoint(file)
     with reading(file):
@@ -212,7 +218,7 @@ def dense(name: str, tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def reading(file: Path) -> Iterator[None]:
+def reading(file: Path | Member) -> Iterator[None]:
     """Names the file in whatever goes wrong while its content is read."""
     try:
         yield

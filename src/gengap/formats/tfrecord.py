@@ -50,7 +50,8 @@ def read_tfrecord(file: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
     Raises: GengapError that names the record where one is truncated, damaged, lacks a feature, or
     differs in shape from the first; and for a file without records.
     """
-    inputs, labels = [], []
+    inputs: list[np.ndarray] = []
+    labels: list[int] = []
     try:
         for record in read_records(file):
             features = read_example(record)
@@ -144,8 +145,8 @@ def read_tensor(message: memoryview) -> np.ndarray:
     return found.reshape(shape)
 
 
-def _values(parts: list[int | memoryview], dtype: str) -> np.ndarray:
-    """The values of a repeated field, packed or one by one."""
+def _values(parts: list, dtype: str) -> np.ndarray:
+    """The values of a repeated field, packed (bytes) or one by one (int, or bytes of floats)."""
     if dtype in ("<f4", "<f8"):
         return np.frombuffer(b"".join(parts), dtype)
     numbers = []

@@ -1,8 +1,8 @@
 """The registry of measures: functions of one model that return one number.
 
-Larger predicts a larger generalization gap; where a paper defines the opposite sign, the
-measure's docstring says so. On a GPU (float32, TF32 off) a measure agrees with its value on the CPU to
-a relative 1e-4.
+Larger predicts a larger generalization gap; where a paper defines the opposite sign, the measure's
+docstring says so. On a GPU (float32, TF32 off) a measure agrees with its value on the CPU to a
+relative 1e-4.
 """
 
 import difflib
@@ -22,7 +22,9 @@ def measure(function: Measure) -> Measure:
 
     What a model lacks, the function raises as `NotAvailable(reason)`. A variant with another
     constant is another function with another name.
-    Raises: GengapError if the name is taken, or if the model is not the only argument needed.
+
+    Raises:
+        GengapError: if the name is taken, or if the model is not the only argument needed.
     """
     name = function.__name__
     if name in MEASURES and not _is_typed_again(MEASURES[name], function):

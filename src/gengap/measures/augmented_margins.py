@@ -8,7 +8,7 @@ from gengap.errors import NotAvailable
 from gengap.measures import measure
 from gengap.measures.margins import gradients_of_margins
 from gengap.measures.shared import drawn_images
-from gengap.measures.stages import IMAGES_AT_ONCE, seeded
+from gengap.measures.stages import IMAGES_AT_ONCE, seeded, split_at
 from gengap.model import Model
 
 IMAGES = 500
@@ -18,15 +18,22 @@ TRIMMED = 0.05  # of the units' variances, at each end
 
 @measure
 def mixup_margin(model: Model) -> float:
-    """Minus the mean margin at the first layer on means of two images of one class. No unit.
+    r"""Minus the mean margin at the first layer on means of two images of one class. No unit.
 
-    (f_y - f_j) / ||grad (f_y - f_j)||_2 with respect to the output of the first convolution or
-    dense layer, over the root of the trimmed mean of the variances of its units. On 500 training
-    images, each averaged with another of its class among the same 50 (or itself).
+    .. math:: -\frac1s \operatorname{mean}_n
+       \frac{f_y - f_j}{\lVert \nabla_h (f_y - f_j) \rVert_2 + 10^{-7}} , \qquad
+       s = \sqrt{\operatorname{trim}_u \operatorname{Var}_n h_{nu}} + 10^{-7} ,
 
-    Source: Natekar & Sharma 2020 (Representation Based Complexity Measures), mixup margin, and its
-    released code; misclassified images stay, with negative margins.
-    Raises: NotAvailable if the collection has no training sample.
+    with :math:`h` the output of the first convolution or dense layer and
+    :math:`\operatorname{trim}` the mean over its units without the 5 % at either end. On 500
+    training images, each averaged with another of its class among the same 50 (or itself).
+
+    Source:
+        Natekar & Sharma 2020 (Representation Based Complexity Measures), mixup margin, and its
+        released code; misclassified images stay, with negative margins.
+
+    Raises:
+        NotAvailable: if the collection has no training sample.
     """
     generator = seeded()
     return _score(model, lambda images, labels: mixed_within_classes(images, labels, generator))
@@ -36,12 +43,15 @@ def mixup_margin(model: Model) -> float:
 def augmented_margin(model: Model) -> float:
     """Minus the mean margin at the first layer on augmented images. No unit.
 
-    As `mixup_margin`, on 500 training images that are flipped, coloured and zoomed at random
-    (`augmented`).
+    The formula of `mixup_margin`, on 500 training images that are flipped, coloured and zoomed at
+    random (`augmented`).
 
-    Source: Natekar & Sharma 2020 (Representation Based Complexity Measures), augmented margin, and
-    its released code.
-    Raises: NotAvailable without a training sample, or if it does not hold images.
+    Source:
+        Natekar & Sharma 2020 (Representation Based Complexity Measures), augmented margin, and its
+        released code.
+
+    Raises:
+        NotAvailable: without a training sample, or if it does not hold images.
     """
     if model.sample[0].ndim != 4:
         raise NotAvailable("augmentation needs images (N, C, H, W)")
@@ -65,8 +75,12 @@ def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
     times 0.6 to 1.2, if there are three channels; up to 0.05 added; contrast times 0.7 to 1.0;
     zoomed in to 0.85 to 0.99 of the sides, half of them.
 
-    Source: the released code of Natekar & Sharma 2020. Differs: the hue is turned around the grey
-    axis and saturation is not clipped, so that pixels need not be in [0, 1].
+    Source:
+        the released code of Natekar & Sharma 2020.
+
+    Differs:
+        the hue is turned around the grey axis and saturation is not clipped, so that pixels need
+        not be in [0, 1].
     """
 
     def uniform(low: float, high: float) -> Tensor:
@@ -105,12 +119,12 @@ def _zoomed(images: Tensor, scale: Tensor) -> Tensor:
 
 def _score(model: Model, change) -> float:
     images, labels = drawn_images(model, IMAGES)
-    place = _first_weights(model.network)
+    below, above = split_at(model.network, _first_weights(model.network))
     distances, activations = [], []
     for inputs, classes in zip(images.split(IMAGES_AT_ONCE), labels.split(IMAGES_AT_ONCE)):
         with torch.no_grad():
-            hidden = model.network[:place](change(inputs, classes))
-        margins, _, gradients = gradients_of_margins(model.network[place:], hidden, classes)
+            hidden = below(change(inputs, classes))
+        margins, _, gradients = gradients_of_margins(above, hidden, classes)
         norms = gradients["inputs"].flatten(1).norm(dim=1)
         distances.append(margins.double() / (norms.double() + EPSILON))
         activations.append(hidden.flatten(1))

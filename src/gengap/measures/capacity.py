@@ -9,14 +9,19 @@ from gengap.model import Model
 
 @measure
 def vc_dimension(model: Model) -> float:
-    """An upper bound on the VC dimension of a convolutional network: d + 2 d log(22 d 32^2) P.
+    r"""An upper bound on the VC dimension of a convolutional network. Unit: samples.
 
-    d is the number of kernels (of convolutions and dense layers), P the number of their entries;
-    biases and normalizations are not counted. Unit: samples, with a natural logarithm.
+    .. math:: d + 2 d P \ln(22 d \cdot 32^2) ,
 
-    Source: Jiang et al. 2020 (PGDL competition), baseline `vc_dim` of its kit, which takes 32 x 32
-    inputs for granted, as here.
-    Raises: NotAvailable for a network without kernels.
+    with :math:`d` the number of kernels (of convolutions and dense layers) and :math:`P` the number
+    of their entries; biases and normalizations are not counted.
+
+    Source:
+        Jiang et al. 2020 (PGDL competition), baseline `vc_dim` of its kit, which takes 32 x 32
+        inputs for granted, as here.
+
+    Raises:
+        NotAvailable: for a network without kernels.
     """
     kernels = [weight.numel() for weight in model.network.parameters() if weight.ndim > 1]
     if not kernels:

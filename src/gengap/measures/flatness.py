@@ -29,38 +29,53 @@ Deviation = Callable[[float, Tensor], float | Tensor]
 
 @measure
 def pac_bayes_flatness(model: Model) -> float:
-    """One over the squared standard deviation of the weight noise that the network bears.
+    r"""One over the squared standard deviation of the weight noise that the network bears.
 
-    1 / sigma^2, see `pac_bayes_sigma`. Unit: 1 / weight^2. Between 1/4, if even the largest noise
-    that is tried does not change the accuracy enough, and 2.7e8.
+    .. math:: 1 / \sigma^2 ,
 
-    Source: Jiang et al. 2020 (Fantastic Generalization Measures), eq. 53.
-    Raises: NotAvailable if the collection has no training sample.
+    with the :math:`\sigma` of `pac_bayes_sigma`. Unit: 1 / weight². Between 1/4, if even the
+    largest noise that is tried does not change the accuracy enough, and 2.7e8.
+
+    Source:
+        Jiang et al. 2020 (Fantastic Generalization Measures), eq. 53.
+
+    Raises:
+        NotAvailable: if the collection has no training sample.
     """
     return pac_bayes_sigma(model) ** -2
 
 
 @measure
 def pac_bayes_magnitude_flatness(model: Model) -> float:
-    """One over the squared noise, in units of each weight's magnitude, that the network bears.
+    r"""One over the squared noise, in units of each weight's magnitude, that the network bears.
 
-    1 / sigma^2, see `pac_bayes_magnitude_sigma`. No unit. Between 1/4 and 2.7e8.
+    .. math:: 1 / \sigma^2 ,
 
-    Source: Jiang et al. 2020 (Fantastic Generalization Measures), eq. 61.
-    Raises: NotAvailable if the collection has no training sample.
+    with the :math:`\sigma` of `pac_bayes_magnitude_sigma`. No unit. Between 1/4 and 2.7e8.
+
+    Source:
+        Jiang et al. 2020 (Fantastic Generalization Measures), eq. 61.
+
+    Raises:
+        NotAvailable: if the collection has no training sample.
     """
     return pac_bayes_magnitude_sigma(model) ** -2
 
 
 @measure
 def fisher_rao(model: Model) -> float:
-    """Fisher-Rao norm: the mean squared derivative of the loss along the weights. Unit: nats^2.
+    r"""Fisher-Rao norm: the mean squared derivative of the loss along the weights. Unit: nats².
 
-    E[<theta, grad loss>^2] over at most 1,000 training images and their labels, the cross-entropy
-    of each; one forward-mode derivative gives all products at once.
+    .. math:: \frac1N \sum_{n=1}^N \langle \theta, \nabla_\theta \ell(x_n, y_n) \rangle^2
 
-    Source: Liang et al. 2019 (Fisher-Rao Metric, Geometry, and Complexity of Neural Networks).
-    Raises: NotAvailable if the collection has no training sample.
+    over at most 1,000 training images and their labels, :math:`\ell` the cross-entropy of each; one
+    forward-mode derivative gives all products at once.
+
+    Source:
+        Liang et al. 2019 (Fisher-Rao Metric, Geometry, and Complexity of Neural Networks).
+
+    Raises:
+        NotAvailable: if the collection has no training sample.
     """
     images, labels = drawn_images(model, FISHER_IMAGES)
     parts = zip(images.split(IMAGES_AT_ONCE), labels.split(IMAGES_AT_ONCE))
@@ -69,27 +84,40 @@ def fisher_rao(model: Model) -> float:
 
 
 def pac_bayes_sigma(model: Model) -> float:
-    """The standard deviation of Gaussian noise on all weights that changes accuracy by 0.1.
+    r"""The standard deviation of Gaussian noise on all weights that changes accuracy by 0.1.
 
-    Of the mean accuracy over ten draws of noise, to 0.01, or as near as 15 bisections of [0, 2]
-    come; batch norm is folded in. Each draw is tried on its own 50 training images.
+    .. math:: \lvert \operatorname{mean}_u \operatorname{accuracy}(w + u)
+       - \operatorname{accuracy}(w) \rvert = 0.1 , \qquad u_i \sim \mathcal N(0, \sigma^2) .
 
-    Source: Jiang et al. 2020, appendix; constants as in the released code of Dziugaite et al.
-    2020. Differs: the code passes sigma^2 where a standard deviation is meant, draws new noise at
-    each bisection, and tries each draw on all training images.
-    Raises: NotAvailable if the collection has no training sample.
+    The mean is over ten draws of noise, the change right to 0.01, or as near as 15 bisections of
+    [0, 2] come; batch norm is folded in. Each draw is tried on its own 50 training images.
+
+    Source:
+        Jiang et al. 2020, appendix; constants as in the released code of Dziugaite et al. 2020.
+
+    Differs:
+        the code passes sigma^2 where a standard deviation is meant, draws new noise at each
+        bisection, and tries each draw on all training images.
+
+    Raises:
+        NotAvailable: if the collection has no training sample.
     """
     return _bisected_sigma(model, lambda sigma, weight: sigma)
 
 
 def pac_bayes_magnitude_sigma(model: Model) -> float:
-    """The noise as a multiple of each weight's size that changes accuracy by 0.1.
+    r"""The noise as a multiple of each weight's size that changes accuracy by 0.1.
 
-    As `pac_bayes_sigma`, but the standard deviation at weight w is sqrt(sigma^2 w^2 + 1e-6).
+    As `pac_bayes_sigma`, with :math:`u_i \sim \mathcal N(0, \sigma^2 w_i^2 + 10^{-6})`.
 
-    Source: Jiang et al. 2020, appendix; constants as in the released code of Dziugaite et al.
-    2020. Differs as `pac_bayes_sigma` does: the code's standard deviation is the square of this.
-    Raises: NotAvailable if the collection has no training sample.
+    Source:
+        Jiang et al. 2020, appendix; constants as in the released code of Dziugaite et al. 2020.
+
+    Differs:
+        As `pac_bayes_sigma` does, and the code's standard deviation is the square of this.
+
+    Raises:
+        NotAvailable: if the collection has no training sample.
     """
 
     def deviation(sigma: float, weight: Tensor) -> Tensor:
@@ -101,7 +129,7 @@ def pac_bayes_magnitude_sigma(model: Model) -> float:
 def loss_slopes(network: nn.Sequential, inputs: Tensor, labels: Tensor) -> Tensor:
     """<theta, grad loss> of each sample, (N,) float64, theta all parameters of the network."""
     theta = {name: weight.detach() for name, weight in network.named_parameters()}
-    logits, slopes = jvp(lambda at: functional_call(network, at, (inputs,)), (theta,), (theta,))
+    logits, slopes, *_ = jvp(lambda at: functional_call(network, at, (inputs,)), (theta,), (theta,))
     logits, slopes, columns = logits.double(), slopes.double(), labels.unsqueeze(1)
     # softmax - one-hot, written so that a sample that is fitted well keeps its digits
     others = logits.softmax(dim=1).scatter(1, columns, 0.0)

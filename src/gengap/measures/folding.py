@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from gengap.errors import NotAvailable
+
 Linear = nn.Linear | _ConvNd  # convolutions of 1 to 3 dimensions, transposed or in groups too
 
 
@@ -18,8 +20,15 @@ def folded(network: nn.Sequential) -> nn.Sequential:
     multiplied into its weights. Another one stays, as what it is at test time: a scale (`weight`)
     and a shift (`bias`) for each channel.
 
-    Source: Dziugaite et al. 2020, the released `_reparam`. Differs: there a batch norm after an
-    activation is multiplied into the layer before the activation, which changes the network.
+    Source:
+        Dziugaite et al. 2020, the released `_reparam`.
+
+    Differs:
+        there a batch norm after an activation is multiplied into the layer before the activation,
+        which changes the network.
+
+    Raises:
+        NotAvailable: for a batch norm without moving statistics.
     """
     network = copy.deepcopy(network)
     before = None
@@ -74,10 +83,19 @@ def _leaves(module: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
 
 
 def _scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    scale = (norm.running_var + norm.eps).rsqrt()
+    mean, variance = _moving_statistics(norm)
+    scale = (variance + norm.eps).rsqrt()
     scale = scale if norm.weight is None else scale * norm.weight
-    shift = -norm.running_mean * scale
+    shift = -mean * scale
     return scale, shift if norm.bias is None else shift + norm.bias
+
+
+def _moving_statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    if norm.running_mean is None or norm.running_var is None:
+        raise NotAvailable(
+            "a batch norm without moving statistics scales by each batch, and cannot be folded"
+        )
+    return norm.running_mean, norm.running_var
 
 
 def _multiply(layer: Linear, scale: Tensor, shift: Tensor) -> None:
@@ -94,5 +112,6 @@ def _multiply(layer: Linear, scale: Tensor, shift: Tensor) -> None:
 def _make_affine(norm: _BatchNorm, scale: Tensor, shift: Tensor) -> None:
     norm.weight, norm.bias = nn.Parameter(scale), nn.Parameter(shift)
     norm.eps = 0.0
-    norm.running_mean.zero_()
-    norm.running_var.fill_(1)
+    mean, variance = _moving_statistics(norm)
+    mean.zero_()
+    variance.fill_(1)

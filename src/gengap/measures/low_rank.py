@@ -77,7 +77,8 @@ def bounded_minima(
     `function` maps (B,) points to (B,) values. The points tried are those of
     scipy.optimize.minimize_scalar(method="bounded"), function by function.
 
-    Source: Brent 1973, Algorithms for Minimization without Derivatives, chapter 5.
+    Source:
+        Brent 1973, Algorithms for Minimization without Derivatives, chapter 5.
     """
     best = second = third = low + GOLDEN * (high - low)
     at_best = at_second = at_third = function(best)

@@ -17,7 +17,7 @@ from gengap.errors import NotAvailable
 from gengap.measures import measure
 from gengap.measures.norms import layer_norms
 from gengap.measures.shared import drawn_images, once_per_model
-from gengap.measures.stages import IMAGES_AT_ONCE, has_strides, stage_outputs
+from gengap.measures.stages import IMAGES_AT_ONCE, has_strides, split_at, stage_outputs
 from gengap.model import Model, true_class_margins
 
 IMAGES_PER_CLASS = 200
@@ -30,11 +30,16 @@ EIGHTH = (8, 9, 6, 7, 5, 4, 3, 2)
 
 @measure
 def training_loss(model: Model) -> float:
-    """Mean cross-entropy of the softmax outputs on the training sample. Unit: nats.
+    r"""Mean cross-entropy of the softmax outputs on the training sample. Unit: nats.
 
-    Source: Jiang et al. 2020 (Fantastic Generalization Measures), the cross-entropy that training
-    is stopped at; weight decay is no part of it.
-    Raises: NotAvailable if the collection has no training sample.
+    .. math:: -\frac1N \sum_{n=1}^N \ln \operatorname{softmax}(f(x_n))_{y_n}
+
+    Source:
+        Jiang et al. 2020 (Fantastic Generalization Measures), the cross-entropy that training is
+        stopped at; weight decay is no part of it.
+
+    Raises:
+        NotAvailable: if the collection has no training sample.
     """
     logits, labels = model.logits.cpu().double(), model.sample[1].cpu()
     return float(nn.functional.cross_entropy(logits, labels))
@@ -42,68 +47,97 @@ def training_loss(model: Model) -> float:
 
 @measure
 def training_accuracy(model: Model) -> float:
-    """Fraction of the training sample that is classified correctly.
+    r"""Fraction of the training sample that is classified correctly.
+
+    .. math:: \frac1N \sum_{n=1}^N [\, y_n = \textstyle\operatorname{argmax}_k f_k(x_n) \,]
 
     The sign is plain: the gap is this minus the test accuracy, so more of it is more gap.
 
-    Source: the competition's definition of the gap (Jiang et al. 2020, arXiv 2012.07976).
-    Raises: NotAvailable if the collection has no training sample.
+    Source:
+        the competition's definition of the gap (Jiang et al. 2020, arXiv 2012.07976).
+
+    Raises:
+        NotAvailable: if the collection has no training sample.
     """
     return float((model.logits.argmax(dim=1) == model.sample[1]).double().mean())
 
 
 @measure
 def inverse_margin(model: Model, *, quantile: float = 0.1) -> float:
-    """One over the squared margin at a low quantile of the training sample.
+    r"""One over the squared margin at a low quantile of the training sample. Unit: 1 / logit².
 
-    1 / gamma^2, gamma the `quantile` of margins (logits, unnormalized). Unit: 1 / logit^2.
-    The sign of gamma is lost, as in the paper, which looks only at networks that fit their
-    training set. Infinite if gamma is 0.
+    .. math:: 1 / \gamma^2 , \qquad \gamma = \operatorname{quantile}_n (f_y - f_j)
 
-    Source: Jiang et al. 2020 (Fantastic Generalization Measures), eq. 22. Differs: the paper
-    takes the exact order statistic, we interpolate.
-    Raises: NotAvailable if the collection has no training sample.
+    of margins in logits, unnormalized. The sign of :math:`\gamma` is lost, as in the paper, which
+    looks only at networks that fit their training set. Infinite if :math:`\gamma` is 0.
+
+    Source:
+        Jiang et al. 2020 (Fantastic Generalization Measures), eq. 22.
+
+    Differs:
+        the paper takes the exact order statistic, we interpolate.
+
+    Raises:
+        NotAvailable: if the collection has no training sample.
     """
     return float(model.margins.cpu().double().quantile(quantile).square().reciprocal())
 
 
 @measure
 def margin(model: Model) -> float:
-    """Minus the median margin of at most 200 training images a class. Unit: logit.
+    r"""Minus the median margin of at most 200 training images a class. Unit: logit.
 
-    Source: Chuang et al. 2021 (Measuring Generalization with Optimal Transport), baseline
-    "Margin"; median, number of images and sign as in the released k-variance code.
-    Raises: NotAvailable if the collection has no training sample.
+    .. math:: -\operatorname{median}_n (f_y - f_j)
+
+    Source:
+        Chuang et al. 2021 (Measuring Generalization with Optimal Transport), baseline "Margin";
+        median, number of images and sign as in the released k-variance code.
+
+    Raises:
+        NotAvailable: if the collection has no training sample.
     """
     return -median(drawn_margins(model))
 
 
 @measure
 def spectrally_normalized_margin(model: Model) -> float:
-    """Minus the median margin over the network's spectral complexity. Unit: logit / weight^layers.
+    r"""Minus the median margin over the network's spectral complexity. Unit: logit / weight^layers.
 
-    The complexity is prod_i ||W_i||_2 (sum_i (||W_i^T||_{2,1} / ||W_i||_2)^(2/3))^(3/2), where
-    ||W^T||_{2,1} sums the Euclidean norms of the weights of each unit; kernels are matrices
-    (out, in * kh * kw), batch norm is folded in, reference matrices are 0, activations count as
-    1-Lipschitz. On the images of `margin`.
+    .. math:: -\operatorname{median}_n (f_y - f_j) \Bigg/ \prod_i \lVert W_i \rVert_2 \Big( \sum_i
+       \big( \lVert W_i^T \rVert_{2,1} / \lVert W_i \rVert_2 \big)^{2/3} \Big)^{3/2} ,
 
-    Source: Bartlett et al. 2017, eq. 1.2; Chuang et al. 2021, baseline "SN-Margin". Differs: the
-    size of the inputs, ||X||_2 / n, which all networks of a data set share, is left out.
-    Raises: NotAvailable without a training sample, or if all weights of a layer are 0.
+    where :math:`\lVert W^T \rVert_{2,1}` sums the Euclidean norms of the weights of each unit;
+    kernels are matrices (out, in * kh * kw), batch norm is folded in, reference matrices are 0,
+    activations count as 1-Lipschitz. On the images of `margin`.
+
+    Source:
+        Bartlett et al. 2017, eq. 1.2; Chuang et al. 2021, baseline "SN-Margin".
+
+    Differs:
+        the size of the inputs, ||X||_2 / n, which all networks of a data set share, is left out.
+
+    Raises:
+        NotAvailable: without a training sample, or if all weights of a layer are 0.
     """
     return -median(drawn_margins(model)) / spectral_complexity(model)
 
 
 @measure
 def gradient_normalized_margin_first(model: Model) -> float:
-    """Minus the median hidden margin at the first hidden layer. Unit: of its activations.
+    r"""Minus the median hidden margin at the first hidden layer. Unit: of its activations.
 
-    (f_y - f_j) / sqrt(||grad (f_y - f_j)||_2^2 + 1e-6), the gradient with respect to the input of
-    the first among the layers 2, 3, 4, 5 (from 0) that has strides; on the images of `margin`.
+    .. math:: -\operatorname{median}_n \gamma_h , \qquad
+       \gamma_h = \frac{f_y - f_j}{\sqrt{\lVert \nabla_h (f_y - f_j) \rVert_2^2 + 10^{-6}}} ,
 
-    Source: Jiang et al. 2019 (Predicting the Generalization Gap with Margin Distributions);
-    Chuang et al. 2021, baseline "GN-Margin 1st"; choice of layer as in its released code.
-    Raises: NotAvailable without a training sample or a layer with strides.
+    with :math:`h` the input of the first among the layers 2, 3, 4, 5 (from 0) that has strides; on
+    the images of `margin`.
+
+    Source:
+        Jiang et al. 2019 (Predicting the Generalization Gap with Margin Distributions); Chuang et
+        al. 2021, baseline "GN-Margin 1st"; choice of layer as in its released code.
+
+    Raises:
+        NotAvailable: without a training sample or a layer with strides.
     """
     return -median(hidden_margins(model, FIRST).normalized())
 
@@ -112,27 +146,37 @@ def gradient_normalized_margin_first(model: Model) -> float:
 def gradient_normalized_margin_eighth(model: Model) -> float:
     """Minus the median hidden margin at the eighth layer. Unit: of its activations.
 
-    As `gradient_normalized_margin_first`, at the first of the layers 8, 9, 6, 7, 5, 4, 3, 2 that
-    has strides: in a small network both may be the same.
+    The formula of `gradient_normalized_margin_first`, at the first of the layers 8, 9, 6, 7, 5, 4,
+    3, 2 that has strides: in a small network both may be the same.
 
-    Source: Jiang et al. 2019; Chuang et al. 2021, baseline "GN-Margin 8th"; choice of layer as in
-    its released code.
-    Raises: NotAvailable without a training sample or a layer with strides.
+    Source:
+        Jiang et al. 2019; Chuang et al. 2021, baseline "GN-Margin 8th"; choice of layer as in its
+        released code.
+
+    Raises:
+        NotAvailable: without a training sample or a layer with strides.
     """
     return -median(hidden_margins(model, EIGHTH).normalized())
 
 
 @measure
 def total_variation_margin_first(model: Model) -> float:
-    """Minus the median hidden margin at the first hidden layer over its total variation. No unit.
+    r"""Minus the median hidden margin at the first hidden layer over its total variation. No unit.
 
-    `gradient_normalized_margin_first` divided by the root of the sum of the variances of the
-    layer's units.
+    .. math:: -\operatorname{median}_n \gamma_h \Big/
+       \sqrt{\textstyle\sum_u \operatorname{Var}_n h_{nu}}
 
-    Source: Jiang et al. 2019, the normalized margin; Chuang et al. 2021, baseline "TV-GN-Margin
-    1st". Differs: the released DEMOGEN code divides the total variation by the number of samples
-    once more.
-    Raises: NotAvailable without a training sample, a layer with strides, or any variation.
+    over the layer's units :math:`u`, layer and hidden margins as in
+    `gradient_normalized_margin_first`.
+
+    Source:
+        Jiang et al. 2019, the normalized margin; Chuang et al. 2021, baseline "TV-GN-Margin 1st".
+
+    Differs:
+        the released DEMOGEN code divides the total variation by the number of samples once more.
+
+    Raises:
+        NotAvailable: without a training sample, a layer with strides, or any variation.
     """
     return gradient_normalized_margin_first(model) / positive_variation(model, FIRST)
 
@@ -141,13 +185,17 @@ def total_variation_margin_first(model: Model) -> float:
 def total_variation_margin_eighth(model: Model) -> float:
     """Minus the median hidden margin at the eighth layer over its total variation. No unit.
 
-    `gradient_normalized_margin_eighth` divided by the root of the sum of the variances of the
-    layer's units.
+    The formula of `total_variation_margin_first`, at the layer of
+    `gradient_normalized_margin_eighth`.
 
-    Source: Jiang et al. 2019, the normalized margin; Chuang et al. 2021, baseline "TV-GN-Margin
-    8th". Differs: the released DEMOGEN code divides the total variation by the number of samples
-    once more.
-    Raises: NotAvailable without a training sample, a layer with strides, or any variation.
+    Source:
+        Jiang et al. 2019, the normalized margin; Chuang et al. 2021, baseline "TV-GN-Margin 8th".
+
+    Differs:
+        the released DEMOGEN code divides the total variation by the number of samples once more.
+
+    Raises:
+        NotAvailable: without a training sample, a layer with strides, or any variation.
     """
     return gradient_normalized_margin_eighth(model) / positive_variation(model, EIGHTH)
 
@@ -160,8 +208,9 @@ def margin_distribution(
     inputs (N, ...), labels (N,) int64. norm: of the gradient, 1, 2 or infinity. epsilon: added to
     the sum of squares inside the root for norm 2, to the norm for the others.
 
-    Source: Jiang et al. 2019; misclassified samples stay, with negative margins, as in the
-    released `margin()`.
+    Source:
+        Jiang et al. 2019; misclassified samples stay, with negative margins, as in the released
+        `margin()`.
     """
     return margin_pass(network, inputs, labels, norm=norm, epsilon=epsilon).margins
 
@@ -171,9 +220,13 @@ def total_variation(network: nn.Sequential, inputs: Tensor) -> dict[str, float]:
 
     Population variance over the N samples. Unit: of the activations.
 
-    Source: Jiang et al. 2019. Differs: the released code divides by N once more.
+    Source:
+        Jiang et al. 2019.
+
+    Differs:
+        the released code divides by N once more.
     """
-    spreads = defaultdict(Spread)
+    spreads: dict[str, Spread] = defaultdict(Spread)
     with torch.no_grad():
         for images in inputs.split(IMAGES_AT_ONCE):
             outputs = {"inputs": images} | stage_outputs(network, images)
@@ -218,7 +271,8 @@ class Spread:
     """The summed variance of units over samples that come in batches (Chan et al. 1979)."""
 
     def __init__(self):
-        self.count, self.mean, self.squares = 0, 0.0, 0.0
+        self.count, self.squares = 0, 0.0
+        self.mean = torch.zeros((), dtype=torch.float64)
 
     def add(self, batch: Tensor) -> None:
         """Take in (N, ...) more samples; sums run in float64."""
@@ -278,7 +332,7 @@ class HiddenMargins:
 def hidden_margins(model: Model, places: tuple[int, ...]) -> HiddenMargins:
     """Margins and gradient norms of the drawn images at the first of `places` with strides."""
     place = strided_place(model.network, places)
-    below, above = model.network[:place], model.network[place:]
+    below, above = split_at(model.network, place)
     images, labels = class_sized_draw(model)
     margins, norms, spread = [], [], Spread()
     for inputs, classes in zip(images.split(IMAGES_AT_ONCE), labels.split(IMAGES_AT_ONCE)):
@@ -288,10 +342,10 @@ def hidden_margins(model: Model, places: tuple[int, ...]) -> HiddenMargins:
         margins.append(values)
         norms.append(gradients["inputs"].flatten(1).norm(dim=1))
         spread.add(hidden)
-    columns = (torch.cat(parts).cpu().double() for parts in (margins, norms))
+    signed, lengths = (torch.cat(parts).cpu().double() for parts in (margins, norms))
     variation = spread.total_variation
     varies = variation > ROUNDING * float(spread.mean.norm())
-    return HiddenMargins(labels.cpu(), *columns, variation if varies else 0.0)
+    return HiddenMargins(labels.cpu(), signed, lengths, variation if varies else 0.0)
 
 
 @once_per_model
@@ -306,7 +360,8 @@ def drawn_margins(model: Model) -> Tensor:
 def spectral_complexity(model: Model) -> float:
     """What `spectrally_normalized_margin` divides by. Unit: weight^layers.
 
-    Raises: NotAvailable if all weights of a layer are 0.
+    Raises:
+        NotAvailable: if all weights of a layer are 0.
     """
     norms = layer_norms(model)
     ratios = (norms.units / norms.spectral).pow(2 / 3)
@@ -321,7 +376,8 @@ def class_sized_draw(model: Model) -> tuple[Tensor, Tensor]:
 def strided_place(network: nn.Sequential, places: tuple[int, ...]) -> int:
     """The first of these places, from 0, at which a stage has strides: it convolves or pools.
 
-    Raises: NotAvailable if none has.
+    Raises:
+        NotAvailable: if none has.
     """
     stages = list(network)
     for place in places:

@@ -7,7 +7,7 @@ released code of Dziugaite et al. 2020 does, and leave biases out.
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,24 +23,34 @@ from gengap.model import Model
 
 @measure
 def parameter_norm(model: Model) -> float:
-    """Squared Frobenius norm of all parameters: sum_i ||w_i||_F^2. Unit: weight^2.
+    r"""Squared Frobenius norm of all parameters. Unit: weight².
 
-    Source: Jiang et al. 2020 (Fantastic Generalization Measures), eq. 42. Differs: the paper
-    sums over weight tensors of layers; biases are counted here as well.
+    .. math:: \sum_i \lVert w_i \rVert_F^2
+
+    Source:
+        Jiang et al. 2020 (Fantastic Generalization Measures), eq. 42.
+
+    Differs:
+        the paper sums over weight tensors of layers; biases are counted here as well.
     """
     return squared_norm(model.network.parameters())
 
 
 @measure
 def distance_from_initialization(model: Model) -> float:
-    """Squared Euclidean distance of the weights from their start: sum_i ||w_i - w0_i||_F^2.
+    r"""Squared Euclidean distance of the weights from their start. Unit: weight².
 
-    Of all that training moves: the moving statistics of batch normalization count where their
-    start is known. Unit: weight^2.
+    .. math:: \sum_i \lVert w_i - w_i^0 \rVert_F^2
 
-    Source: Jiang et al. 2020 (PGDL competition), baseline `distance_from_init` of its kit, where
-    it is squared too.
-    Raises: NotAvailable if the model comes without initial weights.
+    of all that training moves: the moving statistics of batch normalization count where their start
+    is known.
+
+    Source:
+        Jiang et al. 2020 (PGDL competition), baseline `distance_from_init` of its kit, where it is
+        squared too.
+
+    Raises:
+        NotAvailable: if the model comes without initial weights.
     """
     if model.initial_weights is None:
         raise NotAvailable("this model comes without initial weights")
@@ -50,25 +60,33 @@ def distance_from_initialization(model: Model) -> float:
 
 @measure
 def log_product_of_spectral_norms(model: Model) -> float:
-    """Logarithm of the product of the layers' squared spectral norms: sum_i ln ||W_i||_2^2.
+    r"""Logarithm of the product of the layers' squared spectral norms. No unit.
 
-    No unit. Of kernels as matrices, not as the linear maps between images that they make.
+    .. math:: \sum_i \ln \lVert W_i \rVert_2^2
 
-    Source: Jiang et al. 2020 (Fantastic Generalization Measures), eq. 32.
-    Raises: NotAvailable if all weights of a layer are 0.
+    of kernels as matrices, not as the linear maps between images that they make.
+
+    Source:
+        Jiang et al. 2020 (Fantastic Generalization Measures), eq. 32.
+
+    Raises:
+        NotAvailable: if all weights of a layer are 0.
     """
     return float(layer_norms(model).spectral.square().log().sum())
 
 
 @measure
 def log_sum_of_spectral_norms(model: Model) -> float:
-    """Logarithm of the layers' geometric mean squared spectral norm, times their number.
+    r"""Logarithm of the layers' geometric mean squared spectral norm, times their number. No unit.
 
-    ln(d (prod_i ||W_i||_2^2)^(1/d)) over d layers. No unit.
+    .. math:: \ln \Big( d \, \big( \textstyle\prod_{i=1}^d \lVert W_i \rVert_2^2 \big)^{1/d} \Big)
 
-    Source: Jiang et al. 2020 (Fantastic Generalization Measures), eq. 35: the product made a sum,
-    for networks of different depth.
-    Raises: NotAvailable if all weights of a layer are 0.
+    Source:
+        Jiang et al. 2020 (Fantastic Generalization Measures), eq. 35, the product made a sum, for
+        networks of different depth.
+
+    Raises:
+        NotAvailable: if all weights of a layer are 0.
     """
     logs = layer_norms(model).spectral.square().log()
     return float(logs.mean()) + math.log(len(logs))
@@ -76,22 +94,30 @@ def log_sum_of_spectral_norms(model: Model) -> float:
 
 @measure
 def log_product_of_frobenius_norms(model: Model) -> float:
-    """Logarithm of the product of the layers' squared Frobenius norms: sum_i ln ||W_i||_F^2.
+    r"""Logarithm of the product of the layers' squared Frobenius norms. No unit.
 
-    No unit.
+    .. math:: \sum_i \ln \lVert W_i \rVert_F^2
 
-    Source: Jiang et al. 2020 (Fantastic Generalization Measures), eq. 37.
-    Raises: NotAvailable if all weights of a layer are 0.
+    Source:
+        Jiang et al. 2020 (Fantastic Generalization Measures), eq. 37.
+
+    Raises:
+        NotAvailable: if all weights of a layer are 0.
     """
     return float(layer_norms(model).frobenius.square().log().sum())
 
 
 @measure
 def frobenius_over_spectral_norms(model: Model) -> float:
-    """Sum of the layers' stable ranks: sum_i ||W_i||_F^2 / ||W_i||_2^2. No unit.
+    r"""Sum of the layers' stable ranks. No unit.
 
-    Source: Jiang et al. 2020 (Fantastic Generalization Measures), eq. 33.
-    Raises: NotAvailable if all weights of a layer are 0.
+    .. math:: \sum_i \lVert W_i \rVert_F^2 / \lVert W_i \rVert_2^2
+
+    Source:
+        Jiang et al. 2020 (Fantastic Generalization Measures), eq. 33.
+
+    Raises:
+        NotAvailable: if all weights of a layer are 0.
     """
     norms = layer_norms(model)
     return float((norms.frobenius / norms.spectral).square().sum())
@@ -99,30 +125,41 @@ def frobenius_over_spectral_norms(model: Model) -> float:
 
 @measure
 def spectral_distance_from_initialization(model: Model) -> float:
-    """Sum of squared spectral norms of the layers' changes: sum_i ||W_i - W0_i||_2^2.
+    r"""Sum of squared spectral norms of the layers' changes. Unit: weight².
 
-    Unit: weight^2. Moving statistics whose start is not known start at mean 0 and variance 1.
+    .. math:: \sum_i \lVert W_i - W_i^0 \rVert_2^2
 
-    Source: Jiang et al. 2020 (Fantastic Generalization Measures), eq. 41.
-    Raises: NotAvailable if the model comes without initial weights.
+    Moving statistics whose start is not known start at mean 0 and variance 1.
+
+    Source:
+        Jiang et al. 2020 (Fantastic Generalization Measures), eq. 41.
+
+    Raises:
+        NotAvailable: if the model comes without initial weights.
     """
     if model.initial_weights is None:
         raise NotAvailable("this model comes without initial weights")
-    pairs = zip(_matrices(model.network), _matrices(_initial_network(model)))
+    start = _with_weights(model.network, model.initial_weights)
+    pairs = zip(_matrices(model.network), _matrices(start))
     return float(sum(spectral_norm(end - start) ** 2 for end, start in pairs))
 
 
 @measure
 @torch.no_grad()
 def path_norm(model: Model) -> float:
-    """Sum over paths from inputs to logits of the product of the squared weights on them.
+    r"""Sum over paths from inputs to logits of the product of the squared weights on them.
 
-    The sum of the logits of the network with squared weights and biases at an input of ones, batch
+    .. math:: \sum_k f_k(\mathbf 1; \, w^2) ,
+
+    the sum of the logits of the network with squared weights and biases at an input of ones, batch
     norm folded in. Unit: weight^(2 layers). Max pooling passes the largest of its paths; with
     another activation than ReLU it is this output, no longer a sum over paths.
 
-    Source: Jiang et al. 2020 (Fantastic Generalization Measures), eq. 44, without a root.
-    Raises: NotAvailable without a training sample, from which the size of an input is known.
+    Source:
+        Jiang et al. 2020 (Fantastic Generalization Measures), eq. 44, without a root.
+
+    Raises:
+        NotAvailable: without a training sample, from which the size of an input is known.
     """
     inputs = model.sample[0][:1].cpu().double()
     network = folded(copy.deepcopy(model.network).cpu().double())
@@ -134,16 +171,21 @@ def path_norm(model: Model) -> float:
 @measure
 @torch.no_grad()
 def root_path_norm(model: Model) -> float:
-    """Root of the sum of the logits of the network with squared parameters at an input of ones.
+    r"""Root of the sum of the logits of the network with squared parameters at an input of ones.
+
+    .. math:: \Big( \sum_k f_k(\mathbf 1; \, w^2) \Big)^{1/2}
 
     Unit: that of a product of weights over all layers, if there is no batch norm; then it is the
     root of `path_norm`. Batch norm stays a layer of its own, with squared scale and shift and its
     moving statistics as they are; the moving means that it takes away may leave a negative sum,
     which has no root.
 
-    Source: Jaegerman et al. 2021 (GenProb), the path norm of its released process.py.
-    Raises: NotAvailable without a training sample, from which the size of an input is known, or if
-    the sum is negative or not finite.
+    Source:
+        Jaegerman et al. 2021 (GenProb), the path norm of its released process.py.
+
+    Raises:
+        NotAvailable: without a training sample, from which the size of an input is known, or if the
+            sum is negative or not finite.
     """
     inputs = model.sample[0][:1].cpu().double()
     network = copy.deepcopy(model.network).cpu().double()
@@ -185,12 +227,13 @@ def _matrices(network: nn.Sequential) -> list[Tensor]:
     return weight_matrices(folded(copy.deepcopy(network).cpu().double()))
 
 
-def _initial_network(model: Model) -> nn.Sequential:
-    network = copy.deepcopy(model.network)
+def _with_weights(network: nn.Sequential, weights: Mapping[str, Tensor]) -> nn.Sequential:
+    """A copy with these weights, and where they have none, moving statistics of the start."""
+    network = copy.deepcopy(network)
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             module.reset_running_stats()
-    network.load_state_dict(dict(model.initial_weights), strict=False)
+    network.load_state_dict(dict(weights), strict=False)
     return network
 
 

@@ -1,9 +1,19 @@
-"""WeightWatcher's measures of layers: how heavy the tail of their spectrum is, and their size.
+r"""WeightWatcher's measures of layers: how heavy the tail of their spectrum is, and their size.
 
-Source: Martin and Mahoney 2021 (JMLR 22), Martin et al. 2021 (Nature Communications 12), and the
-package weightwatcher. The spectrum of a dense layer is the squared singular values of its weight;
-that of a convolution those of its matrices (out, in), one for each place of the kernel, all in one.
-A measure is the plain mean over layers, as in the package's summary.
+The spectrum of a dense layer is the squared singular values :math:`\lambda` of its weight; that of
+a convolution those of its matrices (out, in), one for each place of the kernel, all in one. A
+measure is the plain mean over the :math:`L` layers, as in the package's summary.
+
+Source:
+    Martin and Mahoney 2021 (JMLR 22), Martin et al. 2021 (Nature Communications 12), and the
+    package weightwatcher.
+
+
+Source:
+    Martin and Mahoney 2021 (JMLR 22), Martin et al. 2021 (Nature Communications 12), and the
+    package weightwatcher. The spectrum of a dense layer is the squared singular values of its
+    weight; that of a convolution those of its matrices (out, in), one for each place of the kernel,
+    all in one. A measure is the plain mean over layers, as in the package's summary.
 """
 
 import math
@@ -25,54 +35,82 @@ FEWEST = 10  # eigenvalues that a power law is fitted to, as in the released cod
 
 @measure
 def power_law_alpha(model: Model) -> float:
-    """Mean exponent alpha of the power laws that the upper ends of layers' spectra follow. No unit.
+    r"""Mean exponent of the power laws that the upper ends of layers' spectra follow. No unit.
 
-    Over the layers that have 10 eigenvalues or more; see `fitted_power_law`. The papers hold a
-    small alpha (a heavy tail) for a sign of good training.
+    .. math:: \frac1L \sum_{l=1}^L \alpha_l , \qquad p_l(\lambda) \propto \lambda^{-\alpha_l}
 
-    Source: Martin et al. 2021, alpha; averaged as in weightwatcher's summary. Differs: the package
-    fits smaller layers too, and fewer than 20 eigenvalues in its own way.
-    Raises: NotAvailable if no layer has 10 eigenvalues, or a layer's weights are 0, infinite or NaN.
+    over the layers that have 10 eigenvalues or more; see `fitted_power_law`. The papers hold a
+    small :math:`\alpha` (a heavy tail) for a sign of good training.
+
+    Source:
+        Martin et al. 2021, alpha; averaged as in weightwatcher's summary.
+
+    Differs:
+        the package fits smaller layers too, and fewer than 20 eigenvalues in its own way.
+
+    Raises:
+        NotAvailable: if no layer has 10 eigenvalues, or a layer's weights are 0, infinite or NaN.
     """
     return _mean_over_layers(model, "alpha")
 
 
 @measure
 def weighted_power_law_alpha(model: Model) -> float:
-    """Mean over layers of alpha log10 lambda, lambda the largest squared singular value.
+    r"""Mean exponent of layers' power laws, weighted. Unit: alpha times decades of weight².
 
-    Over the same layers as `power_law_alpha`. Unit: alpha times decades of weight^2.
+    .. math:: \frac1L \sum_{l=1}^L \alpha_l \log_{10} \max_i \lambda_{li}
 
-    Source: Martin et al. 2021, alpha-hat; averaged as in weightwatcher's summary. Differs, besides
-    what `power_law_alpha` says: the package halves the eigenvalues of convolutions.
-    Raises: NotAvailable if no layer has 10 eigenvalues, or a layer's weights are 0, infinite or NaN.
+    over the same layers as `power_law_alpha`.
+
+    Source:
+        Martin et al. 2021, alpha-hat; averaged as in weightwatcher's summary.
+
+    Differs:
+        As `power_law_alpha` does, and the package halves the eigenvalues of convolutions.
+
+    Raises:
+        NotAvailable: if no layer has 10 eigenvalues, or a layer's weights are 0, infinite or NaN.
     """
     return _mean_over_layers(model, "alpha_hat")
 
 
 @measure
 def mean_log10_squared_frobenius_norm(model: Model) -> float:
-    """Mean over layers of log10 of the squared Frobenius norm. Unit: decades of weight^2.
+    r"""Mean over layers of the logarithm of the squared Frobenius norm. Unit: decades of weight².
+
+    .. math:: \frac1L \sum_{l=1}^L \log_{10} \lVert W_l \rVert_F^2
 
     Batch norm is not folded in, unlike in `log_product_of_frobenius_norms`.
 
-    Source: Martin et al. 2021, log norm; averaged as in weightwatcher's summary. Differs: the
-    package halves the eigenvalues of convolutions and leaves out the smallest layers.
-    Raises: NotAvailable if a layer's weights are 0, infinite or NaN.
+    Source:
+        Martin et al. 2021, log norm; averaged as in weightwatcher's summary.
+
+    Differs:
+        the package halves the eigenvalues of convolutions and leaves out the smallest layers.
+
+    Raises:
+        NotAvailable: if a layer's weights are 0, infinite or NaN.
     """
     return _mean_over_layers(model, "log_norm")
 
 
 @measure
 def mean_stable_rank(model: Model) -> float:
-    """Mean over layers of the sum of squared singular values over the largest. No unit.
+    r"""Mean over layers of the sum of squared singular values over the largest. No unit.
 
-    Of the pooled matrices of a kernel, and without batch norm: `frobenius_over_spectral_norms` is
+    .. math:: \frac1L \sum_{l=1}^L \frac{\sum_i \lambda_{li}}{\max_i \lambda_{li}}
+
+    of the pooled matrices of a kernel, and without batch norm: `frobenius_over_spectral_norms` is
     the sum of another stable rank, of one matrix a layer.
 
-    Source: weightwatcher, stable_rank, averaged as in its summary. Differs: the package leaves out
-    the smallest layers.
-    Raises: NotAvailable if a layer's weights are 0, infinite or NaN.
+    Source:
+        weightwatcher, stable_rank, averaged as in its summary.
+
+    Differs:
+        the package leaves out the smallest layers.
+
+    Raises:
+        NotAvailable: if a layer's weights are 0, infinite or NaN.
     """
     return _mean_over_layers(model, "stable_rank")
 
@@ -102,13 +140,18 @@ class PowerLaw:
 
 
 def fitted_power_law(values: np.ndarray) -> PowerLaw:
-    """The power law of the upper tail of positive values (n,); all NaN if fewer than two differ.
+    r"""The power law of the upper tail of positive values (n,); all NaN if fewer than two differ.
 
-    alpha by maximum likelihood, 1 + n / sum ln(x / start) over the n values from `start` on; of all
-    values but the largest, `start` is the one of least Kolmogorov-Smirnov distance, which is taken
-    at each value, not counting it, as the packages powerlaw and weightwatcher do.
+    By maximum likelihood
 
-    Source: Clauset, Shalizi and Newman 2009, eq. 3.1 and section 3.3.
+    .. math:: \alpha = 1 + n \Big/ \sum_{i=1}^n \ln \frac{x_i}{x_\text{start}}
+
+    over the :math:`n` values from :math:`x_\text{start}` on. Of all values but the largest, that is
+    the one of least Kolmogorov-Smirnov distance, which is taken at each value, not counting it, as
+    the packages powerlaw and weightwatcher do.
+
+    Source:
+        Clauset, Shalizi and Newman 2009, eq. 3.1 and section 3.3.
     """
     values = np.sort(np.asarray(values, float))
     best = PowerLaw(math.nan, math.nan, math.inf)
@@ -134,9 +177,15 @@ def network_power_laws(network: nn.Module) -> pd.DataFrame:
     stable_rank (their sum over the largest). alpha and alpha_hat are NaN of fewer than 10
     eigenvalues, all numbers if weights are infinite, NaN or all 0.
 
-    Source: Martin et al. 2021; weightwatcher 0.7.7. Differs: the package drops eigenvalues of up to
-    1e-5, whatever the scale of the weights, and fits fewer than 20 in its own way.
-    Raises: NotAvailable if there is neither a convolution nor a dense layer.
+    Source:
+        Martin et al. 2021; weightwatcher 0.7.7.
+
+    Differs:
+        the package drops eigenvalues of up to 1e-5, whatever the scale of the weights, and fits
+        fewer than 20 in its own way.
+
+    Raises:
+        NotAvailable: if there is neither a convolution nor a dense layer.
     """
     layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, Linear)}
     if not layers:
@@ -155,7 +204,7 @@ def _split(values: list[np.ndarray], ends: np.ndarray) -> list[list[np.ndarray]]
     return [values[start:end] for start, end in zip(starts, [*ends, len(values)], strict=True)]
 
 
-def _grams_of_places(layer: nn.Module) -> list[Gram]:
+def _grams_of_places(layer: Linear) -> list[Gram]:
     places = layer.weight.detach().flatten(2) if layer.weight.ndim > 2 else layer.weight[..., None]
     return [gram(matrix) for matrix in places.detach().unbind(2)]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gengap.errors import NotAvailable
 from gengap.measures import measure
 from gengap.measures.sensitivity import mixup_error
-from gengap.measures.stages import has_strides, last_representations, seeded
+from gengap.measures.stages import has_strides, last_representations, seeded, split_at
 from gengap.model import Model
 
 GRAPH = 500  # vertices of a graph
@@ -18,23 +18,31 @@ GRAPH = 500  # vertices of a graph
 
 @measure
 def davies_bouldin_index(model: Model, *, draws: int = 10, images: int = 120) -> float:
-    """How little the first convolution separates the classes, as clusters.
+    r"""How little the first convolution separates the classes, as clusters. No unit.
 
-    The first of the first three stages that convolves or pools is read, max-pooled 4 x 4 and
-    flattened; the Davies-Bouldin index of the classes in `images` random images is averaged over
-    draws. Unit: none; 0 for separate points.
+    .. math:: \operatorname{mean} \, \frac1K \sum_{i=1}^K \max_{j \ne i} \frac{s_i + s_j}{d_{ij}}
 
-    Source: Natekar and Sharma 2020 (arXiv 2012.02775), winners of the PGDL competition.
-    Differs: images are drawn from the whole sample, the released code shuffles 5,000 at a time;
-    an output smaller than 4 x 4 is pooled whole.
-    Raises: NotAvailable without a training sample, or where the first three stages neither
-    convolve nor pool.
+    over draws of `images` random images, :math:`s_i` the mean distance of class :math:`i` to its
+    centroid, :math:`d_{ij}` the distance of two centroids (`davies_bouldin`). The first of the
+    first three stages that convolves or pools is read, max-pooled 4 x 4 and flattened. 0 for
+    separate points.
+
+    Source:
+        Natekar and Sharma 2020 (arXiv 2012.02775), winners of the PGDL competition.
+
+    Differs:
+        images are drawn from the whole sample, the released code shuffles 5,000 at a time; an
+        output smaller than 4 x 4 is pooled whole.
+
+    Raises:
+        NotAvailable: without a training sample, or where the first three stages neither convolve
+            nor pool.
     """
     inputs, labels = model.sample
-    strided = [place for place, stage in enumerate(model.network[:3]) if has_strides(stage)]
+    strided = [place for place, stage in enumerate([*model.network][:3]) if has_strides(stage)]
     if not strided:
         raise NotAvailable("davies_bouldin_index needs a convolution or pooling as its first stage")
-    first_stages = model.network[: strided[0] + 1]
+    first_stages, _ = split_at(model.network, strided[0] + 1)
     indices = _shuffled_repeats(len(labels), draws * images).to(labels.device)
     scores = [
         davies_bouldin(_pooled(first_stages, inputs[part]), labels[part])
@@ -47,20 +55,25 @@ def davies_bouldin_index(model: Model, *, draws: int = 10, images: int = 120) ->
 def davies_bouldin_mixup(model: Model) -> float:
     """The Davies-Bouldin index times the mixup error: unclear clusters and unsteady predictions.
 
-    Unit: none.
+    The product of `davies_bouldin_index` and `mixup_error`. No unit.
 
-    Source: Natekar and Sharma 2020 (arXiv 2012.02775), winning solution of the PGDL competition.
-    Raises: NotAvailable where `davies_bouldin_index` or `mixup_error` is.
+    Source:
+        Natekar and Sharma 2020 (arXiv 2012.02775), winning solution of the PGDL competition.
+
+    Raises:
+        NotAvailable: where `davies_bouldin_index` or `mixup_error` is.
     """
     return davies_bouldin_index(model) * mixup_error(model)
 
 
 def davies_bouldin(features: Tensor, labels: Tensor) -> float:
-    """Mean over classes i of max over j of (s_i + s_j) / d_ij.
+    r"""The Davies-Bouldin index of classes as clusters.
 
-    features (N, D), labels (N,); s is the mean distance to the class's centroid, d_ij the
-    distance of two centroids. As in scikit-learn, centroids that coincide do not count, and the
-    index is 0 where all do or where all features lie in their centroids.
+    .. math:: \frac1K \sum_{i=1}^K \max_{j \ne i} \frac{s_i + s_j}{d_{ij}}
+
+    features (N, D), labels (N,); :math:`s` is the mean distance to the class's centroid,
+    :math:`d_{ij}` the distance of two centroids. As in scikit-learn, centroids that coincide do not
+    count, and the index is 0 where all do or where all features lie in their centroids.
     """
     features = features.double()
     present, members = labels.unique(return_inverse=True)
@@ -91,18 +104,26 @@ def _pooled(stages: nn.Sequential, images: Tensor) -> Tensor:
 
 @measure
 def vpm(model: Model) -> float:
-    """Variation of labels in the penultimate representation of mixtures of images.
+    r"""Variation of labels in the penultimate representation of mixtures of images. In [0, 1/2].
 
-    500 images, as many of each class, are mixed in pairs, lambda drawn from Beta(2, 2); in the
-    graph that joins each mixture to its nearest neighbour (normalized features, at the input of the
-    last stage), the variation tr(Y' L Y) / (4 vertices) of the mixed labels Y, with the normalized
-    Laplacian L = I - D^-1/2 A D^-1/2. Unit: none, in [0, 1/2].
+    .. math:: \frac{\operatorname{tr}(Y^T L Y)}{4 V} , \qquad L = I - D^{-1/2} A D^{-1/2}
 
-    Source: Lassance et al. 2020 (arXiv 2011.12737), VPM, third place of the PGDL competition, with
-    one graph as submitted in the end. Differs: the released code leaves edges directed, for which
-    that Laplacian is not defined; here the graph is undirected. Its Gaussian kernel changes neither
-    neighbours nor the edges, which weigh 1. A class with too few images gives all that it has.
-    Raises: NotAvailable if the collection has no training sample.
+    500 images, as many of each class, are mixed in pairs, the weight drawn from Beta(2, 2). The
+    graph :math:`A` with degrees :math:`D` joins each of the :math:`V` mixtures to its nearest
+    neighbour (normalized features, at the input of the last stage); :math:`Y` are the mixed labels.
+    No unit.
+
+    Source:
+        Lassance et al. 2020 (arXiv 2011.12737), VPM, third place of the PGDL competition, with one
+        graph as submitted in the end.
+
+    Differs:
+        the released code leaves edges directed, for which that Laplacian is not defined; here the
+        graph is undirected. Its Gaussian kernel changes neither neighbours nor the edges, which
+        weigh 1. A class with too few images gives all that it has.
+
+    Raises:
+        NotAvailable: if the collection has no training sample.
     """
     return _penultimate_variation(model, graphs=1)
 
@@ -111,11 +132,17 @@ def vpm(model: Model) -> float:
 def vpm_80(model: Model) -> float:
     """Variation of labels in the penultimate representation of mixtures: median of 80 graphs.
 
-    As `vpm`, with other images and mixtures in each graph.
+    The formula of `vpm`, with other images and mixtures in each graph.
 
-    Source: Lassance et al. 2020 (arXiv 2011.12737), VPM with 80 graphs, the participants' own
-    choice before the competition limited the time. Differs: as `vpm`.
-    Raises: NotAvailable if the collection has no training sample.
+    Source:
+        Lassance et al. 2020 (arXiv 2011.12737), VPM with 80 graphs, the participants' own choice
+        before the competition limited the time.
+
+    Differs:
+        as `vpm`.
+
+    Raises:
+        NotAvailable: if the collection has no training sample.
     """
     return _penultimate_variation(model, graphs=80)
 
@@ -143,15 +170,21 @@ def _mixed(values: Tensor, partner: Tensor, weight: Tensor) -> Tensor:
 
 @measure
 def vr(model: Model, *, graphs: int = 11, neighbours: int = 20) -> float:
-    """Rate at which the variation of labels changes over the last two stages.
+    r"""Rate at which the variation of labels changes over the last two stages. No unit.
 
-    On the inputs of the last two stages and the logits, the graph of cosines (negative ones count
-    as 0) to the 20 nearest of 500 images and its variation tr(Y' L Y) / (200 vertices), L = D - A;
-    the mean absolute change from one to the next, and the median over the first 11 batches of
-    500 images, or of one batch with all where there are fewer than 500. Unit: none.
+    .. math:: \operatorname{median} \, \frac12 \sum_{l=1}^2 \lvert v_{l+1} - v_l \rvert , \qquad
+       v = \frac{\operatorname{tr}(Y^T L Y)}{200 V} , \quad L = D - A ,
 
-    Source: Lassance et al. 2020 (arXiv 2011.12737), VR; released code.
-    Raises: NotAvailable if the collection has no training sample.
+    on the inputs of the last two stages and the logits, :math:`l = 1, 2, 3`: :math:`A` is the graph
+    of cosines (negative ones count as 0) to the 20 nearest of the :math:`V = 500` images, :math:`D`
+    its degrees, :math:`Y` the labels. The median is over the first 11 batches of 500 images, or of
+    one batch with all where there are fewer than 500.
+
+    Source:
+        Lassance et al. 2020 (arXiv 2011.12737), VR; released code.
+
+    Raises:
+        NotAvailable: if the collection has no training sample.
     """
     inputs, labels = model.sample
     size = min(GRAPH, len(labels))
@@ -167,14 +200,22 @@ def vr(model: Model, *, graphs: int = 11, neighbours: int = 20) -> float:
 
 @measure
 def wcv(model: Model) -> float:
-    """Variation of labels where it is worst, over the last third of the stages.
+    r"""Variation of labels where it is worst, over the last third of the stages. In [0, 1/2].
 
-    As `vpm` without mixing, of the first images of each class, at the inputs of the last third
-    of the stages and of the one before; the largest. Unit: none, in [0, 1/2].
+    .. math:: \max_l \frac{\operatorname{tr}(Y^T L_l Y)}{4 V}
 
-    Source: Lassance et al. 2020 (arXiv 2011.12737), WCV. Differs: the released code takes ten
-    classes for granted; here 500 images are shared out over those there are.
-    Raises: NotAvailable if the collection has no training sample.
+    as in `vpm` without mixing, of the first images of each class, at the inputs :math:`l` of the
+    last third of the stages and of the one before. No unit.
+
+    Source:
+        Lassance et al. 2020 (arXiv 2011.12737), WCV.
+
+    Differs:
+        the released code takes ten classes for granted; here 500 images are shared out over those
+        there are.
+
+    Raises:
+        NotAvailable: if the collection has no training sample.
     """
     inputs, labels = model.sample
     chosen = class_balanced(labels, GRAPH)

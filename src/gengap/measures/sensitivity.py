@@ -27,14 +27,20 @@ ERASED_ASPECT = 0.3
 
 @measure
 def jacobian_norm(model: Model, *, images: int = 528) -> float:
-    """Mean squared derivative of a logit by an entry of a stage's input, averaged over stages.
+    r"""Mean squared derivative of a logit by an entry of a stage's input.
 
-    Of each image and stage, the mean over logits and entries; then the mean over stages, over the
-    images of a batch of 16, and over batches. The first 33 batches of the training sample are read.
-    Unit: logit^2 / activation^2.
+    .. math:: \operatorname{mean}_n \operatorname{mean}_t \frac1{K d_t}
+       \sum_{k=1}^K \sum_{i=1}^{d_t} \Big( \frac{\partial f_k}{\partial h_{ti}} \Big)^2
 
-    Source: Jiang et al. 2020 (PGDL competition), baseline `jacobian_norm` of its kit.
-    Raises: NotAvailable if the collection has no training sample.
+    over the :math:`d_t` entries of the input :math:`h_t` of each stage :math:`t`, then over stages,
+    over the images of a batch of 16, and over batches. The first 33 batches of the training sample
+    are read. Unit: logit² / activation².
+
+    Source:
+        Jiang et al. 2020 (PGDL competition), baseline `jacobian_norm` of its kit.
+
+    Raises:
+        NotAvailable: if the collection has no training sample.
     """
     inputs = model.sample[0][:images].split(IMAGES_AT_ONCE)
     squares = torch.cat([squared_jacobians(model.network, batch).mean(1) for batch in inputs])
@@ -46,7 +52,8 @@ def squared_jacobians(network: nn.Sequential, inputs: Tensor) -> Tensor:
     with torch.enable_grad():
         inputs = inputs.detach().requires_grad_()
         *hidden, logits = stage_outputs(network, inputs).values()
-    total = 0
+    shape = len(inputs), 1 + len(hidden)
+    total = torch.zeros(shape, dtype=torch.float64, device=logits.device)
     for logit in logits.unbind(1):
         rows = torch.autograd.grad(logit.sum(), [inputs, *hidden], retain_graph=True)
         total += torch.stack([row.flatten(1).double().square().mean(1) for row in rows], dim=1)
@@ -55,17 +62,26 @@ def squared_jacobians(network: nn.Sequential, inputs: Tensor) -> Tensor:
 
 @measure
 def mixup_error(model: Model, *, batches: int = 10, per_class: int = 10) -> float:
-    """Fraction of midpoints between two images of one class that are classified otherwise.
+    r"""Fraction of midpoints between two images of one class that are classified otherwise.
+
+    .. math:: \operatorname{mean}_c \operatorname{mean}_b \operatorname{mean}_{x, x'} \Big[
+       \textstyle\operatorname{argmax}_k f_k \big( \frac{x + x'}2 \big) \ne c \Big]
 
     Of each batch of `per_class` times as many images as there are classes, all pairs within a
     class are averaged; the errors are averaged over batches, then over classes. The training sample
     is read in its order, and again from its start where it ends too early; a batch holds no image
     twice. A fraction in [0, 1].
 
-    Source: Natekar and Sharma 2020 (arXiv 2012.02775), label-wise mixup. Differs: they report the
-    accuracy, 1 minus this. Where a batch has fewer than two images of a class, the released code
-    drops the class or returns NaN; here that batch does not count for that class.
-    Raises: NotAvailable without a training sample, or where no batch has a class twice.
+    Source:
+        Natekar and Sharma 2020 (arXiv 2012.02775), label-wise mixup.
+
+    Differs:
+        they report the accuracy, 1 minus this. Where a batch has fewer than two images of a class,
+        the released code drops the class or returns NaN; here that batch does not count for that
+        class.
+
+    Raises:
+        NotAvailable: without a training sample, or where no batch has a class twice.
     """
     inputs, labels = model.sample
     classes = int(labels.max()) + 1
@@ -95,17 +111,26 @@ def _midpoint_error(network: nn.Sequential, inputs: Tensor, label: int) -> float
 
 @measure
 def augmentation_robustness(model: Model, *, images: int = 12_864, batch: int = 64) -> float:
-    """Mean change of the prediction under seven transformations of an image, summed over them.
+    r"""Mean change of the prediction under seven transformations of an image, summed over them.
 
-    Flip, saturation, central crop, horizontal edges, brightness, flip with saturation, and erasing:
-    where the predicted class stays, |change of its probability|; where it changes, the penalty
-    of the transformation (PENALTIES). The first `images` of the training sample are read, and one
-    saturation is drawn for a batch. Between 0 (invariant) and 27.
+    .. math:: \frac1N \sum_{n=1}^N \sum_T \begin{cases}
+       \lvert p(T x_n) - p(x_n) \rvert & \text{where the predicted class stays} \\
+       c_T & \text{where it changes,} \end{cases}
 
-    Source: Aithal, Kashyap and Subramanyam 2021 (arXiv 2101.06459), runner-up of the PGDL
-    competition. Differs: the released code returns minus the sum over images, which predicts a
-    smaller gap; saturation changes only images of three channels.
-    Raises: NotAvailable without a training sample of images.
+    with :math:`p` the probability of the predicted class and :math:`c_T` the penalty of the
+    transformation (PENALTIES): flip 6, saturation 1, central crop 2, horizontal edges 3, brightness
+    1, flip with saturation 12, erasing 2. The first `images` of the training sample are read, and
+    one saturation is drawn for a batch. Between 0 (invariant) and 27. No unit.
+
+    Source:
+        Aithal, Kashyap and Subramanyam 2021 (arXiv 2101.06459), runner-up of the PGDL competition.
+
+    Differs:
+        the released code returns minus the sum over images, which predicts a smaller gap;
+        saturation changes only images of three channels.
+
+    Raises:
+        NotAvailable: without a training sample of images.
     """
     inputs = model.sample[0][:images]
     if inputs.ndim != 4:

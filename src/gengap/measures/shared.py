@@ -15,7 +15,9 @@ def drawn_images(model: Model, count: int) -> tuple[Tensor, Tensor]:
     """At most `count` training images and their labels, drawn without replacement, in that order.
 
     The draw is the same for all models of a sample and on all devices.
-    Raises: NotAvailable if the collection has no training sample.
+
+    Raises:
+        NotAvailable: if the collection has no training sample.
     """
     inputs, labels = model.sample
     order = torch.randperm(len(labels), generator=seeded())
@@ -25,7 +27,7 @@ def drawn_images(model: Model, count: int) -> tuple[Tensor, Tensor]:
 
 def once_per_model(function: Callable) -> Callable:
     """Keep what a function of a model (and other arguments) returned while the model lives."""
-    kept = WeakKeyDictionary()
+    kept: WeakKeyDictionary[Model, dict] = WeakKeyDictionary()
 
     @wraps(function)
     def remembering(model: Model, *arguments):

@@ -17,20 +17,29 @@ CLOSE_ENOUGH = 0.01  # of the accuracy's fall
 
 @measure
 def sharpness(model: Model, *, fall: float = 0.1, images: int = 640, steps: int = 10) -> float:
-    """One over the square of the relative move of weights that costs a tenth of the accuracy.
+    r"""One over the square of the relative move of weights that costs a tenth of the accuracy.
 
-    1 / m^2, m such that the training accuracy falls by `fall` when each weight w goes up the loss
-    within w +- m |w|; m is sought in (0, 0.5] by bisection, until the fall is right to 0.01. Unit:
-    none; at least 4, where no m is large enough.
+    .. math:: 1 / m^2 ,
 
-    Source: Jiang et al. 2020 (PGDL competition), baseline `sharpness` of its kit, after Keskar et
-    al. 2017. Differs: the released code goes *down* the loss, by plain steps of 0.001 times the
-    gradient, which hardly leave the weights, and returns m, which predicts a smaller gap. Here
-    each step moves each weight by its sign of the gradient and a fixed part of m |w|, so that the
-    corner of the box can be reached. Accuracy is read on `images` drawn once, the gradient on 64 of
-    them a step, in ten steps that read each image once, not twenty; the fall is counted from the
-    accuracy of the network, not from 1.
-    Raises: NotAvailable if the collection has no training sample.
+    with :math:`m` such that the training accuracy falls by `fall` when each weight :math:`w` goes
+    up the loss within :math:`w \pm m \lvert w \rvert`. It is sought in (0, 0.5] by bisection, until
+    the fall is right to 0.01; the measure is at least 4, where no :math:`m` is large enough. No
+    unit.
+
+    Source:
+        Jiang et al. 2020 (PGDL competition), baseline `sharpness` of its kit, after Keskar et al.
+        2017.
+
+    Differs:
+        the released code goes *down* the loss, by plain steps of 0.001 times the gradient, which
+        hardly leave the weights, and returns m, which predicts a smaller gap. Here each step moves
+        each weight by its sign of the gradient and a fixed part of :math:`m \lvert w \rvert`, so
+        that the corner of the box can be reached. Accuracy is read on `images` drawn once, the
+        gradient on 64 of them a step, in ten steps that read each image once, not twenty; the fall
+        is counted from the accuracy of the network, not from 1.
+
+    Raises:
+        NotAvailable: if the collection has no training sample.
     """
     inputs, labels = drawn_images(model, images)
     weights = {name: weight.detach() for name, weight in model.network.named_parameters()}
@@ -44,7 +53,7 @@ def sharpness(model: Model, *, fall: float = 0.1, images: int = 640, steps: int 
 
 
 def smallest_bound(excess: Callable[[float], float]) -> float:
-    """Where an increasing function crosses 0 in (0, LARGEST], or comes close; LARGEST if nowhere."""
+    """Where an increasing function crosses 0 in (0, LARGEST], or nearly; LARGEST if nowhere."""
     low, high = 0.0, LARGEST
     if excess(high) <= 0:
         return high

@@ -57,9 +57,15 @@ def layer_spectra(weight: Tensor) -> pd.DataFrame:
     one of s_1 / k is exact to about k^2 1e-16 of itself (k = 1,000: 1e-10; 100,000: 1e-6), and
     below sqrt(M 2e-16) s_1, M the longer side, it is 0. Weights in float32 know it to k 1e-7.
 
-    Source: Jaegerman et al. 2021 and its released code. Differs: there the Frobenius norm of the
-    low-rank part is that of a wrong product, at times smaller than the spectral norm.
-    Raises: GengapError if the weight is not that of a layer.
+    Source:
+        Jaegerman et al. 2021 and its released code.
+
+    Differs:
+        there the Frobenius norm of the low-rank part is that of a wrong product, at times smaller
+        than the spectral norm.
+
+    Raises:
+        GengapError: if the weight is not that of a layer.
     """
     statistics = np.stack(_statistics(_grams(weight)), axis=1)  # (matrices, 2, statistics)
     rows = np.broadcast_to(statistics, (2, 2, len(STATISTICS))).reshape(4, -1)
@@ -74,7 +80,8 @@ def network_spectra(network: nn.Module) -> pd.DataFrame:
     shorter side of the matrix), and those of `layer_spectra`. Decomposed on the weights' device,
     matrices of one shape at once. GenProb measures the convolutions alone.
 
-    Raises: NotAvailable if there is neither a convolution nor a dense layer.
+    Raises:
+        NotAvailable: if there is neither a convolution nor a dense layer.
     """
     layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, Linear)}
     if not layers:
@@ -148,8 +155,11 @@ def _statistics(grams: list[Gram]) -> tuple[np.ndarray, np.ndarray]:
     known = np.where(finite[:, None], values, 0)
     parts = known, low_rank_values(known, rows, columns)
     ranks = rows, np.maximum((parts[1] > 0).sum(axis=1), 1)
-    found = [_of_values(part, rows, last) for part, last in zip(parts, ranks, strict=True)]
-    return tuple(np.where(finite[:, None], part, np.nan) for part in found)
+    plain, low_rank = (
+        np.where(finite[:, None], _of_values(part, rows, last), np.nan)
+        for part, last in zip(parts, ranks, strict=True)
+    )
+    return plain, low_rank
 
 
 def _of_values(values: np.ndarray, rows: np.ndarray, last: np.ndarray) -> np.ndarray:
@@ -178,7 +188,7 @@ def singular_values(grams: list[Gram]) -> list[np.ndarray]:
     sizes = defaultdict(list)
     for position, (matrix, _) in enumerate(grams):
         sizes[len(matrix)].append(position)
-    found = {}
+    found: dict[int, np.ndarray] = {}
     for positions in sizes.values():
         matrices = torch.stack([grams[position].matrix for position in positions])
         longer = np.array([grams[position].longer for position in positions])
@@ -188,10 +198,10 @@ def singular_values(grams: list[Gram]) -> list[np.ndarray]:
 
 def _roots_of_eigenvalues(grams: Tensor, longer: np.ndarray) -> np.ndarray:
     """(B, L, L), and the longer sides (B,) of what they are the Gram matrices of -> (B, L)."""
-    finite = grams.diagonal(dim1=1, dim2=2).sum(dim=1).isfinite()
+    traces = grams.diagonal(dim1=1, dim2=2).sum(dim=1)
     # A decomposition of what is not finite raises an error, for all matrices of the batch.
-    squares = torch.linalg.eigvalsh(torch.where(finite[:, None, None], grams, 0))
-    squares, finite = squares.cpu().numpy()[:, ::-1], finite.cpu().numpy()
+    ascending = torch.linalg.eigvalsh(torch.where(traces.isfinite()[:, None, None], grams, 0))
+    squares, finite = ascending.cpu().numpy()[:, ::-1], traces.isfinite().cpu().numpy()
     rounding = longer[:, None] * np.finfo(float).eps * squares[:, :1]
     values = np.sqrt(np.where(squares > rounding, squares, 0))
     return np.where(finite[:, None], values, np.nan)

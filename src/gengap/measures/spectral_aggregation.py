@@ -61,9 +61,9 @@ TRANSFORMS: dict[str, Callable[[float, int], float]] = {
 }
 
 
-# A measure of a network: which column of `network_spectra`, aggregate and transform. The paper has no
-# variant of the condition number; the others are those of its notebooks (Q_SQ^p is L3 with 0, Q_E^L2
-# is L2 with 6, Q_F^p and Q_S^p are L3 with 7).
+# A measure of a network: which column of `network_spectra`, aggregate and transform. The paper has
+# no variant of the condition number; the others are those of its notebooks (Q_SQ^p is L3 with 0,
+# Q_E^L2 is L2 with 6, Q_F^p and Q_S^p are L3 with 7).
 VARIANTS: dict[str, tuple[str, str, str]] = {
     "stable_quality": ("stable_quality", "geometric_mean", "plain"),
     "log_effective_rank": ("effective_rank", "root_mean_square", "log_of_root"),
@@ -78,12 +78,14 @@ def aggregate(
 ) -> float:
     """One number of n values (n,), of both unfoldings of all layers, and their weights (n,).
 
-    how: one of AGGREGATES; transform: one of TRANSFORMS. GenProb weights a value by the shorter side
-    of its matrix. Values that are exactly 0 (an empty low-rank part, the effective rank of a single
-    singular value) do not count, nor do their weights; in the transform's n, the depth, they do, as
-    released. NaN if one value is, or if all are 0 (such networks the released code leaves out).
+    how: one of AGGREGATES; transform: one of TRANSFORMS. GenProb weights a value by the shorter
+    side of its matrix. Values that are exactly 0 (an empty low-rank part, the effective rank of a
+    single singular value) do not count, nor do their weights; in the transform's n, the depth, they
+    do, as released. NaN if one value is, or if all are 0 (such networks the released code leaves
+    out).
 
-    Raises: GengapError for an unknown name, or if there are not as many weights as values.
+    Raises:
+        GengapError: for an unknown name, or if there are not as many weights as values.
     """
     values, weights = np.asarray(values, float), np.asarray(weights, float)
     if values.shape != weights.shape or values.ndim != 1:
@@ -109,8 +111,9 @@ def variant(spectra: pd.DataFrame, name: str, *, low_rank: bool) -> float:
 
     spectra: of `network_spectra`; its dense layers do not count. low_rank: of the low-rank parts.
 
-    Raises: NotAvailable without a convolution, or if the aggregate is not a finite number, because
-    weights are infinite or NaN, a matrix is singular or no value differs from 0.
+    Raises:
+        NotAvailable: without a convolution, or if the aggregate is not a finite number, because
+            weights are infinite or NaN, a matrix is singular or no value differs from 0.
     """
     column, how, transform = VARIANTS[name]
     rows = spectra[(spectra["kind"] == "conv") & (spectra["low_rank"] == low_rank)]

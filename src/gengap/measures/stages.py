@@ -20,6 +20,11 @@ def stage_outputs(network: nn.Sequential, inputs: Tensor) -> dict[str, Tensor]:
     return outputs
 
 
+def split_at(network: nn.Sequential, place: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """The first `place` stages, and those from there on, sharing the network's modules."""
+    return network[:place], network[place:]  # type: ignore[return-value]  # slices are sequential
+
+
 def has_strides(stage: nn.Module) -> bool:
     """Whether a stage convolves or pools: in Keras, layers that have `strides`."""
     return any(isinstance(m, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) for m in stage.modules())

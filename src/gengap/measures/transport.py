@@ -27,17 +27,27 @@ EPSILON = 1e-6  # of the released code: added to the gradient norm
 
 @measure
 def k_variance_margin_first(model: Model) -> float:
-    """Minus the median margin over the Lipschitz k-variance at the first hidden layer. No unit.
+    r"""Minus the median margin over the Lipschitz k-variance at the first hidden layer. No unit.
 
-    median(f_y - f_j) / sum_c w_c V_c L_c. V_c, the k-variance of class c, is the Wasserstein-1
-    distance (Euclidean) between the activations of one half of its images and of the other; L_c is
-    the largest gradient norm of a margin of the class; w_c is the class's share of the training
-    sample. The layer is the input of the first among the layers 2, 3, 4, 5 (from 0) that has
-    strides. Over at most 200 images a class.
+    .. math:: -\frac{\operatorname{median}_n (f_y - f_j)}{\sum_c w_c V_c L_c} , \qquad
+       V_c = W_1(h(X_c), h(X'_c)) , \quad
+       L_c = \max_{n: y_n = c} \lVert \nabla_h (f_y - f_j) \rVert_2 .
 
-    Source: Chuang et al. 2021 (Measuring Generalization with Optimal Transport), kV-Margin 1st,
-    and its released code. Differs: the code drops the last, incomplete batch of 200 margins.
-    Raises: NotAvailable without a training sample, a layer with strides, or any variance.
+    The k-variance :math:`V_c` of class :math:`c` is the Wasserstein-1 distance (Euclidean) between
+    the activations :math:`h` of one half of its images, :math:`X_c`, and of the other,
+    :math:`X'_c`; :math:`w_c` is the class's share of the training sample. The layer :math:`h` is
+    the input of the first among the layers 2, 3, 4, 5 (from 0) that has strides. Over at most 200
+    images a class.
+
+    Source:
+        Chuang et al. 2021 (Measuring Generalization with Optimal Transport), kV-Margin 1st, and its
+        released code.
+
+    Differs:
+        the code drops the last, incomplete batch of 200 margins.
+
+    Raises:
+        NotAvailable: without a training sample, a layer with strides, or any variance.
     """
     return _lipschitz_score(model, FIRST)
 
@@ -46,26 +56,38 @@ def k_variance_margin_first(model: Model) -> float:
 def k_variance_margin_eighth(model: Model) -> float:
     """Minus the median margin over the Lipschitz k-variance at the eighth layer. No unit.
 
-    As `k_variance_margin_first`, at the first of the layers 8, 9, 6, 7, 5, 4, 3, 2 that has
-    strides: in a small network both may be the same.
+    The formula of `k_variance_margin_first`, at the first of the layers 8, 9, 6, 7, 5, 4, 3, 2 that
+    has strides: in a small network both may be the same.
 
-    Source: Chuang et al. 2021, kV-Margin 8th, and its released code. Differs: the code drops the
-    last, incomplete batch of 200 margins.
-    Raises: NotAvailable without a training sample, a layer with strides, or any variance.
+    Source:
+        Chuang et al. 2021, kV-Margin 8th, and its released code.
+
+    Differs:
+        the code drops the last, incomplete batch of 200 margins.
+
+    Raises:
+        NotAvailable: without a training sample, a layer with strides, or any variance.
     """
     return _lipschitz_score(model, EIGHTH)
 
 
 @measure
 def k_variance_gradient_margin_first(model: Model) -> float:
-    """Minus the median hidden margin over the k-variance of the first hidden layer. No unit.
+    r"""Minus the median hidden margin over the k-variance of the first hidden layer. No unit.
 
-    median((f_y - f_j) / (||grad (f_y - f_j)||_2 + 1e-6)) / sum_c w_c V_c, layer, images, w_c and
-    V_c as in `k_variance_margin_first`.
+    .. math:: -\frac1{\sum_c w_c V_c} \operatorname{median}_n
+       \frac{f_y - f_j}{\lVert \nabla_h (f_y - f_j) \rVert_2 + 10^{-6}} ,
 
-    Source: Chuang et al. 2021, kV-GN-Margin 1st, and its released code. Differs: the code drops
-    the last, incomplete batch of 200 margins.
-    Raises: NotAvailable without a training sample, a layer with strides, or any variance.
+    layer, images, :math:`w_c` and :math:`V_c` as in `k_variance_margin_first`.
+
+    Source:
+        Chuang et al. 2021, kV-GN-Margin 1st, and its released code.
+
+    Differs:
+        the code drops the last, incomplete batch of 200 margins.
+
+    Raises:
+        NotAvailable: without a training sample, a layer with strides, or any variance.
     """
     return _gradient_score(model, FIRST)
 
@@ -74,11 +96,16 @@ def k_variance_gradient_margin_first(model: Model) -> float:
 def k_variance_gradient_margin_eighth(model: Model) -> float:
     """Minus the median hidden margin over the k-variance of the eighth layer. No unit.
 
-    As `k_variance_gradient_margin_first`, at the layer of `k_variance_margin_eighth`.
+    The formula of `k_variance_gradient_margin_first`, at the layer of `k_variance_margin_eighth`.
 
-    Source: Chuang et al. 2021, kV-GN-Margin 8th, and its released code. Differs: the code drops
-    the last, incomplete batch of 200 margins.
-    Raises: NotAvailable without a training sample, a layer with strides, or any variance.
+    Source:
+        Chuang et al. 2021, kV-GN-Margin 8th, and its released code.
+
+    Differs:
+        the code drops the last, incomplete batch of 200 margins.
+
+    Raises:
+        NotAvailable: without a training sample, a layer with strides, or any variance.
     """
     return _gradient_score(model, EIGHTH)
 
@@ -98,7 +125,9 @@ def k_variances(model: Model, places: tuple[int, ...]) -> dict[int, float]:
     """The k-variance of each class of the drawn images, by label; k is half the class.
 
     Classes with a single image are left out; of an odd number the last image is.
-    Raises: NotAvailable if the layer's activations are the same for all images.
+
+    Raises:
+        NotAvailable: if the layer's activations are the same for all images.
     """
     positive_variation(model, places)
     below = model.network[: strided_place(model.network, places)]

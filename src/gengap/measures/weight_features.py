@@ -4,6 +4,7 @@ Source: Unterthiner et al. 2020, table 2; names as in the released best_configs.
 numbered 0 to 3, each with its bias and its kernel.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -28,7 +29,8 @@ def input_features(name: str, weights: np.ndarray, index: pd.DataFrame) -> pd.Da
     released code does not show how norms were made: here log(1 + norm) of each tensor, because
     sums of absolute weights as they are saturate the linear predictor's sigmoid.
 
-    Raises: ValueError for an unknown name, unequal lengths, or a category the zoo does not have.
+    Raises:
+        ValueError: for an unknown name, unequal lengths, or a category the zoo does not have.
     """
     if name not in INPUT_SETS:
         raise ValueError(f"unknown input set '{name}'; known are {', '.join(INPUT_SETS)}")
@@ -87,7 +89,7 @@ def _hyper_and_weights(weights, index):
     return pd.concat([_hyper(weights, index), _flat(weights, index, LAYERS)], axis=1)
 
 
-_BUILDERS = {
+_BUILDERS: dict[str, Callable[..., pd.DataFrame]] = {
     **{f"weights.{layer}": partial(_flat, layers=(layer,)) for layer in LAYERS},
     "weights": partial(_flat, layers=LAYERS),
     "hyper": _hyper,

@@ -48,7 +48,7 @@ class Images:
 def shuffled_batches(
     images: Images, size: int, augment: Callable[[Tensor], Tensor] | None = None
 ) -> Iterator[Images]:
-    """One epoch of batches in a new order, each image once; `augment` changes the inputs of each."""
+    """One epoch of batches in a new order, each image once; `augment` changes each one's inputs."""
     for chosen in torch.randperm(len(images.labels)).split(size):
         batch = images[chosen.to(images.labels.device)]
         yield Images(augment(batch.inputs), batch.labels) if augment else batch
@@ -80,15 +80,17 @@ def shifted_and_mirrored(inputs: Tensor, *, shift: int) -> Tensor:
     columns = torch.where(torch.rand(count, 1) < 0.5, width - 1 - columns, columns) + right
     rows = torch.arange(height) + down
     moved = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2)
+    # With channels last, convolutions of few channels would follow, and some (1 x 1 by strides of
+    # 2, 4 channels) write beside their memory in PyTorch 2.13 on a CPU.
+    return moved.permute(0, 3, 1, 2).contiguous()
 
 
 @torch.no_grad()
 def round_weights(network: nn.Module) -> None:
     """Round parameters and buffers to the 8 bits of mantissa of bfloat16; they stay float32.
 
-    Half of each number's bytes are then zero, so that a deflated container is half as large. What is
-    recorded of a network is recorded after this: the shipped weights are the evaluated ones.
+    Half of each number's bytes are then zero, so that a deflated container is half as large. What
+    is recorded of a network is recorded after this: the shipped weights are the evaluated ones.
     """
     for tensor in network.state_dict().values():
         if tensor.is_floating_point():

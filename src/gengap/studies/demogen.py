@@ -1,206 +1,27 @@
-"""Signatures of margin distributions, and the regression of the generalization gap on them.
+"""Features of margin signatures, and how well the gap is predicted from them and from the rest.
 
-A signature sums up the hidden margins of one stage of a network by five numbers. Those of all
-stages of all networks are one long table (`signatures`), which is small and is kept;
-`signature_table` makes features of it, a row per network, and `regression` fits the gap on them.
+`signature_table` makes features, a row per network, of the long table that
+`gengap.measures.margin_signatures` makes; `linear_fit.regression` fits the gap on them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm
-import torch
 from pandas import DataFrame, Series
-from torch import Tensor
 
 from gengap.errors import GengapError
-from gengap.evaluation.analysis import (
-    BASELINE,
-    adjusted_r2,
-    bootstrap_interval,
-    independent_columns,
-    kendall_tau,
-    main_effects,
-    out_of_fold,
-    r2,
-)
-from gengap.evaluation.scores import gap_of, task_of
-from gengap.measures.margins import margin_pass, spectral_complexity
-from gengap.model import Model
+from gengap.evaluation.baselines import BASELINE, hyperparameters_alone, main_effects
+from gengap.evaluation.regression import independent_columns, r2
+from gengap.evaluation.resampling import bootstrap_interval
+from gengap.evaluation.scores import plain_tau
+from gengap.evaluation.tasks import gap_of, task_of
+from gengap.measures.margin_signatures import OUTPUT, STATISTICS, check_kind
+from gengap.studies.linear_fit import Regression, column_name, regression
 
-# The five statistics of each kind of signature.
-STATISTICS = {
-    "quartile": ("lower_fence", "q1", "median", "q3", "upper_fence"),
-    "moment": ("moment_1", "moment_2", "moment_3", "moment_4", "moment_5"),
-}
-FEWEST = 5  # positive margins: five statistics of fewer numbers are not a distribution's
-OUTPUT = "logits"  # the stage whose margins are no distances, but differences of logits
-WHISKER = 1.5  # interquartile ranges, Tukey's
-
-
-@dataclass(frozen=True)
-class Signature:
-    """Five numbers that stand for one distribution of margins."""
-
-    values: dict[str, float]  # by statistic, in the margins' unit, positive; all NaN with a note
-    images: int  # margins that were given
-    dropped: int  # of them not positive: misclassified, or on the boundary
-    note: str  # why the values are NaN, else empty
-
-
-def signature(margins: Tensor | np.ndarray, *, kind: str = "quartile") -> Signature:
-    """The signature of the positive ones among margins (N,).
-
-    kind "quartile": lower fence, first quartile, median, third quartile, upper fence. Quartiles
-    interpolate linearly. A fence is the most extreme margin within 1.5 interquartile ranges of its
-    quartile (and never between the quartiles), as box plots draw it. The other rule in use, Q1 -
-    1.5 IQR itself, is below 0 for most skewed distributions, so has no logarithm; this one is
-    a margin that occurs, hence positive. Its price: below a skewed distribution it is the smallest
-    margin, which depends on single images and on how many there are.
-
-    kind "moment": (mean of margin^k)^(1/k) for k = 1 to 5. Raw moments, not central ones: of
-    positive margins they are positive, where the third central moment of a distribution that leans
-    left is negative and of a symmetric one 0, without a logarithm.
-
-    Both kinds scale with the margins, so division of the margins by the total variation divides the
-    signature, and is a shift after the logarithm.
-
-    The values are NaN, with a note, if a margin is not finite or fewer than 5 are positive.
-
-    Source: Jiang et al. 2019 (Predicting the Generalization Gap with Margin Distributions); what we
-    could read of it says that positive distances alone count. The statistics and their rules are
-    our choice. The other rule for fences: generalization-gap-features-tensorflow
-    (mostafaelaraby), which takes the logarithm of their absolute value.
-    Raises: GengapError if the kind is unknown or the margins are not a vector.
-    """
-    _check_kind(kind)
-    margins = torch.as_tensor(margins).detach().cpu().double().numpy()
-    if margins.ndim != 1:
-        raise GengapError(f"margins have the shape {margins.shape}; give one stage's, (N,)")
-    positive = margins[margins > 0]
-    note = _why_none(margins, len(positive))
-    summary = _quartiles if kind == "quartile" else _moments
-    values = [float("nan")] * len(STATISTICS[kind]) if note else map(float, summary(positive))
-    named = dict(zip(STATISTICS[kind], values, strict=True))
-    return Signature(named, len(margins), len(margins) - len(positive), note)
-
-
-def _check_kind(kind: str) -> None:
-    if kind not in STATISTICS:
-        raise GengapError(f"no signature {kind!r}; there are: {', '.join(STATISTICS)}")
-
-
-def _why_none(margins: np.ndarray, positive: int) -> str:
-    if infinite := np.count_nonzero(~np.isfinite(margins)):
-        return f"{infinite} of {len(margins)} margins are not finite"
-    if positive < FEWEST:
-        return f"{positive} of {len(margins)} margins are positive; {FEWEST} are needed"
-    return ""
-
-
-def _quartiles(margins: np.ndarray) -> Sequence[float]:
-    q1, median, q3 = np.quantile(margins, [0.25, 0.5, 0.75])
-    reach = WHISKER * (q3 - q1)
-    lowest = margins[margins >= q1 - reach].min()
-    highest = margins[margins <= q3 + reach].max()
-    # Interpolated quartiles of few margins may lie outside of these.
-    return min(lowest, q1), q1, median, q3, max(highest, q3)
-
-
-def _moments(margins: np.ndarray) -> Sequence[float]:
-    largest = margins.max()  # divided out, so that no power over- or underflows
-    return [largest * np.mean((margins / largest) ** k) ** (1 / k) for k in range(1, 6)]
-
-
-def margin_signatures(model: Model) -> DataFrame:
-    """Signatures of one model on its training sample, as `signatures` returns them.
-
-    Of the inputs and hidden stages, normalized by their total variation; and of the logits, whose
-    normalizer is the spectral complexity (Bartlett et al. 2017, eq. 1.2), as a baseline.
-
-    Source: Jiang et al. 2019.
-    Raises: NotAvailable without a training sample, or if all weights of a layer are 0.
-    """
-    found = margin_pass(model.network, *model.sample)
-    margins = found.margins | {OUTPUT: found.logits}
-    normalizers = found.total_variation | {OUTPUT: spectral_complexity(model)}
-    name = model.record["model_id"]
-    return signatures({name: margins}, {name: normalizers})
-
-
-def normalized_margins(model: Model) -> DataFrame:
-    """Margins over total variation: model_id, stage, margin; a row per hidden stage and image.
-
-    Source: Jiang et al. 2019.
-    Raises: NotAvailable without a training sample.
-    """
-    found = margin_pass(model.network, *model.sample)
-    parts = [
-        DataFrame({"stage": stage, "margin": (margins / found.total_variation[stage]).cpu()})
-        for stage, margins in found.margins.items()
-    ]
-    return pd.concat(parts, ignore_index=True).assign(model_id=model.record["model_id"])
-
-
-def signatures(
-    margins: Mapping[str, Mapping[str, Tensor]], normalizers: Mapping[str, Mapping[str, float]]
-) -> DataFrame:
-    """Signatures of networks, of each kind at each stage, as one long table.
-
-    By model_id, margins are {stage: (N,)} and normalizers {stage: what margins are divided by},
-    the total variation as a rule. Tables of single networks may be concatenated.
-
-    Returns a row per model_id, stage, kind and statistic: value (not normalized, no logarithm),
-    normalizer, images, dropped and note (see `Signature`). Where activations do not vary the
-    value is there, and the note says that it cannot be normalized.
-
-    Raises: GengapError if a stage has margins and no normalizer.
-    """
-    rows = []
-    for (model, stages), kind in product(margins.items(), STATISTICS):
-        for stage, values in stages.items():
-            normalizer = _normalizer(normalizers, model, stage)
-            found = signature(values, kind=kind)
-            common = {
-                "normalizer": normalizer,
-                "images": found.images,
-                "dropped": found.dropped,
-                "note": found.note or _why_not_normalized(normalizer),
-            }
-            names = {"model_id": model, "stage": stage, "kind": kind}
-            for statistic, value in found.values.items():
-                rows.append(names | {"statistic": statistic, "value": value} | common)
-    return DataFrame(rows, columns=SIGNATURE_COLUMNS)
-
-
-SIGNATURE_COLUMNS = [
-    "model_id",
-    "stage",
-    "kind",
-    "statistic",
-    "value",
-    "normalizer",
-    "images",
-    "dropped",
-    "note",
-]
-
-
-def _normalizer(normalizers, model: str, stage: str) -> float:
-    try:
-        return float(normalizers[model][stage])
-    except KeyError:
-        raise GengapError(
-            f"{model!r} has margins and nothing to normalize them by at {stage!r}; give both"
-        ) from None
-
-
-def _why_not_normalized(normalizer: float) -> str:
-    usable = np.isfinite(normalizer) and normalizer > 0
-    return "" if usable else f"nothing to normalize by: {normalizer:g}"
+HIDDEN = "all hidden"  # the stages of the default form
+EFFECTS = "main effects"  # of hyper-parameters, as features of a linear regression
 
 
 def signature_table(
@@ -222,7 +43,7 @@ def signature_table(
     Source: Jiang et al. 2019, abstract: several layers, normalized, in log space, as by default.
     Raises: GengapError if the kind or a stage is unknown or a network is there twice.
     """
-    _check_kind(kind)
+    check_kind(kind)
     rows = signatures[signatures["kind"] == kind]
     known = list(rows["stage"].unique())
     stages = _hidden(known) if stages is None else list(stages)
@@ -243,116 +64,6 @@ def signature_table(
 
 def _hidden(stages: Sequence[str]) -> list[str]:
     return [stage for stage in stages if stage != OUTPUT]
-
-
-@dataclass(frozen=True)
-class Regression:
-    """An ordinary least-squares fit of F features to N gaps, and what to doubt in it."""
-
-    adjusted_r2: float  # on the networks it was fitted on
-    k_fold_r2: float  # of predictions by the folds without the network, all folds pooled
-    mse: float  # mean squared error of those predictions; gap squared
-    coefficients: DataFrame  # F + 1 rows: estimate, low, high (95 %); gap per unit of the feature
-    models: DataFrame  # N rows: gap, fitted, out_of_fold, residual, leverage, cooks_distance
-    inflation: Series  # F variance inflation factors; 1 if a feature is orthogonal to all others
-    condition_number: float  # of the standardized features; 1 if all are orthogonal
-
-
-def regression(features: DataFrame, gap: Series, *, folds: int = 10, seed: int = 0) -> Regression:
-    """Fit the generalization gap by features, with an intercept.
-
-    features: N rows by model_id, F columns. gap: by model_id, at least of those models, a fraction.
-    The folds are shuffled by `seed`. Cook's distance of a network that alone decides a coefficient
-    (leverage 1) is NaN.
-
-    Source: Jiang et al. 2019, the linear regression of the gap; statsmodels' OLS and OLSInfluence.
-    Raises: GengapError if N < F + 2, F = 0 or N < folds, a value or gap is missing, the gap is the
-    same for all, a feature is constant, or a feature is a linear combination of others.
-    """
-    target = gap.reindex(features.index).to_numpy(float)
-    values, names = features.to_numpy(float), [_name(column) for column in features]
-    _check_rows(features.index, names, values, target, folds)
-    mean, deviation = values.mean(axis=0), values.std(axis=0)
-    scaled = (values - mean) / deviation
-    _check_independent(scaled, names)
-    fit = sm.OLS(target, sm.add_constant(scaled, has_constant="add")).fit()
-    predicted = out_of_fold(scaled, target, folds=folds, seed=seed)
-    singular = np.linalg.svd(scaled, compute_uv=False)
-    correlations = np.atleast_2d(np.corrcoef(scaled, rowvar=False))
-    return Regression(
-        adjusted_r2=adjusted_r2(target, fit.fittedvalues, len(names)),
-        k_fold_r2=r2(target, predicted),
-        mse=float(np.mean((target - predicted) ** 2)),
-        coefficients=_coefficients(fit, mean, deviation, names),
-        models=_diagnostics(fit, target, predicted, features.index),
-        inflation=Series(np.linalg.inv(correlations).diagonal(), index=names),
-        condition_number=float(singular[0] / singular[-1]),
-    )
-
-
-def _name(column) -> str:
-    return " ".join(map(str, column)) if isinstance(column, tuple) else str(column)
-
-
-def _check_rows(models, names, values, target, folds) -> None:
-    if not names:
-        raise GengapError("no features; give one or more columns")
-    if len(models) < len(names) + 2:
-        raise GengapError(
-            f"{len(models)} models cannot tell {len(names)} features and an intercept apart;"
-            f" give {len(names) + 2} models or more, or fewer features"
-        )
-    if not 2 <= folds <= len(models):
-        raise GengapError(f"{folds} folds of {len(models)} models; give 2 to {len(models)}")
-    if not np.isfinite(target).all():
-        raise GengapError(f"{models[~np.isfinite(target)][0]!r} has no gap; leave it out")
-    if (missing := np.argwhere(~np.isfinite(values))).size:
-        row, column = missing[0]
-        raise GengapError(
-            f"{models[row]!r} has no finite value of {names[column]!r}; leave out the model (the"
-            " notes of the signatures say why) or the feature"
-        )
-    if np.ptp(target) == 0:
-        raise GengapError(f"all {len(target)} gaps are {target[0]:g}: nothing to explain")
-    if (constant := np.flatnonzero(np.ptp(values, axis=0) == 0)).size:
-        raise GengapError(f"{names[constant[0]]!r} is the same for all models; leave it out")
-
-
-def _check_independent(scaled: np.ndarray, names: list[str]) -> None:
-    if (rank := np.linalg.matrix_rank(scaled)) < len(names):
-        raise GengapError(
-            f"of {len(names)} features only {rank} are independent; leave out those that are linear"
-            " combinations of others"
-        )
-
-
-def _coefficients(fit, mean, deviation, names) -> DataFrame:
-    """Of the features in their own units, from the fit of those with mean 0 and deviation 1.
-
-    Fitted in their own units, features of unlike scales would lose digits.
-    """
-    units = np.diag(np.append(1, 1 / deviation))
-    units[0, 1:] = -mean / deviation
-    with np.errstate(invalid="ignore", divide="ignore"):  # its t values, where nothing is left over
-        found = fit.t_test(units)
-    low, high = found.conf_int(alpha=0.05).T
-    index = pd.Index(["intercept", *names], name="feature")
-    return DataFrame({"estimate": found.effect, "low": low, "high": high}, index=index)
-
-
-def _diagnostics(fit, target, predicted, models) -> DataFrame:
-    influence = fit.get_influence()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        distance = influence.cooks_distance[0]
-    columns = {
-        "gap": target,
-        "fitted": fit.fittedvalues,
-        "out_of_fold": predicted,
-        "residual": fit.resid,
-        "leverage": influence.hat_matrix_diag,
-        "cooks_distance": distance,
-    }
-    return DataFrame(columns, index=models)
 
 
 def transfer(
@@ -402,7 +113,7 @@ def transfer_table(predictions: DataFrame) -> DataFrame:
             "family": target,
             "models": len(models),
             "r2": r2(truth, predicted),
-            "kendall_tau": kendall_tau(truth, predicted),
+            "kendall_tau": plain_tau(truth, predicted),
             "mse": float(np.mean((truth - predicted) ** 2)),
             "note": models["note"].iloc[0],
         }
@@ -424,12 +135,13 @@ def ablation_table(
     measures: as `measure_table` returns them.
 
     Returns a row per family, predictor, kind, log and normalized. Predictors are "all hidden", each
-    stage alone, each measure (one number a network) and "hyper-parameters only" (the main effects
-    of each value of each). Columns: default (of the forms of a predictor the one: the default of
-    `signature_table`, of a measure the plain value), models, left_out, features, adjusted_r2, k_fold_r2, mse (see
-    `Regression`), note. Networks with a note among their signatures are left out of all rows of the
-    family, so that all rows compare the same networks in the same folds. Where a fit is impossible
-    its numbers are NaN, and the note says why. Families without signatures have no rows.
+    stage alone, each measure (one number a network) and the baseline of hyper-parameters, of which
+    there is no adjusted R2 (see `hyperparameters_alone`). Columns: default (of the forms of a
+    predictor the one: the default of `signature_table`, of a measure the plain value), models,
+    left_out, features, adjusted_r2, k_fold_r2, mse (see `Regression`), note. Networks with a note
+    among their signatures are left out of all rows of the family, so that all rows compare the same
+    networks. Where a fit is impossible its numbers are NaN, and the note says why. Families without
+    signatures have no rows.
 
     Raises: GengapError if a network that is not left out has no gap.
     """
@@ -443,32 +155,21 @@ def ablation_table(
         gap = gap_of(known).set_axis(known["model_id"])
         own = own[own["model_id"].isin(known["model_id"])]
         counts = {"models": len(known), "left_out": len(models) - len(known)}
-        for variant, features in _variants(own, known, measures):
+        for variant, features in _variants(own, measures):
             judged = _judged(features.reindex(known["model_id"]), gap, folds, seed)
             rows.append({"family": family} | variant | counts | judged)
+        alone = _of_predictions(gap, hyperparameters_alone(known, seed=seed))
+        variant = {"family": family, "predictor": BASELINE, "default": True}
+        rows.append(variant | counts | alone)
     return DataFrame(rows, columns=ABLATION_COLUMNS)
 
 
-HIDDEN = "all hidden"
-ABLATION_COLUMNS = [
-    "family",
-    "predictor",
-    "kind",
-    "log",
-    "normalized",
-    "default",
-    "models",
-    "left_out",
-    "features",
-    "adjusted_r2",
-    "k_fold_r2",
-    "mse",
-    "note",
-]
+ABLATION_COLUMNS = ["family", "predictor", "kind", "log", "normalized", "default", "models"]
+ABLATION_COLUMNS += ["left_out", "features", "adjusted_r2", "k_fold_r2", "mse", "note"]
 
 
 def _variants(
-    signatures: DataFrame, models: DataFrame, measures: DataFrame | None
+    signatures: DataFrame, measures: DataFrame | None
 ) -> Iterator[tuple[dict, DataFrame]]:
     """Each choice with its features, a row per network."""
     stages = list(signatures["stage"].unique())
@@ -484,7 +185,6 @@ def _variants(
         for name, log in product(wide, (True, False)):
             values = np.log(_sizes(wide[[name]])) if log else wide[[name]]
             yield {"predictor": name, "log": log, "default": not log}, values
-    yield {"predictor": BASELINE, "default": True}, main_effects(task_of(models))
 
 
 def _sizes(values: DataFrame) -> DataFrame:
@@ -504,54 +204,63 @@ def joint_table(
     """How well predictors do alone, in pairs and so on: what each adds to the others.
 
     predictors: name -> features by model_id. index: the networks to be told apart, with the columns
-    hp_*; hyper-parameters are a predictor too, BASELINE.
+    hp_*, whose main effects are a predictor too.
 
     Returns a row per family and set of predictors: predictors (their names), features, adjusted_r2,
-    k_fold_r2, low and high (95 % bootstrap over the networks' predictions out of fold), note. Only
-    networks that have all features count. What follows from features before it is left out.
+    k_fold_r2, low and high (95 % bootstrap over the networks' predictions out of fold, copies
+    together), mse, note. First comes the baseline of hyper-parameters, which is no linear
+    regression (see `hyperparameters_alone`). Only networks that have all features count. What
+    follows from features before it is left out.
     """
     rows = []
     for family, models in index.groupby("family", sort=False):
-        blocks = {BASELINE: main_effects(task_of(models))}
-        blocks |= {name: _flat(table, models["model_id"]) for name, table in predictors.items()}
-        complete = pd.concat(blocks, axis=1).dropna().index
-        gap = gap_of(models).set_axis(models["model_id"])[complete]
-        for size in range(1, len(blocks) + 1):
-            for names in combinations(blocks, size):
-                features = pd.concat([blocks[name].loc[complete] for name in names], axis=1)
-                judged = _judged(independent_columns(features), gap, folds, seed, samples=samples)
-                rows.append({"family": family, "predictors": " + ".join(names)} | judged)
+        blocks = {name: _flat(table, models["model_id"]) for name, table in predictors.items()}
+        known = pd.concat(blocks, axis=1).notna().all(axis=1)
+        models = models[known.to_numpy()]
+        blocks = {EFFECTS: main_effects(models)} | {name: x[known] for name, x in blocks.items()}
+        gap = gap_of(models).set_axis(models["model_id"])
+        resampled = {"samples": samples, "clusters": task_of(models).copies}
+        alone = _of_predictions(gap, hyperparameters_alone(models, seed=seed), seed, **resampled)
+        rows.append({"family": family, "predictors": BASELINE} | alone)
+        for names in _sets(blocks):
+            features = independent_columns(pd.concat([blocks[name] for name in names], axis=1))
+            judged = _judged(features, gap, folds, seed, **resampled)
+            rows.append({"family": family, "predictors": " + ".join(names)} | judged)
     return DataFrame(rows, columns=JOINT_COLUMNS)
 
 
-JOINT_COLUMNS = [
-    "family",
-    "predictors",
-    "features",
-    "adjusted_r2",
-    "k_fold_r2",
-    "low",
-    "high",
-    "mse",
-    "note",
-]
+def _sets(names: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """All sets of one, then of two, and so on."""
+    names = tuple(names)
+    return (chosen for size in range(1, len(names) + 1) for chosen in combinations(names, size))
+
+
+JOINT_COLUMNS = ["family", "predictors", "features", "adjusted_r2", "k_fold_r2", "low", "high"]
+JOINT_COLUMNS += ["mse", "note"]
 
 
 def _flat(table: DataFrame, models: Series) -> DataFrame:
-    return table.reindex(models).set_axis([_name(column) for column in table], axis=1)
+    return table.reindex(models).set_axis([column_name(column) for column in table], axis=1)
 
 
-def _judged(
-    features: DataFrame, gap: Series, folds: int, seed: int, *, samples: int | None = None
-) -> dict:
-    """One row's numbers; with `samples`, the interval of the R2 out of fold as well."""
-    found = {"features": features.shape[1], "note": ""}
+def _judged(features: DataFrame, gap: Series, folds: int, seed: int, **resampled) -> dict:
+    """One row's numbers of a linear regression; resampled: as for `_of_predictions`."""
+    count = {"features": features.shape[1]}
     try:
         fit = regression(features, gap, folds=folds, seed=seed)
     except GengapError as error:
-        return found | {"note": str(error)}
+        return count | {"note": str(error)}
+    found = _of_predictions(fit.models["gap"], fit.models["out_of_fold"], seed, **resampled)
+    return count | {"adjusted_r2": fit.adjusted_r2} | found
+
+
+def _of_predictions(gap, predicted, seed: int = 0, *, samples=0, clusters=None) -> dict:
+    """How well gaps are predicted out of fold; with `samples`, the interval of the R2 as well."""
+    pair = np.asarray(gap, float), np.asarray(predicted, float)
+    if np.isnan(pair[1]).any():
+        return {"note": "too few networks, or no hyper-parameter varies"}
+    found = {"k_fold_r2": r2(*pair), "mse": float(np.mean((pair[0] - pair[1]) ** 2)), "note": ""}
     if samples:
-        pair = fit.models["gap"].to_numpy(), fit.models["out_of_fold"].to_numpy()
-        ends = bootstrap_interval(r2, *pair, samples=samples, seed=seed)
+        ends = bootstrap_interval(r2, *pair, samples=samples, seed=seed, clusters=clusters)
         found |= dict(zip(("low", "high"), ends))
-    return found | {"adjusted_r2": fit.adjusted_r2, "k_fold_r2": fit.k_fold_r2, "mse": fit.mse}
+    return found

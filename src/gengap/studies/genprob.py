@@ -10,8 +10,11 @@ from pandas import DataFrame, Series
 from scipy import stats
 
 from gengap.collections.genprob import GenProb, network_of
-from gengap.evaluation.analysis import main_effects
-from gengap.evaluation.scores import task_of
+from gengap.evaluation.baselines import main_effects
+from gengap.evaluation.resampling import bootstraps, percentiles
+from gengap.evaluation.samples import Sample
+from gengap.evaluation.scores import pearson, spearman
+from gengap.evaluation.tasks import vector_task
 from gengap.measures.spectral_aggregation import VARIANTS, aggregate
 from gengap.tables.details import detail_table
 
@@ -125,45 +128,34 @@ def probe_curves(
     that have measure and outcome. NaN over fewer than three, or where either is constant.
     """
     networks = values.index.get_level_values("network").unique()
-    drawn = np.random.default_rng(seed).integers(len(networks), size=(samples, len(networks)))
-    rows = np.vstack([np.arange(len(networks)), drawn])  # the networks as they are, then samples
+    drawn = bootstraps(len(networks), samples, np.random.default_rng(seed))
+    draws = np.vstack([np.ones_like(drawn[:1]), drawn])  # the networks as they are, then samples
     targets = outcome.unstack("epoch").reindex(networks)
     found = []
     for measure, column in values.items():
         wide = column.unstack("epoch").reindex(networks)
         for epoch in wide:
-            pair = np.stack([wide[epoch].to_numpy(float), targets[epoch].to_numpy(float)])
-            value, *of_samples = correlations(*pair[:, rows], ranks=ranks)
+            pair = wide[epoch].to_numpy(float), targets[epoch].to_numpy(float)
+            value, *of_samples = correlations(*pair, draws, ranks=ranks)
             count = np.isfinite(pair).all(axis=0).sum()
-            found.append((measure, epoch, value, *_interval(of_samples), count))
+            found.append((measure, epoch, value, *percentiles(of_samples), count))
     columns = ["measure", "epoch", "correlation", "low", "high", "networks"]
     return DataFrame(found, columns=columns)
 
 
-def correlations(x: np.ndarray, y: np.ndarray, *, ranks: bool) -> np.ndarray:
-    """Of each row of two arrays (B, n), over the places where both are numbers: (B,).
+def correlations(x: np.ndarray, y: np.ndarray, draws: np.ndarray, *, ranks: bool) -> np.ndarray:
+    """(S,) of two vectors (n,), over the places where both are numbers, as often as drawn (S, n).
 
-    ranks: Spearman's, else Pearson's. NaN over fewer than three places, or where x or y is constant.
+    ranks: Spearman's, else Pearson's. NaN over fewer than three places, or if x or y is constant.
     """
     known = np.isfinite(x) & np.isfinite(y)
-    sides = [np.where(known, side, np.nan) for side in (x, y)]
-    if ranks:
-        sides = [stats.rankdata(side, axis=1, nan_policy="omit") for side in sides]
-    count = known.sum(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        x, y = (side - np.nansum(side, axis=1, keepdims=True) / count for side in sides)
-        spread = np.sqrt(np.nansum(x * x, axis=1) * np.nansum(y * y, axis=1))
-        found = np.nansum(x * y, axis=1) / spread
-    varies = [
-        np.nanmax(side, 1, initial=-np.inf) > np.nanmin(side, 1, initial=np.inf) for side in sides
-    ]
-    return np.where((count[:, 0] >= FEWEST) & varies[0] & varies[1], found, np.nan)
-
-
-def _interval(values: list[float]) -> tuple[float, float]:
-    """Where 95 % of the values that are numbers lie."""
-    known = np.array(values)[np.isfinite(values)]
-    return tuple(np.quantile(known, [0.025, 0.975])) if len(known) else (np.nan, np.nan)
+    if known.sum() < FEWEST:
+        return np.full(len(draws), np.nan)
+    enough = draws[:, known].sum(axis=1) >= FEWEST
+    found = np.full(len(draws), np.nan)
+    sample = Sample(vector_task(y[known]), draws[enough][:, known].astype(float))
+    found[enough] = (spearman if ranks else pearson)(x[known], sample)
+    return found
 
 
 def settled_epochs(curves: DataFrame, *, within: float = 0.05) -> Series:
@@ -187,25 +179,25 @@ def partial_correlations(values: DataFrame, outcome: Series, index: DataFrame) -
     """Spearman's correlation of measures with an outcome, and what hyper-parameters leave of it.
 
     values, outcome: by model_id, of the models of one family. index: rows of its collection.
-    Hyper-parameters are taken out of the ranks of both sides, as main effects (a term for each value
-    of each), by least squares; what is left is correlated.
+    Hyper-parameters are taken out of the ranks of both sides, as main effects (`main_effects`), by least
+    squares; what is left is correlated.
 
     Returns by measure: correlation; partial; p_value, of a partial correlation as far from 0 or
     farther where there is none (Student's t, with a degree of freedom less for each term); and
     explained, the share of the variance of the measure's ranks that the hyper-parameters explain.
     NaN where a model has no value.
     """
-    effects = main_effects(task_of(index))
+    effects = main_effects(index)
     design = np.column_stack([np.ones(len(effects)), effects.to_numpy()])
     target = _ranks(outcome.loc[effects.index])
-    rest = _residuals(target, design)
+    whole, rest = vector_task(target), vector_task(_residuals(target, design))
     rows = {}
     for measure, column in values.loc[effects.index].items():
         ranks = _ranks(column)
         left = _residuals(ranks, design)
-        partial = correlations(left[None], rest[None], ranks=False)[0]
+        partial = float(pearson(left, rest))
         rows[measure] = {
-            "correlation": correlations(ranks[None], target[None], ranks=False)[0],
+            "correlation": float(pearson(ranks, whole)),
             "partial": partial,
             "p_value": _p_value(partial, len(design) - design.shape[1] - 1),
             "explained": 1 - left @ left / np.square(ranks - ranks.mean()).sum(),

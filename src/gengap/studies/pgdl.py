@@ -12,9 +12,27 @@ import pandas as pd
 from gengap import folders
 from gengap.collections.participants import GRIDS, read_participants, task_files
 from gengap.errors import GengapError
-from gengap.evaluation.analysis import added_value_table, hyperparameter_baseline, score_table
+from gengap.evaluation.baselines import TRAIN_ACCURACY, TRAIN_LOSS, added_value_table
+from gengap.evaluation.judgement import judged
+from gengap.evaluation.tasks import official_task
 
+OFFICIAL = ("cmi", "kendall_tau", "granulated_tau", "pearson")  # scores on the competition's tasks
 SCORES, ADDED_VALUE = "pgdl_participants", "pgdl_participants_added_value"  # names of kept tables
+
+
+def official_scores(values: pd.DataFrame, index: pd.DataFrame, **options) -> pd.DataFrame:
+    """Scores on the competition's tasks by its own rules, and of hyper-parameters alone.
+
+    values, index and options as for `judged`, whose columns it returns, of the scores OFFICIAL.
+    """
+    found = judged(values, index, scores=OFFICIAL, task=official_task, **options)
+    shown = ~found["measure"].isin([TRAIN_ACCURACY, TRAIN_LOSS])
+    return found[shown].reset_index(drop=True)
+
+
+def by_model(table: pd.DataFrame) -> pd.DataFrame:
+    """A measure table's values by model_id, a column for each measure."""
+    return table.pivot(index="model_id", columns="measure", values="value")
 
 
 def participants_folder() -> Path | None:
@@ -33,9 +51,9 @@ def participants_folder() -> Path | None:
 def participants_scores(folder: Path | None = None) -> pd.DataFrame:
     """Our scores of the participants' measures, and of the baseline of hyper-parameters alone.
 
-    The columns of `gengap.evaluation.analysis.score_table` (1,000 permutations, 200 bootstraps, seed 0), a row
-    per task, measure and score, sorted by them. folder: of the data; without it that of
-    `participants_folder`, or else the kept table.
+    As `official_scores` (1,000 permutations, 200 bootstraps, seed 0) gives them, sorted by task,
+    measure and score. folder: of the data; without it that of `participants_folder`, or else the
+    kept table.
 
     Raises: GengapError if neither is there, or as `read_participants` does.
     """
@@ -43,21 +61,20 @@ def participants_scores(folder: Path | None = None) -> pd.DataFrame:
     if folder is None:
         return _kept(SCORES)
     table, index, _ = read_participants(folder)
-    found = score_table(pd.concat([table, hyperparameter_baseline(index)]), index)
-    return _sorted(found, ["family", "measure", "score"])
+    return _sorted(official_scores(by_model(table), index), ["family", "measure", "score"])
 
 
 def participants_added_value(folder: Path | None = None) -> pd.DataFrame:
     """What each of the participants' measures adds to the hyper-parameters alone.
 
-    The columns of `gengap.evaluation.analysis.added_value_table` (1,000 bootstraps, seed 0), a row per task
-    and measure, sorted by them. folder: as for `participants_scores`.
+    The columns of `added_value_table` (1,000 bootstraps, seed 0), a row per task and measure,
+    sorted by them. folder: as for `participants_scores`.
     """
     folder = folder or participants_folder()
     if folder is None:
         return _kept(ADDED_VALUE)
     table, index, _ = read_participants(folder)
-    return _sorted(added_value_table(table, index), ["family", "measure"])
+    return _sorted(added_value_table(by_model(table), index), ["family", "measure"])
 
 
 def keep_participants(folder: Path) -> None:

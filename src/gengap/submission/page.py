@@ -1,53 +1,41 @@
 """The page of `gengap score --html`: one file, which asks nothing of a network."""
 
 import io
-from html import escape
+from collections.abc import Iterator
 
 import matplotlib
 import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from gengap.book.figures import COLOURS
-from gengap.evaluation.judgement import BASELINE, BASELINES, CRITERIA
+from gengap.evaluation.baselines import BASELINE, BASELINES
+from gengap.evaluation.scores import CRITERIA
+from gengap.submission.standing import KEYS
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 46rem; padding: 0 1rem; }
-svg { height: auto; max-width: 100%; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.85rem; }
-th, td { border-bottom: 1px solid #ddd; padding: 0.2rem 0.5rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-tr.own { background: #d8e8f4; font-weight: bold; }
-summary { cursor: pointer; margin-top: 0.7rem; }
-"""
+TEMPLATES = Environment(
+    loader=PackageLoader("gengap", "submission"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+)
 SVG_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # without them, no addresses
 
 
 def page(name: str, scores: DataFrame, places: DataFrame, reasons: DataFrame) -> str:
     """HTML of a measure's place among all others.
 
-    scores: of `gengap.submission.standing.scored_beside_all`; places: of `standing`; reasons: of `reasons`.
+    scores: of `gengap.submission.standing.scored_beside_all`; places: of `standing`; reasons: of
+    `reasons`.
     """
-    parts = [
-        "<!DOCTYPE html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(name)}: its place</title><style>{STYLE}</style></head><body>",
-        f"<h1>{escape(name)}</h1>",
-        "<p>Its scores beside those of the measures that the tables hold, on the same networks.",
-        "A measure claims to be larger where the gap (training minus test accuracy) is larger;",
-        "of a sign error less is better, of every other score more. Of a ranking with many",
-        "measures the best are partly lucky: read the intervals. Adjusted p-values are of all",
-        "measures of a ranking (false discovery rate).</p>",
-        _svg(strip_chart(name, scores)),
-        "<h2>Its place</h2>",
-        _table(place_texts(places)),
-        *(_ranking(name, keys, group) for keys, group in _groups(scores)),
-    ]
-    if len(reasons):
-        parts += ["<h2>Models without a value</h2>", _table(reasons)]
-    return "\n".join([*parts, "</body></html>\n"])
+    return TEMPLATES.get_template("page.html").render(
+        name=name,
+        chart=_svg(strip_chart(name, scores)) if scores["value"].notna().any() else "",
+        places=place_texts(places),
+        rankings=_rankings(scores),
+        reasons=reasons,
+    )
 
 
 def place_texts(places: DataFrame) -> DataFrame:
@@ -102,7 +90,8 @@ def strip_chart(name: str, scores: DataFrame) -> Figure:
                 axes.scatter(values, [height] * len(values), c=colour, marker=marker, label=label)
             ends = shown.loc[own, ["low", "high"]].to_numpy()
             axes.hlines([height] * len(ends), ends[:, 0], ends[:, 1], colors=COLOURS[0])
-        axes.set_yticks(range(len(families)), [family for _, family in reversed(families)])
+        names = [family.replace("$", r"\$") for _, family in reversed(families)]  # no formula
+        axes.set_yticks(range(len(families)), names)
         axes.set_xlabel(kind.replace("_", " "))
         axes.margins(y=0.5 / len(families))
     handles, labels = axes.get_legend_handles_labels()
@@ -110,28 +99,18 @@ def strip_chart(name: str, scores: DataFrame) -> Figure:
     return figure
 
 
-def _groups(scores: DataFrame):
-    return scores.groupby(["collection", "family", "score"], sort=False)
-
-
-def _ranking(name: str, keys: tuple[str, str, str], group: DataFrame) -> str:
-    collection, family, score = map(escape, keys)
-    best_first = CRITERIA[keys[-1]].better < 0
-    ordered = group.dropna(subset="value").sort_values("value", ascending=best_first)
-    shown = ordered[["measure", "value", "low", "high", "p_adjusted", "models"]]
-    shown = shown.assign(**{each: shown[each].map(_number) for each in shown.columns[1:-1]})
-    body = _table(shown)
-    marked = f"<tr>\n      <td>{escape(name)}</td>"
-    body = body.replace(marked, marked.replace("<tr>", '<tr class="own">'))
-    return f"<details><summary>{collection}, {family}: {score}</summary>{body}</details>"
+def _rankings(scores: DataFrame) -> Iterator[tuple[str, DataFrame]]:
+    """Of each collection, family and score a title, and the measures with a value, best first."""
+    scores = scores.dropna(subset="value")
+    for (collection, family, score), group in scores.groupby(KEYS, sort=False):
+        ordered = group.sort_values("value", ascending=CRITERIA[score].better < 0)
+        shown = ordered[["measure", "value", "low", "high", "p_adjusted", "models"]]
+        numbers = {each: shown[each].map(_number) for each in shown.columns[1:-1]}
+        yield f"{collection}, {family}: {score}", shown.assign(**numbers)
 
 
 def _number(value: float) -> str:
     return "-" if pd.isna(value) else f"{value:.3f}"
-
-
-def _table(rows: DataFrame) -> str:
-    return f'<div class="wide">{rows.to_html(index=False, border=0)}</div>'
 
 
 def _svg(figure: Figure) -> str:

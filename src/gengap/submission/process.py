@@ -1,8 +1,14 @@
 """Anybody's measure, computed in processes of its own: it may crash, hang or be killed there.
 
 The parent imports nothing of the measure's file and unpickles nothing that comes back: a worker
-answers in JSON. PyTorch is imported in the worker alone, after it has left the terminal's process
-group, so that Ctrl-C ends the parent, which ends its workers.
+answers in JSON, and says which task it answers, so that nothing that it does late, or twice,
+becomes the value of another. PyTorch is imported in the worker alone, after it has left the
+terminal's process group, so that Ctrl-C ends the parent, which ends its workers.
+
+No library that is well kept does this. Pebble stops a task after a time, but ends its process
+alone, not what that has started, and the parent unpickles what comes back, which runs what a
+measure wrote there. Loky unpickles too, knows no time limit for a task, and loses what its other
+workers are at when one dies. Neither tells Linux to end its workers first where memory runs out.
 """
 
 import contextlib
@@ -60,7 +66,8 @@ def computed(
                     continue
                 name = message.get("measure", name)
                 if "note" in message:
-                    yield worker.task, {"measure": name, **message}
+                    row = {part: message[part] for part in ("value", "seconds", "note")}
+                    yield worker.task, {"measure": name, **row}
                 if worker.dead or not waiting:
                     worker.kill()
                     pool.remove(worker)
@@ -111,7 +118,8 @@ class _Worker:
         if "started" in message:
             self.given_at = time.monotonic()
             return None
-        return message
+        # What answers another task is late, or a second answer: the process was forked.
+        return None if "task" in message and tuple(message["task"]) != self.task else message
 
     def _ended(self, note: str) -> dict[str, object]:
         self.dead = True
@@ -161,10 +169,14 @@ def _work(pipe: Connection, job: Job) -> None:
         _send(pipe, {"error": str(error)})
         return
     _send(pipe, {"measure": name})
+    process = os.getpid()
     with contextlib.suppress(EOFError):
         while True:
-            place, model_id = json.loads(pipe.recv_bytes())
-            _send(pipe, row_of(function, collections[place], model_id, job.file))
+            task = json.loads(pipe.recv_bytes())
+            row = row_of(function, collections[task[0]], task[1], job.file)
+            if os.getpid() != process:
+                os._exit(0)  # the measure forked: its child has no task and no say
+            _send(pipe, {"task": task, **row})
 
 
 def _send(pipe: Connection, message: dict[str, object] | Task) -> None:

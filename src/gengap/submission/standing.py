@@ -12,8 +12,12 @@ from pandas import DataFrame
 from gengap import folders
 from gengap.collection import Collection
 from gengap.errors import GengapError
-from gengap.evaluation.judgement import BASELINE, BASELINES, CRITERIA, judged, last_epoch
-from gengap.tables.values import default_store, record_hashes, table_of
+from gengap.evaluation.baselines import BASELINE, BASELINES
+from gengap.evaluation.judgement import judged
+from gengap.evaluation.scores import CRITERIA
+from gengap.evaluation.tasks import last_epoch
+from gengap.tables.identity import versions_now
+from gengap.tables.store import STORED, table_file
 
 KEYS = ["collection", "family", "score"]
 PERMUTATIONS = 200  # p-values to 0.005; of a family of 600 networks, in seconds
@@ -25,8 +29,8 @@ def scored_beside_all(
     """Scores of a new measure, of all that the tables hold and of the baselines.
 
     rows: of one new measure, in the columns of a measure table. scores: by name. Returns the
-    columns of `gengap.evaluation.judgement.judged`, before them collection, and after them family_models: how
-    many the family has. Each measure is judged on those of the last epoch that have a value of it.
+    columns of `judged`, before them collection, and after them family_models: how many the family
+    has. Each measure is judged on those of the last epoch that have a value of it.
 
     Raises: GengapError if the tables hold a measure of that name, or no row has a value.
     """
@@ -58,15 +62,14 @@ def scored_beside_all(
 def kept_values(collection: Collection) -> DataFrame:
     """What the collection's table holds: by the index's model ids, a column per measure.
 
-    Values of an index row that has changed since are left out.
+    Values of an index row or of weights that have changed since are left out.
     """
     index = collection.index()
-    table = table_of(collection, default_store(collection))
+    table = table_file(collection)
     if not table.exists():
         return DataFrame(index=pd.Index(index["model_id"]))
-    rows = folders.read_table(table)
-    records = record_hashes(collection.whole.index())
-    rows = rows[rows["record"] == rows["model_id"].map(records)]
+    rows = folders.read_table(table).reindex(columns=STORED)
+    rows = rows[versions_now(collection, {}).are_current(rows)]
     wide = rows.pivot(index="model_id", columns="measure", values="value")
     return wide.reindex(index["model_id"])
 
@@ -74,12 +77,12 @@ def kept_values(collection: Collection) -> DataFrame:
 def standing(scores: DataFrame, name: str) -> DataFrame:
     """Where the measure `name` stands among those of `scored_beside_all`.
 
-    A row per collection, family and score: value, low, high, p_value, models, family_models, note
-    (why there is no value), rank (1 is best; ties share the better) among measures (how many are
-    ranked, with this one), best and best_value (of the others), baseline (of the hyper-parameters
-    alone).
+    A row per collection, family and score: value, low, high, p_value, reliability (of the family's
+    gap, NaN where it is not known), models, family_models, note (why there is no value), rank (1 is
+    best; ties share the better) among measures (how many are ranked, with this one), best and
+    best_value (of the others), baseline (of the hyper-parameters alone).
     """
-    shown = ["value", "low", "high", "p_value", "models", "family_models", "note"]
+    shown = ["value", "low", "high", "p_value", "reliability", "models", "family_models", "note"]
     rows = []
     for keys, group in scores.groupby(KEYS, sort=False):
         named = group.set_index("measure")

@@ -6,9 +6,7 @@ and a `.predict` file with the values themselves. Nothing is ever written to dat
 """
 
 import hashlib
-import json
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -18,11 +16,13 @@ from tqdm import tqdm
 from gengap import folders
 from gengap.collection import COLLECTIONS, Collection
 from gengap.errors import GengapError
-from gengap.evaluation.judgement import last_epoch
+from gengap.evaluation.tasks import last_epoch
 from gengap.formats.predictions import read_predictions
 from gengap.submission.measure_file import finite, name_of_file
 from gengap.submission.process import Job, computed
-from gengap.tables.values import COLUMNS, record_hashes
+from gengap.tables.engine import cores
+from gengap.tables.identity import Versions, versions_now
+from gengap.tables.store import COLUMNS, keep, rows_in
 
 
 def values_of_file(
@@ -45,8 +45,8 @@ def values_of_file(
         return fitting[0]
     names = ", ".join(collection.name for collection in collections)
     raise GengapError(
-        f"the models in {file} are those of {len(fitting)} families of {names}; give a value for each"
-        " model of one family, by the last part of its model_id, and name the collection with -c"
+        f"the models in {file} are those of {len(fitting)} families of {names}; give a value for"
+        " each model of one family, by the last part of its model_id, and name the collection with -c"
     )
 
 
@@ -65,43 +65,44 @@ def own_values(
     limit: seconds for one model, with loading it. workers: processes; without it, one a core, and
     one on a GPU. retry: compute again what has no value from an earlier run.
 
-    Values are kept by the content of the file (not of what it imports) and of the model's index
-    row, as soon as they are there: a second run computes only what is missing. Before each model
-    the random generators of Python, NumPy and PyTorch are seeded with 0.
+    Values are kept as those of a measure table are, as soon as they are there, by the content of
+    the file (not of what it imports), of the model's index row and of its weights: a second run
+    computes only what is missing. Before each model the random generators of Python, NumPy and
+    PyTorch are seeded with 0.
 
     Returns the columns of a measure table (collection, family, model_id, measure, value, seconds,
     note), a row per model; the note says why there is no value: the measure raised something,
     returned what is not a finite number, changed network or sample, took too long or died.
     Raises: GengapError if the file cannot be imported or holds no measure.
     """
-    stores = [results_file(file, collection) for collection in collections]
-    records = [record_hashes(collection.whole.index()) for collection in collections]
-    done = {}
-    for place, store in enumerate(stores):
-        kept = _kept(store, records[place], retry)
-        done |= {(place, model_id): row for model_id, row in kept.items()}
+    source = source_of_file(file)
+    versions = [versions_now(collection, {}) for collection in collections]
+    done = {
+        (place, row["model_id"]): row
+        for place, collection in enumerate(collections)
+        for row in _kept(collection, source, versions[place], retry)
+    }
     models = [(at, i) for at, chosen in enumerate(collections) for i in _models(chosen)]
     missing = [task for task in models if task not in done]
     device = collections[0].device
-    count = workers or (_cores() if device.type == "cpu" else 1)
+    count = workers or (cores() if device.type == "cpu" else 1)
     homes = tuple((COLLECTIONS[each.name], str(each.root.resolve())) for each in collections)
-    job = Job(str(Path(file).resolve()), homes, str(device), max(1, _cores() // count))
+    job = Job(str(Path(file).resolve()), homes, str(device), max(1, cores() // count))
     with tqdm(
         total=len(missing), desc=Path(file).stem, unit="model", disable=not missing
     ) as progress:
         failed = 0
         try:
             for (place, model_id), row in computed(job, missing, limit=limit, workers=count):
-                row |= {"model_id": model_id, "record": records[place][model_id]}
-                done[place, model_id] = row
-                _keep(stores[place], row)
+                row = {**row, "model_id": model_id, "source": source}
+                done[place, model_id] = _keep(collections[place], versions[place], row)
                 failed += row["value"] is None
                 progress.set_postfix(failed=failed, refresh=False)
                 progress.update()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"{progress.n} of {len(missing)} models are done and kept in {stores[0].parent}; the"
-                " same command goes on from there"
+                f"{progress.n} of {len(missing)} models are done and kept in {results_folder()};"
+                " the same command goes on from there"
             ) from None
     return pd.concat(
         [
@@ -143,10 +144,15 @@ def own_predictions(file: Path, collection: Collection) -> DataFrame | None:
     return _table(collection, rows)
 
 
-def results_file(file: Path, collection: Collection) -> Path:
-    """Where the values of one file's content on one collection are kept, a JSON row a line."""
-    content = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
-    return results_folder() / f"{Path(file).stem}-{content}" / f"{collection.table_name}.jsonl"
+def source_of_file(file: Path) -> str:
+    """16 hex digits of a file's content and name, which may be the measure's."""
+    content = Path(file).stem.encode() + b"\0" + Path(file).read_bytes()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def results_store(collection: Collection) -> Path:
+    """Where the values of all files on one collection are kept."""
+    return results_folder() / f"{collection.table_name}.sqlite"
 
 
 def results_folder() -> Path:
@@ -158,24 +164,22 @@ def _models(collection: Collection) -> Series:
     return last_epoch(collection.index())["model_id"]
 
 
-def _kept(store: Path, records: Series, retry: bool) -> dict[str, dict]:
-    """Model id -> its last row in the store, if the model is still the same."""
-    rows = {}
-    for line in store.read_text().splitlines() if store.exists() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:  # a line that a kill cut short
-            continue
-        if records.get(row["model_id"]) == row["record"]:
-            rows[row["model_id"]] = row
-    return {i: row for i, row in rows.items() if not (retry and row["value"] is None)}
+def _kept(
+    collection: Collection, source: str, versions: Versions, retry: bool
+) -> Iterator[dict[str, object]]:
+    """The rows of a file's content in the store whose models are still the same."""
+    rows = rows_in(results_store(collection), collection)
+    rows = rows[(rows["source"] == source) & versions.are_current(rows)]
+    yield from rows[rows["value"].notna() | (not retry)].to_dict("records")
 
 
-def _keep(store: Path, row: dict[str, object]) -> None:
-    # A line begins with its end: after a kill the rest of a cut line stands alone.
-    store.parent.mkdir(parents=True, exist_ok=True)
-    with store.open("a") as file:
-        file.write("\n" + json.dumps(row))
+def _keep(collection: Collection, versions: Versions, row: dict[str, object]) -> dict[str, object]:
+    """The row, when it is in the store."""
+    # The family is not kept: it is in the index, which the row is of.
+    version = versions.models.loc[row["model_id"]]
+    row = {"collection": collection.name, "family": "", **version, **row}
+    [kept] = keep(results_store(collection), [row])
+    return kept
 
 
 def _table(collection: Collection, rows: list[dict]) -> DataFrame:
@@ -184,8 +188,3 @@ def _table(collection: Collection, rows: list[dict]) -> DataFrame:
     table["family"] = table["model_id"].map(families)
     table["value"] = table["value"].astype(float)
     return table[COLUMNS]
-
-
-def _cores() -> int:
-    # Those that this process may use: a container or a batch system may have lent fewer than are.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -1,15 +1,14 @@
 """Details: tables with several rows a model, which chapters make features of.
 
-As with measures a row is computed once and kept: `data/tables/<collection>.<detail>.parquet`, and
-until all models are done a file for each of them beside it, so that a killed run loses nothing.
-Rows are stale, and computed again, when the model's index row or the detail's own code has changed.
+A model's rows are one row of the store (see gengap.tables.store), computed once and kept as values
+of measures are; `data/tables/<collection>.<detail>.parquet` has them all.
 """
 
-import hashlib
-import shutil
+import io
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -21,87 +20,159 @@ from gengap import folders
 from gengap.collection import Collection
 from gengap.errors import GengapError, NotAvailable
 from gengap.model import Model
-from gengap.tables.values import record_hashes, source_hash
+from gengap.tables import engine
+from gengap.tables.identity import VERSIONS, Versions, source_hash, versions_now
+from gengap.tables.store import (
+    PAYLOAD,
+    default_store,
+    keep,
+    one_each,
+    opened,
+    rows_in,
+    rows_of,
+    table_file,
+    write_if_changed,
+)
 
 # Name -> function of a model that returns its rows; one of their columns is model_id.
 DETAILS = {
-    "margins": "gengap.studies.demogen:margin_signatures",
+    "margins": "gengap.measures.margin_signatures:margin_signatures",
     "spectra": "gengap.measures.spectra:spectra_rows",
 }
-KEYS = ["record", "source"]  # of which index row and of which code rows are
 
 
-def detail_table(collection: Collection, detail: str) -> DataFrame:
+def detail_table(
+    collection: Collection,
+    detail: str,
+    *,
+    workers: int | None = 1,
+    scheduler: str | None = None,
+) -> DataFrame:
     """The rows of a collection's models; only what is missing is computed.
 
     detail: a name of DETAILS. A model that lacks what the detail needs has no rows: a warning says
-    why, and it is tried again the next time.
+    why, and it is tried again the next time. workers, scheduler: as `measure_table` has them.
 
     Returns what the detail's function returns, in the order of the collection's index.
-    Raises: GengapError for an unknown detail, and if it fails on a model; what is computed is kept.
+
+    Raises:
+        GengapError: for an unknown detail, and if it fails on a model; what is computed is kept.
     """
     if detail not in DETAILS:
         raise GengapError(f"no detail {detail!r}; there are: {', '.join(DETAILS)}")
-    function = resolve_name(DETAILS[detail])
-    file = table_file(collection, detail)
-    versions = DataFrame({"record": record_hashes(collection.whole.index())})
-    versions["source"] = source_hash(function)
+    function, store = resolve_name(DETAILS[detail]), default_store(collection)
+    versions = versions_now(collection, {detail: source_hash(function)})
     wanted = collection.index()["model_id"]
-    rows = _kept(file, versions)
-    missing = wanted[~wanted.isin(rows["model_id"])]
-    if len(missing):
-        _compute(function, collection, missing, file, versions)
-        rows = _kept(file, versions)
-        if len(rows):
-            _write(rows, file)
-        shutil.rmtree(_parts(file), ignore_errors=True)
-    places = Series(range(len(wanted)), index=wanted)
-    rows = rows[rows["model_id"].isin(wanted)].drop(columns=KEYS)
-    return rows.sort_values("model_id", key=places.get, kind="stable", ignore_index=True)
-
-
-def table_file(collection: Collection, detail: str) -> Path:
-    """Where a detail of a collection is kept: one file for each root."""
-    return folders.data() / "tables" / f"{collection.table_name}.{detail}.parquet"
+    tables = _kept(collection, detail, versions, rows_in(store, collection))
+    if missing := [model_id for model_id in wanted if model_id not in tables]:
+        where = {"workers": workers, "scheduler": scheduler}
+        _compute(function, collection, detail, missing, versions, **where)
+    if store.exists():
+        tables = _export(collection, detail, versions, store)
+    chosen = [tables[model_id] for model_id in wanted if model_id in tables]
+    rows = pd.concat(chosen, ignore_index=True) if chosen else DataFrame(columns=["model_id"])
+    return rows.drop(columns=VERSIONS, errors="ignore")
 
 
 def _compute(
     function: Callable[[Model], DataFrame],
     collection: Collection,
-    missing: Iterable[str],
-    file: Path,
-    versions: DataFrame,
+    detail: str,
+    missing: list[str],
+    versions: Versions,
+    **where: object,
 ) -> None:
-    """Write a part for each missing model that has what the function needs."""
+    """Keep the rows of each missing model that has what the function needs; warn of the others."""
+    found = engine.results(
+        partial(_rows, function),
+        missing,
+        start=engine.same,
+        arguments=(collection,),
+        device=collection.device,
+        alone=engine.SECONDS_ALONE,
+        **where,
+    )
     reasons = Counter()
-    for model_id in tqdm(missing, desc=file.stem, unit="model"):
-        try:
-            rows = function(collection.load(model_id))
-        except NotAvailable as lacking:
-            reasons[str(lacking)] += 1
-            continue
-        name = hashlib.sha256(model_id.encode()).hexdigest()[:16]
-        _write(rows.assign(**versions.loc[model_id]), _parts(file) / f"{name}.parquet")
+    name = table_file(collection, detail).stem
+    with tqdm(total=len(missing), desc=name, unit="model") as progress:
+        rows = _stored(found, collection, detail, versions, reasons, progress)
+        for _ in keep(default_store(collection), rows):
+            pass
     for reason, count in reasons.items():
-        warnings.warn(f"{file.stem}: {count} models have no rows: {reason}", stacklevel=3)
+        warnings.warn(f"{name}: {count} models have no rows: {reason}", stacklevel=3)
 
 
-def _kept(file: Path, versions: DataFrame) -> DataFrame:
-    """The rows of table and parts that are not stale, each model's once."""
-    files = [file, *sorted(_parts(file).glob("*.parquet"))]
-    tables = [folders.read_table(path) for path in files if path.exists()]
-    fresh = {}
-    for table in tables:
-        table = table[(table[KEYS] == versions.reindex(table["model_id"]).to_numpy()).all(axis=1)]
-        fresh |= dict(list(table.groupby("model_id", sort=False)))
-    nothing = DataFrame(columns=["model_id", *KEYS])
-    return pd.concat(fresh.values(), ignore_index=True) if fresh else nothing
+def _rows(
+    function: Callable[[Model], DataFrame], collection: Collection, model_id: str
+) -> Iterator[tuple[str, bytes | None, str]]:
+    """The model's id, its rows as a parquet file, and why there are none, else empty."""
+    try:
+        yield model_id, _parquet(function(collection.load(model_id))), ""
+    except NotAvailable as lacking:
+        yield model_id, None, str(lacking)
 
 
-def _parts(file: Path) -> Path:
-    return file.with_suffix(".parts")
+def _stored(
+    found: Iterator[tuple[int, tuple[str, bytes | None, str]]],
+    collection: Collection,
+    detail: str,
+    versions: Versions,
+    reasons: Counter,
+    progress: tqdm,
+) -> Iterator[dict]:
+    """Rows of the store; counts the reasons of models that have none."""
+    families = collection.index().set_index("model_id")["family"]
+    for _, (model_id, rows, reason) in found:
+        if rows is None:
+            reasons[reason] += 1
+        else:
+            names = {"collection": collection.name, "family": families[model_id]}
+            empty = {"value": None, "seconds": None, "note": ""}
+            version = versions.of(model_id, detail)
+            key = {"model_id": model_id, "measure": detail}
+            yield names | key | empty | version | {PAYLOAD: rows}
+        progress.update()
 
 
-def _write(rows: DataFrame, file: Path) -> None:
-    options = {"index": False, "compression": "zstd"}
-    folders.write_atomically(file, lambda path: rows.to_parquet(path, **options))
+def _kept(
+    collection: Collection, detail: str, versions: Versions, stored: DataFrame
+) -> dict[str, DataFrame]:
+    """Model id -> its rows with their versions, of all that are not stale; the stored ones win."""
+    file, tables = table_file(collection, detail), {}
+    if file.exists():
+        shipped = folders.read_table(file)
+        known = shipped.reindex(columns=["model_id", *VERSIONS]).assign(measure=detail)
+        fresh = shipped[versions.are_current(known)]
+        tables = dict(list(fresh.groupby("model_id", sort=False)))
+    for row in one_each(_of_detail(stored, detail), versions).to_dict("records"):
+        rows = pd.read_parquet(io.BytesIO(row[PAYLOAD]))
+        tables[row["model_id"]] = rows.assign(**{name: row[name] for name in VERSIONS})
+    order = Series(range(len(versions.models)), index=versions.models.index)
+    return dict(sorted(tables.items(), key=lambda item: order[item[0]]))
+
+
+def _of_detail(stored: DataFrame, detail: str) -> DataFrame:
+    chosen = (stored["measure"] == detail) & stored[PAYLOAD].notna()
+    return stored[chosen].reset_index(drop=True)
+
+
+def _export(
+    collection: Collection, detail: str, versions: Versions, store: Path
+) -> dict[str, DataFrame]:
+    """Write the table if the store changes it, and return its rows by model id."""
+    with opened(store) as connection:
+        # With the store locked, of several processes that export the last one sees all rows.
+        connection.execute("BEGIN IMMEDIATE")
+        stored = rows_of(connection, collection)
+        tables = _kept(collection, detail, versions, stored)
+        if len(_of_detail(stored, detail)) and tables:
+            everything = pd.concat(tables.values(), ignore_index=True)
+            write_if_changed(table_file(collection, detail), _parquet(everything))
+        connection.execute("COMMIT")
+    return tables
+
+
+def _parquet(rows: DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    rows.to_parquet(buffer, index=False, compression="zstd")
+    return buffer.getvalue()

@@ -1,0 +1,50 @@
+"""An extension of Sphinx: names between backticks in docstrings are links where there is a target.
+
+Sphinx's autodoc and napoleon make pages of docstrings. This adds that a measure's docstring may
+name another function without saying where it is, and that modules of measures show measures alone.
+"""
+
+import re
+from typing import Any
+
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.domains.python import PyXRefRole
+from sphinx.environment import BuildEnvironment
+from sphinx.util.nodes import make_refnode
+
+from gengap.measures import MEASURES
+
+
+class Name(PyXRefRole):
+    """What stands between backticks, all of it: `<task>` at its end is no target, as in Sphinx."""
+
+    explicit_title_re = re.compile("(?!)")
+
+
+def target_of(app: Sphinx, env: BuildEnvironment, node: pending_xref, shown: Any) -> Any:
+    """A link to what has this name at its end; without one, what backticks hold stays code."""
+    if node.get("refdomain") != "py":
+        return None
+    found = env.get_domain("py").find_obj(env, None, None, node["reftarget"], None, 1)
+    for name, target in found[:1]:
+        place = target.docname, target.node_id
+        return make_refnode(app.builder, node["refdoc"], *place, shown, name)
+    return shown if node["reftype"] == "obj" else None
+
+
+def is_left_out(
+    app: Sphinx, what: str, name: str, thing: Any, skipped: bool, options: dict
+) -> bool | None:
+    """Whether a member of a module is not shown: of modules of measures, what is no measure."""
+    if what == "module" and getattr(thing, "__module__", "").startswith("gengap.measures."):
+        return skipped or MEASURES.get(name) is not thing
+    return None
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.add_role_to_domain("py", "obj", Name(), override=True)
+    app.connect("missing-reference", target_of)
+    app.connect("autodoc-skip-member", is_left_out)
+    return {"parallel_read_safe": True}

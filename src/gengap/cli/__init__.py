@@ -1,0 +1,54 @@
+"""The command line, `gengap`: a file for each group of commands, registered here in their order.
+
+Imports stand inside the commands: PyTorch takes seconds, and `gengap --help` must not wait for it.
+"""
+
+import warnings
+
+import typer
+from typer.core import TyperGroup
+
+from gengap.cli.chapters import PairedParameters, book, run
+from gengap.cli.collections import fetch, train
+from gengap.cli.listing import list_everything
+from gengap.cli.scoring import score, score_predictions
+from gengap.cli.tables import details, measure
+from gengap.errors import GengapError
+
+INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended, as shells give it
+
+
+class OneLineErrors(TyperGroup):
+    """Ends with one readable line on stderr where something is wrong or Ctrl-C is pressed."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except GengapError as error:
+            typer.echo(f"gengap: {error}", err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt as stop:
+            typer.echo(f"\ngengap: interrupted{f': {stop}' if str(stop) else ''}", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help keeps the lines of the examples
+    pretty_exceptions_enable=False,
+    help="Reproduced results on predicting generalization: a book, its numbers, and your measures.",
+)
+app.command("list")(list_everything)
+for command in (measure, details, score, score_predictions):
+    app.command()(command)
+app.command(cls=PairedParameters)(run)
+for command in (book, train, fetch):
+    app.command()(command)
+
+
+def main() -> None:
+    """The entry point `gengap`."""
+    warnings.formatwarning = lambda message, *_, **__: f"gengap: {message}\n"
+    app(prog_name="gengap")

@@ -1,0 +1,89 @@
+"""gengap run and gengap book."""
+
+import ast
+from itertools import islice
+from typing import Annotated
+
+import typer
+from typer.core import TyperCommand
+
+from gengap.errors import GengapError
+
+
+class PairedParameters(TyperCommand):
+    """Takes `-p NAME VALUE`, as papermill does: typer knows no repeated option of two values."""
+
+    def parse_args(self, ctx, args):
+        return super().parse_args(ctx, joined_pairs(args))
+
+
+def run(
+    chapters: Annotated[
+        list[str] | None, typer.Argument(help="Chapters by name; without one, all.")
+    ] = None,
+    profile: Annotated[
+        str,
+        typer.Option(help="replica: the embedded collections; published: the original archives."),
+    ] = "replica",
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p",
+            "--parameter",
+            metavar="NAME VALUE",
+            help="A parameter of the notebook and its value; repeatable.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("-j", "--jobs", min=1, help="Chapters at once (the cores).")
+    ] = None,
+) -> None:
+    """Execute chapters of the book, each in a process of its own.
+
+    A parameter that a chapter lacks is an error, before anything runs. The book's own pages are
+    written only for the profile replica without -p; other runs go to _build/runs.
+
+    \b
+    Examples:
+      gengap run
+      gengap run 01-small-cnn-zoo --profile published
+      gengap run 01-small-cnn-zoo -p seed 7 -p curve_repeats 5
+    """
+    from gengap.book.chapters import run_chapters
+
+    values = dict(_parameter(text) for text in parameters or [])
+    for path in run_chapters(chapters, profile=profile, parameters=values, jobs=jobs):
+        typer.echo(path)
+
+
+def book() -> None:
+    """Render the book as HTML from the executed chapters, with warnings as errors.
+
+    \b
+    Example:
+      gengap run && gengap book
+    """
+    from gengap.book.chapters import build_book
+
+    typer.echo(f"open {build_book().as_uri()}")
+
+
+def joined_pairs(arguments: list[str]) -> list[str]:
+    """Each `-p NAME VALUE` as `-p NAME=VALUE`, everything else as it is."""
+    joined, rest = [], iter(arguments)
+    for argument in rest:
+        joined.append(argument)
+        if argument in ("-p", "--parameter"):
+            joined.append("=".join(islice(rest, 2)))
+    return joined
+
+
+def _parameter(text: str) -> tuple[str, object]:
+    """NAME=VALUE with the value as Python reads it, or else as text."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise GengapError(f"-p {name} lacks its value; write -p NAME VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value

@@ -1,0 +1,76 @@
+"""gengap list."""
+
+import os
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from gengap.errors import GengapError
+
+if TYPE_CHECKING:
+    from gengap.collection import Collection
+
+
+def list_everything() -> None:
+    """Collections, their families and counts, where the files are, and what is missing.
+
+    Also the image data sets, the measures, and the chapters of the book.
+
+    \b
+    Example:
+      gengap list
+    """
+    from gengap.book.chapters import chapter_names
+    from gengap.collection import COLLECTIONS
+    from gengap.measures import MEASURES
+
+    for name in COLLECTIONS:
+        typer.echo(_collection_text(name))
+    typer.echo(_images_text())
+    typer.echo(f"measures  {', '.join(MEASURES)}")
+    typer.echo(f"chapters  {', '.join(chapter_names()) or 'none yet'}")
+
+
+def _collection_text(name: str) -> str:
+    from gengap.collection import open_collection
+    from gengap.tables.store import table_file
+
+    collection = open_collection(name)
+    table = table_file(collection)
+    made = table if table.exists() else f"none yet (gengap measure {name})"
+    try:
+        families = collection.families()
+    except GengapError as error:
+        return f"collection {name}\n  {error}"
+    families["missing"] = [_names(files, collection) for files in families["missing"]]
+    text = families.to_string(index=False)
+    return f"collection {name}\n  in {collection.root}\n{_indented(text)}\n  table: {made}"
+
+
+def _names(files: list[Path], collection: "Collection") -> str:
+    return ", ".join(os.path.relpath(file, collection.root) for file in files)
+
+
+def _images_text() -> str:
+    from gengap.formats.images import DATASETS
+
+    lines = [f"{dataset}: {_images_at_hand(dataset)}" for dataset in DATASETS]
+    return "images\n" + _indented("\n".join(lines))
+
+
+def _images_at_hand(dataset: str) -> str:
+    from gengap.formats.images import load_images
+
+    try:
+        load_images(dataset, "test", download=False)
+    except GengapError as error:
+        if os.environ.get("GENGAP_IMAGES"):
+            return str(error)
+        return "not here; downloaded when first needed, or set GENGAP_IMAGES to a folder with them"
+    return "at hand"
+
+
+def _indented(text: str) -> str:
+    return textwrap.indent(text, "  ")

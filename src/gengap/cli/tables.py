@@ -1,0 +1,138 @@
+"""gengap measure and gengap details: what is computed of networks, into kept tables."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gengap.cli.options import Device, Query, Root, Scheduler, Workers
+from gengap.errors import GengapError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from gengap.collection import Collection
+
+EVERY = "all"  # in place of a collection's name
+
+
+def measure(
+    collection: Annotated[
+        str, typer.Argument(help="A collection's name: see gengap list; all: each embedded one.")
+    ],
+    names: Annotated[
+        list[str] | None,
+        typer.Option("-m", "--measure", metavar="NAME", help="Repeatable; without it, all."),
+    ] = None,
+    module: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.py",
+            exists=True,
+            dir_okay=False,
+            help="Your own measures, functions under @gengap.measure; without -m, only these.",
+        ),
+    ] = None,
+    query: Query = None,
+    root: Root = None,
+    device: Device = "cpu",
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Compute again what was not available the last time.")
+    ] = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+) -> None:
+    """Compute measures of a collection's models, and score them against the generalization gap.
+
+    Only what is missing is computed; each value is kept as soon as it is there, so that the command
+    may be stopped or killed and started again, and may run several times at once (then give each
+    its own --query). The table goes to data/tables. Shown are, in each family, the measure's median
+    and its Kendall tau with test accuracy and with the gap (train minus test accuracy).
+
+    With all, one embedded collection comes after the other, each with all models of its index:
+    where networks are kept at several epochs, those of early epochs too.
+
+    \b
+    Examples:
+      gengap measure all
+      gengap measure cnnzoo
+      gengap measure cnnzoo -m parameter_norm -m inverse_margin --query "family == 'mnist'"
+      gengap measure cnnzoo --module my_measures.py --device cuda
+      gengap measure all --scheduler tcp://127.0.0.1:8786
+    """
+    from gengap.collection import embedded_collections, open_collection
+    from gengap.submission.measure_file import measures_in
+
+    if collection == EVERY and (query or root):
+        raise GengapError(
+            "measure all takes all models of every embedded collection; leave out --query and"
+            " --root, or name one collection"
+        )
+    own = measures_in(module) if module else None
+    where = {"retry": retry, "workers": workers, "scheduler": scheduler}
+    for name in embedded_collections() if collection == EVERY else [collection]:
+        opened = open_collection(name, root, device)
+        _measure(opened.select(query) if query else opened, names or own, **where)
+
+
+def details(
+    collection: Annotated[str, typer.Argument(help="A collection's name: see gengap list.")],
+    detail: Annotated[
+        str,
+        typer.Argument(
+            help="margins: signatures of margin distributions; spectra: of each layer's weights."
+        ),
+    ],
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Write the rows there as well.")
+    ] = None,
+    query: Query = None,
+    root: Root = None,
+    device: Device = "cpu",
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+) -> None:
+    """Compute what has several rows a model, such as numbers of each layer, into a kept table.
+
+    Only what is missing is computed; the rows of each model are kept as soon as they are there, so
+    that the command may be stopped or killed and started again.
+
+    \b
+    Examples:
+      gengap details demogen margins
+      gengap details pgdl spectra --csv layers.csv
+      gengap details demogen margins --csv signatures.csv --root originals/demogen --device cuda
+    """
+    from gengap.collection import open_collection
+    from gengap.folders import write_atomically
+    from gengap.tables.details import detail_table
+    from gengap.tables.store import table_file
+
+    opened = open_collection(collection, root, device)
+    chosen = opened.select(query) if query else opened
+    rows = detail_table(chosen, detail, workers=workers, scheduler=scheduler)
+    typer.echo(f"{len(rows)} rows of {rows['model_id'].nunique()} models")
+    if csv:
+        write_atomically(csv, lambda path: rows.to_csv(path, index=False))
+        typer.echo(f"csv: {csv}")
+    typer.echo(f"table: {table_file(opened, detail)}")
+
+
+def _measure(collection: "Collection", names: list[str] | None, **settings: object) -> None:
+    """Compute what is missing of one collection, and show its correlations and its table."""
+    from gengap.evaluation.judgement import rank_correlations
+    from gengap.tables.store import table_file
+    from gengap.tables.values import measure_table
+
+    rows = measure_table(collection, names, **settings)
+    correlations = rank_correlations(rows, collection.index()).astype({"models": int}).reset_index()
+    typer.echo(correlations.to_string(index=False, na_rep="-", float_format="{:.4g}".format))
+    typer.echo(_reasons(rows), nl=False)
+    typer.echo(f"table: {table_file(collection)}")
+
+
+def _reasons(rows: "DataFrame") -> str:
+    """A line per reason for which values are not there."""
+    reasons = rows.loc[rows["note"] != "", "note"].value_counts()
+    lines = [f"{count} values are missing: {reason}\n" for reason, count in reasons.items()]
+    return "".join([*lines, "--retry tries them again\n"] if lines else [])

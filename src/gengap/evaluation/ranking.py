@@ -1,0 +1,90 @@
+"""Ranks of measures, and how far a ranking in one family tells that in another."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from pandas import DataFrame
+from scipy import stats
+
+from gengap.evaluation.baselines import NETWORKS
+from gengap.evaluation.judgement import criterion_of, families_of, judges
+from gengap.evaluation.resampling import margin
+
+
+def rank_table(
+    values: DataFrame,
+    index: DataFrame,
+    *,
+    score: str = "kendall_tau",
+    samples: int = 200,
+    seed: int = 0,
+) -> DataFrame:
+    """The rank of each measure among all in each family, 1 the best by `score`.
+
+    Arguments as for `judged`. Returns a row per family and measure that has a score there: rank,
+    low and high (2.5 and 97.5 percentiles over bootstraps of the family's networks), measures (how
+    many are ranked). Equal scores share their mean rank.
+    """
+    rows = []
+    for family, goodness in _goodness(values, index, score, samples, seed).items():
+        ranks = stats.rankdata(-goodness.to_numpy(), axis=1)
+        low, high = np.percentile(ranks[1:], [2.5, 97.5], axis=0)
+        columns = {"family": family, "measure": goodness.columns, "rank": ranks[0]}
+        ends = {"low": low, "high": high, "measures": goodness.shape[1]}
+        rows.append(DataFrame(columns | ends))
+    return pd.concat(rows, ignore_index=True)
+
+
+def rank_stability(
+    values: DataFrame,
+    index: DataFrame,
+    *,
+    score: str = "kendall_tau",
+    samples: int = 200,
+    seed: int = 0,
+) -> DataFrame:
+    """How well the ranking of measures in one family tells that in another.
+
+    Arguments as for `judged`. Returns a row per pair of families: family, other, measures (that
+    have a score in both), spearman and kendall of their scores there, and of each `_low`, `_high`:
+    -+ 1.96 standard deviations over bootstraps of the networks of both families, drawn
+    independently. Bootstraps add noise to scores, which lowers the correlation of a sample, so
+    that percentiles would lie too low. NaN for fewer than 3 common measures.
+    """
+    rows = []
+    goodness = _goodness(values, index, score, samples, seed)
+    for (family, one), (other, two) in combinations(goodness.items(), 2):
+        common = one.columns.intersection(two.columns)
+        row = {"family": family, "other": other, "measures": len(common)}
+        enough = zip(one[common].to_numpy(), two[common].to_numpy(), strict=True)
+        pairs = list(enough) if len(common) > 2 else []
+        for name, correlation in (("spearman", stats.spearmanr), ("kendall", stats.kendalltau)):
+            found = np.array([correlation(*pair).statistic for pair in pairs] or [np.nan] * 2)
+            half = margin(found[1:])
+            row |= {name: found[0]}
+            row |= {f"{name}_low": max(found[0] - half, -1)}
+            row |= {f"{name}_high": min(found[0] + half, 1)}
+        rows.append(row)
+    return DataFrame(rows)
+
+
+def _goodness(values, index, score, samples, seed) -> dict[str, DataFrame]:
+    """By family that has the score: a row for its networks, then for each bootstrap of them.
+
+    A column for each measure, larger is better. Measures meet the same bootstraps, but those that
+    lack the value of some networks meet bootstraps of the others.
+    """
+    criterion, found = criterion_of(score), {}
+    for family, models, measures in families_of(values, index):
+        prepare, columns = judges(models, np.full(len(models), np.nan), samples, 0, seed), {}
+        for measure in measures:
+            column = measures[measure].to_numpy(float)
+            known = ~np.isnan(column)
+            if known.sum() < NETWORKS or prepare(known).lacks(criterion):
+                continue
+            value, drawn = prepare(known).scores(column[known], criterion)
+            columns[measure] = criterion.better * np.append(value, drawn)
+        if columns:
+            found[family] = DataFrame(columns).dropna()
+    return found

@@ -1,0 +1,70 @@
+"""Zip files that hold a collection's files, read as if each member lay in the zip file's place.
+
+Nothing is unpacked to the disk.
+"""
+
+import io
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gengap.errors import GengapError
+from gengap.folders import write_atomically
+
+SUFFIX = ".zip"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in a container; it is written, in messages too, as a path below the container."""
+
+    container: Path
+    name: str
+
+    def read_bytes(self) -> bytes:
+        with zipfile.ZipFile(self.container) as archive:
+            return archive.read(self.name)
+
+    def __str__(self) -> str:
+        return f"{self.container}/{self.name}"
+
+
+def files_below(root: Path, endings: tuple[str, ...]) -> Iterator[tuple[str, Path | Member]]:
+    """Path below the root and file, of all files and members whose names have such an ending.
+
+    Files whose names begin with a dot, as those do that are still being written, are left out.
+    Raises: GengapError that names a container that cannot be read.
+    """
+    for file in sorted(root.rglob("*")):
+        if file.name.startswith("."):
+            continue
+        if file.name.endswith(endings):
+            yield file.relative_to(root).as_posix(), file
+        elif file.suffix == SUFFIX:
+            folder = file.parent.relative_to(root)
+            for name in _member_names(file):
+                if name.endswith(endings):
+                    yield (folder / name).as_posix(), Member(file, name)
+
+
+def _member_names(container: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(container) as archive:
+            return archive.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise GengapError(
+            f"{container} cannot be read, it is truncated or damaged ({error}); get it again"
+        ) from error
+
+
+def write_container(file: Path, members: Mapping[str, bytes]) -> None:
+    """Write a container of members, by name, deflated; it is whole or not there.
+
+    Equal members make equal bytes: all have the date that ZipInfo has of itself, in 1980.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, 9)
+    write_atomically(file, lambda path: path.write_bytes(buffer.getbuffer()))

@@ -1,0 +1,298 @@
+"""The engine: runs a function on items in processes of one thread each, here or on a cluster.
+
+Measures, details, training, chapters and the fits of a study go through `results`. Processes are
+those of Dask's `distributed`: of a cluster on this machine, bound to loopback, that ends with this
+process; or of one that is there already. On a CPU results depend neither on which nor on how many.
+"""
+
+import atexit
+import contextlib
+import os
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from itertools import chain, islice
+from pathlib import Path
+from uuid import uuid4
+
+import cloudpickle
+import torch
+from threadpoolctl import threadpool_limits
+
+from gengap.errors import GengapError
+
+# What takes no longer is done in this process: a worker needs seconds to start and import PyTorch.
+SECONDS_ALONE = 2.0
+SECONDS_TO_CONNECT = 10
+SECONDS_TO_CLOSE = 20
+AHEAD = 1000  # items given to a cluster of unknown size before the first is done
+
+ONE_THREAD = dict.fromkeys(["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"], "1")
+LOOPBACK = "127.0.0.1"
+SILENT = 60  # above any level of logging: what matters is raised here
+GPU = "GPU"  # the resource that a worker offers for its GPU
+SETTINGS = {
+    "distributed.scheduler.allowed-failures": 1,  # a task whose worker died is tried once again
+    "distributed.admin.large-graph-warning-threshold": "1 TB",  # fits are sent with their weights
+}
+
+Function = Callable[[object, object], Iterable]
+
+# The cluster of all that runs within `on_scheduler`.
+_scheduler: ContextVar[str | None] = ContextVar("scheduler", default=None)
+
+
+def results(
+    function: Function,
+    items: Iterable,
+    *,
+    start: Callable | None = None,
+    arguments: Sequence = (),
+    workers: int | None = None,
+    scheduler: str | None = None,
+    device: str | torch.device = "cpu",
+    environment: Mapping[str, str] | None = None,
+    alone: float = 0.0,
+) -> Iterator[tuple[int, object]]:
+    """Each item's place, with each of the results of `function(held, item)`, as they are there.
+
+    held: what `start(*arguments)` returned, once in each process; None without it. workers:
+    processes; None is one a core. scheduler: the address of a cluster in their place. device:
+    anything but a CPU is driven by this process alone, or on a cluster by workers that offer the
+    resource GPU. environment: of the processes, which are then started even for one worker. alone:
+    seconds that this process works by itself before it starts others.
+
+    Raises: what the function raises, after its results so far and those of other items; GengapError
+    if a worker dies twice on one item, or the cluster is not to be reached.
+    """
+    start = start or _nothing
+    scheduler, workers = scheduler or _scheduler.get(), workers or cores()
+    on_cpu, places = torch.device(device).type == "cpu", enumerate(items)
+    if scheduler:
+        with _connected(scheduler, on_cpu) as client:
+            yield from _submitted(client, function, places, start, arguments, AHEAD, on_cpu)
+        return
+    if not on_cpu:
+        yield from _here(function, places, start(*arguments))
+        return
+    if not environment:
+        until = time.monotonic() + alone if workers > 1 else float("inf")
+        if workers == 1 or alone:
+            with one_thread():
+                yield from _here(function, places, start(*arguments), until)
+    first = list(islice(places, workers))
+    if len(first) == 1 and not environment:
+        with one_thread():
+            yield from _here(function, iter(first), start(*arguments))
+    elif first:
+        yield from _in_processes(function, first, places, start, arguments, workers, environment)
+
+
+def _nothing() -> None:
+    """What is held where no start is given."""
+
+
+def same(held: object) -> object:
+    """A start for what needs none: what is held is the argument itself."""
+    return held
+
+
+@contextlib.contextmanager
+def on_scheduler(address: str | None) -> Iterator[None]:
+    """All `results` within are computed by this cluster."""
+    token = _scheduler.set(address)
+    try:
+        yield
+    finally:
+        _scheduler.reset(token)
+
+
+def cores() -> int:
+    """Those that this process may use: a container or a batch system may lend fewer than are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for PyTorch and what NumPy calls, as in a worker: last digits depend on it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def run_command(command: Sequence[str | Path], folder: Path) -> bool:
+    """Whether a command of another program ended well; it runs in a folder."""
+    return subprocess.run(command, cwd=folder).returncode == 0
+
+
+# In this process
+
+
+def _here(
+    function: Function,
+    places: Iterator[tuple[int, object]],
+    held: object,
+    until: float = float("inf"),
+) -> Iterator[tuple[int, object]]:
+    while time.monotonic() < until and (following := next(places, None)):
+        place, item = following
+        for result in function(held, item):
+            yield place, result
+
+
+# In others
+
+
+def _in_processes(function, first, rest, start, arguments, workers, environment):
+    client = _local_client(len(first), tuple((environment or {}).items()))
+    every, finished = chain(first, rest), False
+    try:
+        yield from _submitted(client, function, every, start, arguments, 2 * workers, True)
+        finished = True
+    finally:
+        if not finished:  # something failed or was interrupted, and others are still at work
+            _close_local()
+
+
+_LOCAL: dict[str, object] = {}  # this process's own cluster: what it is for, itself, its client
+
+
+def _local_client(workers: int, environment: tuple[tuple[str, str], ...]):
+    """A client of a cluster of processes on this machine, which end with this process.
+
+    It is kept for the next run that asks for the same: each worker takes seconds to start.
+    """
+    if _LOCAL.get("key") == (workers, environment):
+        return _LOCAL["client"]
+    _close_local()
+    import dask
+    from distributed import Client, LocalCluster
+
+    variables = ONE_THREAD | dict(environment)
+    settings = SETTINGS | {"distributed.nanny.pre-spawn-environ": variables}
+    # Variables that are set already would go before those.
+    with dask.config.set(settings), _set_environment(variables):
+        cluster = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            host=LOOPBACK,
+            scheduler_kwargs={"dashboard": False, "dashboard_address": f"{LOOPBACK}:0"},
+            memory_limit=None,  # the system decides how much memory there is
+            silence_logs=SILENT,
+        )
+        client = Client(cluster, set_as_default=False)
+    _LOCAL.update(key=(workers, environment), cluster=cluster, client=client)
+    return client
+
+
+def _close_local() -> None:
+    if _LOCAL:
+        client, cluster = _LOCAL.pop("client"), _LOCAL.pop("cluster")
+        _LOCAL.clear()
+        with contextlib.suppress(TimeoutError):  # what is left then ends with this process
+            client.close(SECONDS_TO_CLOSE)
+            cluster.close(SECONDS_TO_CLOSE)
+
+
+atexit.register(_close_local)
+
+
+@contextlib.contextmanager
+def _set_environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables that processes inherit which are started here, now or in place of a dead one."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _connected(scheduler: str, on_cpu: bool) -> Iterator:
+    """A client of a cluster that is there."""
+    import dask
+    from distributed import Client
+
+    with dask.config.set(SETTINGS):
+        try:
+            client = Client(scheduler, timeout=SECONDS_TO_CONNECT, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise GengapError(
+                f"no Dask scheduler answers at {scheduler!r} ({error}); give the address that it"
+                " printed, such as tcp://127.0.0.1:8786"
+            ) from error
+        with client:
+            _check_gpus(client, on_cpu)
+            yield client
+
+
+def _check_gpus(client, on_cpu: bool) -> None:
+    # Where there is no worker yet, a batch system may still start some.
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    if not on_cpu and workers and not any(GPU in worker["resources"] for worker in workers):
+        raise GengapError(
+            f"none of the {len(workers)} workers offers a GPU; start them with --resources {GPU}=1,"
+            " or leave out --device"
+        )
+
+
+def _submitted(client, function, places, start, arguments, ahead, on_cpu):
+    """Each place and result, with at most `ahead` items given to the cluster at once."""
+    from distributed import KilledWorker, as_completed
+
+    run, work = uuid4().hex, cloudpickle.dumps((function, start, arguments))
+    resources = None if on_cpu else {GPU: 1}
+
+    def submit(place, item):
+        # retries: of what a worker cannot even begin; what the function raises is its result.
+        key = f"gengap-{run}-{place}"
+        return client.submit(_work, run, work, place, item, key=key, retries=1, resources=resources)
+
+    running = as_completed([submit(*each) for each in islice(places, ahead)], loop=client.loop)
+    for future in running:
+        try:
+            place, found, error = future.result()
+        except KilledWorker as death:
+            raise GengapError(
+                "a worker process died twice on the same task, perhaps for lack of memory; what is"
+                " finished is kept: run the same command again, with fewer --workers if need be"
+            ) from death
+        yield from ((place, result) for result in found)
+        if error is not None:
+            raise error
+        if (following := next(places, None)) is not None:
+            running.add(submit(*following))
+
+
+_HELD: dict[str, tuple[Function, object]] = {}  # by run, what a process holds between items
+
+
+def _work(run: str, work: bytes, place: int, item: object) -> tuple[int, list, Exception | None]:
+    """In a worker: an item's place, its results, and what ended them early."""
+    found = []
+    if run not in _HELD:
+        torch.set_num_threads(1)
+        threadpool_limits(1)
+        function, start, arguments = cloudpickle.loads(work)
+        _HELD.clear()
+    try:
+        if run not in _HELD:
+            _HELD[run] = function, start(*arguments)
+        function, held = _HELD[run]
+        for result in function(held, item):
+            found.append(result)  # noqa: PERF402  what is there when it raises counts
+    except Exception as error:
+        error.add_note(f"in a worker:\n{traceback.format_exc()}")
+        return place, found, error
+    return place, found, None

@@ -1,0 +1,115 @@
+"""Where computed rows are kept: a working store, and tables that are shipped.
+
+The *store* (sqlite, on this machine only) takes each row as it is computed; a *table* (parquet,
+which chapters read and the project ships) is exported from it when a run is done. Values of
+measures, those of a user's own measure and the rows of details are rows of the same kind, with the
+same identity: see gengap.tables.identity.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from sqlite3 import Connection
+
+from pandas import DataFrame, Series
+
+from gengap import folders
+from gengap.collection import Collection
+from gengap.errors import GengapError
+from gengap.tables.identity import VERSIONS, Versions
+
+COLUMNS = ["collection", "family", "model_id", "measure", "value", "seconds", "note"]
+STORED = [*COLUMNS, *VERSIONS]
+TYPES = {name: float if name in ("value", "seconds") else str for name in STORED}
+PAYLOAD = "payload"  # of a detail: the model's rows, as the bytes of a parquet file
+
+# The name says which columns there are: a store of other columns keeps them in another table.
+CREATE = (
+    f"CREATE TABLE IF NOT EXISTS computed ({', '.join(STORED)}, {PAYLOAD},"
+    f" UNIQUE (collection, model_id, measure, {', '.join(VERSIONS)}))"
+)
+NAMES = [*STORED, PAYLOAD]
+SAVE = f"INSERT OR REPLACE INTO computed VALUES ({', '.join(f':{name}' for name in NAMES)})"
+# Rows in the order in which they were written.
+FIND = f"SELECT {', '.join(NAMES)} FROM computed WHERE collection = ? ORDER BY rowid"
+
+PATIENCE = 120  # seconds to wait while another process writes
+# A commit is at once safe from a kill, of the process or of its terminal; this often the disk is
+# waited for too, which makes the rows safe from a power cut. Waiting after each row
+# (synchronous=FULL) costs milliseconds a row, more than many a measure.
+SECONDS_TO_DISK = 5
+
+
+@contextmanager
+def opened(store: Path) -> Iterator[Connection]:
+    """The store, made if it is not there; outside of transactions each statement is a commit."""
+    try:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(store, timeout=PATIENCE, isolation_level=None)
+        with closing(connection):
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")  # see SECONDS_TO_DISK
+            connection.execute(CREATE)
+            yield connection
+    except (sqlite3.Error, OSError) as error:
+        raise GengapError(
+            f"the store {store} cannot be written ({error}); set GENGAP_DATA to a folder on a"
+            " local disk that you may write, or move a damaged store away"
+        ) from error
+
+
+def keep(store: Path, rows: Iterable[dict]) -> Iterator[dict]:
+    """Each row, as soon as it is in the store; it has the columns STORED, and perhaps a payload."""
+    with opened(store) as connection:
+        on_disk_at = time.monotonic()
+        for row in rows:
+            connection.execute(SAVE, {PAYLOAD: None, **row})
+            if time.monotonic() - on_disk_at > SECONDS_TO_DISK:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                on_disk_at = time.monotonic()
+            yield row
+
+
+def rows_in(store: Path, collection: Collection) -> DataFrame:
+    """All rows of a collection, in columns STORED and payload; none where there is no store."""
+    if not store.exists():
+        return empty([*STORED, PAYLOAD])
+    with opened(store) as connection:
+        return rows_of(connection, collection)
+
+
+def rows_of(connection: Connection, collection: Collection) -> DataFrame:
+    """As `rows_in`, from an open store."""
+    found = connection.execute(FIND, (collection.name,)).fetchall()
+    return DataFrame(found, columns=NAMES).astype(TYPES)
+
+
+def empty(columns: Sequence[str]) -> DataFrame:
+    """No rows, of these columns."""
+    return DataFrame({name: Series(dtype=TYPES.get(name, object)) for name in columns})
+
+
+def one_each(rows: DataFrame, versions: Versions) -> DataFrame:
+    """One row per (model, measure): the last that is not stale; values before reasons."""
+    rows = rows[versions.are_current(rows)]
+    rows = rows.iloc[(rows["note"] == "").argsort(kind="stable")]
+    return rows.drop_duplicates(["model_id", "measure"], keep="last", ignore_index=True)
+
+
+def table_file(collection: Collection, detail: str | None = None) -> Path:
+    """The table of a collection's measures, or of a detail: one for each root."""
+    name = collection.table_name + (f".{detail}" if detail else "")
+    return folders.data() / "tables" / f"{name}.parquet"
+
+
+def default_store(collection: Collection) -> Path:
+    """Where a collection's rows are kept: one file for each root."""
+    return folders.data() / "tables" / f"{collection.table_name}.sqlite"
+
+
+def write_if_changed(file: Path, content: bytes) -> None:
+    """Replace a file by another at once, unless it is the same."""
+    if not file.exists() or file.read_bytes() != content:
+        folders.write_atomically(file, lambda path: path.write_bytes(content))

@@ -1,0 +1,34 @@
+"""The recipes of the page on clusters, as far as one machine can try them."""
+
+import re
+from types import ModuleType
+
+import pytest
+
+from gengap.folders import repository
+
+PAGE = (repository() / "book" / "clusters.md").read_text()
+SCRIPT, GPU = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, ["--nthreads 1", "--nworkers 8", "export OMP_NUM_THREADS=1", "#SBATCH -t 04:00:00"]),
+        ("GPU", ["--nthreads 1", "--resources GPU=1", "#SBATCH --gres=gpu:1"]),
+    ],
+)
+def test_the_job_that_slurm_is_given_starts_workers_of_one_thread(settings, expected, monkeypatch):
+    """Needs dask-jobqueue, but no SLURM."""
+    jobqueue = pytest.importorskip("dask_jobqueue")
+    if settings == "GPU":
+        made = ModuleType("gpu")
+        exec(GPU, made.__dict__)
+        settings = made.GPU_JOB
+    real = jobqueue.SLURMCluster
+    monkeypatch.setattr(jobqueue, "SLURMCluster", lambda **own: real(**(own | settings)))
+    script = ModuleType("slurm")
+    exec(SCRIPT, script.__dict__)
+    with script.cluster_of_jobs() as cluster:
+        job = cluster.job_script()
+    assert all(part in job for part in expected), job

@@ -1,0 +1,76 @@
+"""The tables that the project ships are whole, current, and what the code computes now."""
+
+import pandas as pd
+import pytest
+
+from gengap.collection import COLLECTIONS, Collection, default_root, open_collection
+from gengap.evaluation.tasks import last_epoch
+from gengap.measures import MEASURES
+from gengap.measures.margin_signatures import margin_signatures
+from gengap.measures.spectra import spectra_rows
+from gengap.tables import details
+from gengap.tables.identity import Versions, source_hash, versions_now
+from gengap.tables.store import table_file
+from gengap.tables.values import finished, pending_values
+
+SHIPPED = [name for name in COLLECTIONS if default_root(name).is_dir()]
+QUICK = 2  # seconds: slower values are not computed again here
+
+
+def versions(collection: Collection) -> Versions:
+    return versions_now(collection, {name: source_hash(MEASURES[name]) for name in MEASURES})
+
+
+@pytest.fixture
+def no_store(tmp_path):
+    """Where no working store is: the shipped tables alone count."""
+    return tmp_path / "none.sqlite"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_table_has_every_measure_of_every_network_as_they_are_now(name, no_store):
+    """At the last epoch; a new measure is added by `gengap measure all`."""
+    collection = open_collection(name)
+    table = no_store.with_name(table_file(collection).name)
+    table.symlink_to(table_file(collection))
+    rows = finished(collection, no_store, versions(collection))
+    assert not pending_values(last_epoch(collection.index()), MEASURES, rows, retry=False)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_no_row_of_a_shipped_table_is_of_other_code_weights_or_records(name):
+    collection = open_collection(name)
+    rows = pd.read_parquet(table_file(collection))
+    assert set(rows["measure"]) <= set(MEASURES)
+    assert versions(collection).are_current(rows).all()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_values_are_those_that_the_code_computes_now(name, offline):
+    collection = open_collection(name)
+    rows = pd.read_parquet(table_file(collection)).query("note == ''")
+    rows = rows[rows["seconds"] < QUICK]
+    last = rows.groupby("family")["model_id"].last()
+    rows = rows[rows["model_id"].isin(last)]
+    if name == "cnnzoo":  # the others' images are not embedded
+        rows = rows[rows["family"] == "fashion_mnist"]
+    for model_id, values in rows.groupby("model_id"):
+        model = collection.load(model_id)
+        for measure, value in zip(values["measure"], values["value"], strict=True):
+            assert MEASURES[measure](model) == pytest.approx(value, rel=1e-4), measure
+
+
+@pytest.mark.parametrize(
+    ("name", "detail", "function", "rtol"),
+    [("demogen", "margins", margin_signatures, 1e-3), ("pgdl", "spectra", spectra_rows, 1e-4)],
+)
+def test_shipped_details_are_whole_and_those_that_the_code_computes_now(
+    name, detail, function, rtol, monkeypatch
+):
+    collection = open_collection(name)
+    monkeypatch.setattr(details, "_compute", None)  # nothing is missing
+    shipped = details.detail_table(collection, detail)
+    assert list(shipped["model_id"].unique()) == list(collection.index()["model_id"])
+    for model_id in collection.index().groupby("family")["model_id"].last():
+        rows = shipped[shipped["model_id"] == model_id].reset_index(drop=True)
+        pd.testing.assert_frame_equal(rows, function(collection.load(model_id)), rtol=rtol)
