@@ -147,13 +147,13 @@ def test_a_familys_images_lie_off_centre_half_are_mirrored_and_they_never_change
     assert np.array_equal(labels, known[: len(labels)])
     placed = [place_of(moved, image) for moved, image in zip(found, plain)]
     downs, rights, mirrored = zip(*placed)
-    assert set(downs) == set(rights) == set(range(-trainer.MOVED, trainer.MOVED + 1))
+    assert set(downs) == set(rights) == set(range(-2, 3))
     assert 0.4 < np.mean(mirrored) < 0.6
 
 
 def place_of(moved, image):
     """By how much an image was moved down and right, and whether it was mirrored."""
-    reach = trainer.MOVED
+    reach = RECIPES[FAMILY].moved
     inner = slice(reach, -reach)
     for down, right in product(range(-reach, reach + 1), repeat=2):
         for mirrored in (False, True):
@@ -161,6 +161,13 @@ def place_of(moved, image):
             if np.array_equal(whole[inner, inner], moved[inner, inner]):
                 return down, right, mirrored
     raise AssertionError("the image is not the other one, moved")
+
+
+def test_the_images_of_residual_networks_are_halved_and_stay_in_place(image_root):
+    job = trainer.Job(OTHER, image_root, 1, "cpu", 42, image_root)
+    found, _ = trainer.family_images(job, "test")
+    plain, _ = load_images("fashion_mnist", "test", root=image_root)
+    assert np.array_equal(found, trainer.halved(plain)) and len(found) == len(plain)
 
 
 def test_halved_images_are_means_of_four_pixels():

@@ -195,7 +195,7 @@ def published_like_index():
     parts = []
     for number, (name, task) in enumerate(trainer.TASKS.items()):
         rows = pd.DataFrame(task.settings())[[*task.grid]].add_prefix("hp_")
-        test = 0.9 - 0.05 * number
+        test = 0.85 - 0.06 * number
         parts.append(
             rows.assign(family=name, train_accuracy=1.0, train_loss=0.009, test_accuracy=test)
         )
@@ -206,7 +206,7 @@ def test_hallmarks_are_met_by_full_grids_that_fit_and_whose_gaps_spread():
     table = trainer.hallmarks(published_like_index())
     assert list(table.columns) == ["hallmark", "wanted", "found", "met"]
     assert len(table) == 5 * len(trainer.TASKS) + 1 and table["met"].all()
-    assert table["found"].iloc[-1] == "0.350"
+    assert table["found"].iloc[-1] == "0.420"
 
 
 @pytest.mark.parametrize(
