@@ -80,8 +80,9 @@ class Collection:
         A kept value is of their content: see gengap.tables.identity. By default what bears the
         model's name, in a folder of its family or under the root; else the files of the family.
         """
-        files, name = self.family_files(record["family"]), record["model_id"].rpartition("/")[2]
-        places = [*(file / name for file in files), self.root / record["model_id"]]
+        family, model_id = str(record["family"]), str(record["model_id"])
+        files, name = self.family_files(family), model_id.rpartition("/")[2]
+        places = [*(file / name for file in files), self.root / model_id]
         own = [place for place in places if place.exists()]
         return tuple(own[:1]) or files
 

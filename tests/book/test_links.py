@@ -150,8 +150,10 @@ def test_addresses_are_well_formed():
     assert len(found) > 5
     for address in found:
         parts = urlsplit(address)
-        assert parts.scheme in ("http", "https", "file"), address
-        if parts.scheme != "file":
+        assert parts.scheme in ("http", "https", "file", "tcp"), address
+        if parts.scheme == "tcp":  # of a Dask scheduler
+            assert parts.hostname and parts.port, address
+        elif parts.scheme != "file":
             assert re.fullmatch(r"([a-z0-9-]+\.)+[a-z]{2,}", parts.hostname or ""), address
             assert "//" not in parts.path, address
 

@@ -41,11 +41,14 @@ app = typer.Typer(
     help="Reproduced results on predicting generalization: a book, its numbers, and your measures.",
 )
 app.command("list")(list_everything)
-for command in (measure, details, score, score_predictions):
-    app.command()(command)
+app.command()(measure)
+app.command()(details)
+app.command()(score)
+app.command()(score_predictions)
 app.command(cls=PairedParameters)(run)
-for command in (book, train, fetch):
-    app.command()(command)
+app.command()(book)
+app.command()(train)
+app.command()(fetch)
 
 
 def main() -> None:

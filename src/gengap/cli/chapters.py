@@ -1,4 +1,4 @@
-"""gengap run and gengap book."""
+"""The commands `gengap run` and `gengap book`."""
 
 import ast
 from itertools import islice

@@ -1,4 +1,4 @@
-"""gengap train and gengap fetch: where collections come from."""
+"""The commands `gengap train` and `gengap fetch`: where collections come from."""
 
 import inspect
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""gengap list."""
+"""The command `gengap list`."""
 
 import os
 import textwrap

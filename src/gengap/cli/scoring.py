@@ -1,4 +1,4 @@
-"""gengap score and gengap score-predictions: a measure of one's own."""
+"""The commands `gengap score` and `gengap score-predictions`: a measure of one's own."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

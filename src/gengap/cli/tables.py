@@ -1,4 +1,6 @@
-"""gengap measure and gengap details: what is computed of networks, into kept tables."""
+"""The commands `gengap measure` and `gengap details`: what is computed of networks, into kept
+tables.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -62,6 +64,7 @@ def measure(
     """
     from gengap.collection import embedded_collections, open_collection
     from gengap.submission.measure_file import measures_in
+    from gengap.tables.values import measure_table
 
     if collection == EVERY and (query or root):
         raise GengapError(
@@ -69,10 +72,13 @@ def measure(
             " --root, or name one collection"
         )
     own = measures_in(module) if module else None
-    where = {"retry": retry, "workers": workers, "scheduler": scheduler}
     for name in embedded_collections() if collection == EVERY else [collection]:
         opened = open_collection(name, root, device)
-        _measure(opened.select(query) if query else opened, names or own, **where)
+        chosen = opened.select(query) if query else opened
+        rows = measure_table(
+            chosen, names or own, retry=retry, workers=workers, scheduler=scheduler
+        )
+        _show(rows, chosen)
 
 
 def details(
@@ -118,13 +124,11 @@ def details(
     typer.echo(f"table: {table_file(opened, detail)}")
 
 
-def _measure(collection: "Collection", names: list[str] | None, **settings: object) -> None:
-    """Compute what is missing of one collection, and show its correlations and its table."""
+def _show(rows: "DataFrame", collection: "Collection") -> None:
+    """Correlations of one collection's values, and where its table is."""
     from gengap.evaluation.judgement import rank_correlations
     from gengap.tables.store import table_file
-    from gengap.tables.values import measure_table
 
-    rows = measure_table(collection, names, **settings)
     correlations = rank_correlations(rows, collection.index()).astype({"models": int}).reset_index()
     typer.echo(correlations.to_string(index=False, na_rep="-", float_format="{:.4g}".format))
     typer.echo(_reasons(rows), nl=False)

@@ -224,17 +224,17 @@ TASKS = {
     "task1_fashion_mnist": Task(
         vgg_layers,
         {
-            "convwidth": [8, 16],
+            "convwidth": [16, 32],
             "dropout_p": [0.0, 0.5],
-            "num_conv_blocks": [1, 3],
+            "num_conv_blocks": [1, 2],
             "num_dense_layers": [1, 2],
             "weight_decay": [0.0005],
             "bs": [16, 48],
-            "dense_width": [32],
+            "dense_width": [64],
         },
-        fixed={"lr": 0.02},
+        fixed={"lr": 0.01},
         images=ImageSet(first=0, count=500, side=14, channels=3, tint=0.1),
-        epochs=150,
+        epochs=200,
     ),
     "task2_fashion_mnist": Task(
         nin_layers,
@@ -260,7 +260,7 @@ TASKS = {
         FULLY_CONVOLUTIONAL,
         fixed={},
         images=CINIC_LIKE,
-        epochs=150,
+        epochs=200,
     ),
     "task6_fashion_mnist": Task(
         nin_layers,
@@ -302,15 +302,15 @@ TASKS = {
     "task8_fashion_mnist": Task(
         vgg_layers,
         {
-            "convwidth": [8, 16],
+            "convwidth": [16, 32],
             "dropout_p": [0.0, 0.25],
-            "num_conv_blocks": [1, 3],
-            "lr": [0.02, 0.05],
+            "num_conv_blocks": [1, 2],
+            "lr": [0.01, 0.03],
             "bs": [32, 64],
         },
         fixed={"weight_decay": 1e-4, "dense_width": 32},
         images=ImageSet(first=36_000, count=1000, side=14),
-        epochs=100,
+        epochs=150,
     ),
     "task9_fashion_mnist": Task(
         nin_layers,
@@ -323,7 +323,7 @@ TASKS = {
         },
         fixed={"lr": 0.05},
         images=ImageSet(first=42_000, count=200, side=14, channels=3, tint=0.1, classes=DISTINCT),
-        epochs=150,
+        epochs=300,
         augment=partial(shifted_and_mirrored, shift=1),
     ),
 }

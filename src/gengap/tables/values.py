@@ -4,13 +4,13 @@ A value found in the store or in the table (see gengap.tables.store) is not comp
 the model's index row, its weights or the code of the measure have changed since.
 """
 
-import importlib.util
 import io
 import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import cloudpickle
@@ -179,7 +179,10 @@ def _value(load: Callable[[], Model], name: str, function: Measure, model_id: st
 def _send_code_of(function: Measure) -> None:
     """Let workers have the code of a measure whose module they cannot import, a user's file."""
     module = sys.modules.get(function.__module__)
-    if module and module.__name__ != "__main__" and not importlib.util.find_spec(module.__name__):
+    if module is None or module.__name__ == "__main__":  # cloudpickle sends what is in main
+        return
+    # importlib.util.find_spec would say of what is imported already that it can be.
+    if PathFinder.find_spec(module.__name__.partition(".")[0]) is None:
         cloudpickle.register_pickle_by_value(module)
 
 
