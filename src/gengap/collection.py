@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pkgutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -28,6 +29,7 @@ COLLECTIONS = {
 
 FRACTIONS = ["train_accuracy", "test_accuracy"]
 COLUMNS = ["model_id", "family", "epoch", *FRACTIONS, "train_loss", "test_loss"]
+IMAGE_COUNTS = ["train_images", "test_images"]  # of which the accuracies are the fractions
 
 
 class Collection:
@@ -74,7 +76,7 @@ class Collection:
         """The files that hold one family."""
         return (self.root / family,)
 
-    def weight_files(self, record: Mapping[str, object]) -> tuple[Path, ...]:
+    def weight_files(self, record: Mapping[str, object]) -> tuple[Path | zipfile.Path, ...]:
         """The files that one model is read from; of a folder, all that are in it.
 
         A kept value is of their content: see gengap.tables.identity. By default what bears the
@@ -90,7 +92,8 @@ class Collection:
         """One row per model, read without touching weights.
 
         Columns: model_id (unique), family, epoch, train_accuracy and test_accuracy (fractions),
-        train_loss and test_loss (nats), then the collection's hyper-parameters `hp_*`.
+        train_loss and test_loss (nats); where it is known, how many images the accuracies were
+        taken over (IMAGE_COUNTS); then the collection's hyper-parameters `hp_*`.
         """
         return self._index.copy()
 

@@ -320,6 +320,9 @@ def test_networks_in_containers_are_read_like_those_in_folders(tmp_path):
         packed(folder)
     again = gengap.open_collection("demogen", tmp_path)
     assert again.index().equals(plain.index())
+    for record in again.index().to_dict("records"):
+        [place] = again.weight_files(record)
+        assert {"train.json", "eval.json"} < {file.name for file in place.iterdir()}
     for model_id, network in zip(again.index()["model_id"], networks, strict=True):
         found = again.load(model_id).network.state_dict()
         assert all(torch.equal(found[name], t) for name, t in network.state_dict().items())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gengap.collection import COLUMNS, FRACTIONS, open_collection
+from gengap.collection import COLUMNS, FRACTIONS, IMAGE_COUNTS, open_collection
 
 # Models whose sample is all that they were trained on: their recorded accuracy must come out again.
 TRAINED_ON_THE_SAMPLE = {
@@ -66,6 +66,23 @@ def test_a_model_loaded_twice_is_the_same(every_collection):
     again = open_collection(every_collection.name).load(model_id).network.state_dict()
     for name, tensor in every_collection.load(model_id).network.state_dict().items():
         assert torch.equal(tensor, again[name])
+
+
+def test_each_model_names_the_files_that_it_is_read_from(every_collection):
+    if every_collection.name == "tiny":
+        pytest.skip("it has no files")
+    records = every_collection.index().to_dict("records")
+    files = [every_collection.weight_files(record) for record in records]
+    assert all(file.is_file() or file.is_dir() for places in files for file in places)
+    if every_collection.name != "cnnzoo":  # where models share a matrix
+        assert len({*map(str, files)}) == len(records)
+
+
+def test_the_index_says_of_how_many_images_an_accuracy_is_a_fraction(every_collection):
+    index = every_collection.index()
+    for count in set(IMAGE_COUNTS) & set(index):
+        hits = index[count] * index[count.replace("images", "accuracy")]
+        assert ((hits - hits.round()).abs().dropna() < 0.02).all()  # recorded in float32
 
 
 def test_the_index_is_read_without_touching_weights(every_collection, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 
 import gengap
 from gengap import GengapError, NotAvailable
+from gengap.collections.folder import Folder
 from gengap.formats.state_dicts import read_state_dict
 from gengap.formats.weight_modules import left_out, weights_only_network
 from gengap.measures.norms import log_product_of_spectral_norms, parameter_norm
@@ -49,6 +50,16 @@ def test_shards_are_one_network_and_a_single_one_is_none():
     assert len(whole) == 28 and "transformer.wte.weight" in whole
     with pytest.raises(GengapError, match="one shard of several"):
         read_state_dict(FIELD / "networks" / "sharded" / "model-00001-of-00002.safetensors")
+
+
+def test_a_value_is_of_the_index_of_shards_and_of_each_shard():
+    record = {"model_id": "model.safetensors.index.json", "family": "all"}
+    files = Folder(FIELD / "networks" / "sharded").weight_files(record)
+    assert [file.name for file in files] == [
+        "model.safetensors.index.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ]
 
 
 def test_gates_of_an_lstm_are_matrices():

@@ -13,6 +13,7 @@ from torch import nn
 
 import gengap
 from gengap import GengapError, NotAvailable
+from gengap.collection import COLUMNS, IMAGE_COUNTS
 from gengap.collections.genprob import (
     GenProb,
     checkpoint,
@@ -230,9 +231,9 @@ def test_the_columns_of_the_index_are_in_order_and_its_weights_are_not_read(tmp_
     write(tmp_path)
     zoo = GenProb(tmp_path)
     monkeypatch.setattr(zoo, "read_network", None)
-    columns = list(zoo.index())
-    assert columns[: len(gengap.collection.COLUMNS)] == gengap.collection.COLUMNS
-    assert all(name.startswith("hp_") for name in columns[len(gengap.collection.COLUMNS) :])
+    columns, known = list(zoo.index()), [*COLUMNS, *IMAGE_COUNTS]
+    assert columns[: len(known)] == known
+    assert all(name.startswith("hp_") for name in columns[len(known) :])
 
 
 def test_only_the_last_file_is_opened_where_it_has_all_epochs(tmp_path):
@@ -513,6 +514,9 @@ def test_a_network_in_a_zip_file_is_read_as_one_beside_it(container, tmp_path):
         assert same(found, expected)
     assert list(packed.kept_table("spectra")["rank"]) == [3]
     assert packed.family_files(FAMILY) == (container,)
+    records = [zoo.index().to_dict("records")[0] for zoo in (packed, plain)]
+    [member], [file] = packed.weight_files(records[0]), plain.weight_files(records[1])
+    assert member.read_bytes() == file.read_bytes()
     assert [file.name for file in container.parent.iterdir()] == ["one.zip"]
 
 

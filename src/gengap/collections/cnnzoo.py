@@ -29,7 +29,12 @@ from gengap import folders
 from gengap.collection import COLUMNS, Collection
 from gengap.collections.cnnzoo_parts import Parts, header_in, part_files
 from gengap.errors import GengapError, NotAvailable
-from gengap.formats.images import embedded_images, load_images, network_inputs
+from gengap.formats.images import (
+    embedded_images,
+    image_counts,
+    load_images,
+    network_inputs,
+)
 
 PARAMETERS = 4970
 CLASSES = 10
@@ -77,7 +82,8 @@ STATISTICS = ("p0", "p25", "p50", "p75", "p100", "std", "mean")
 class SmallCNNZoo(Collection):
     """Small CNN Zoo: 270,000 rows a data set (30,000 networks x 9 checkpoints), 4,970 weights each.
 
-    A family is a data set. Index columns beyond the common ones: `run` (checkpoints of one network
+    A family is a data set. Index columns beyond the common ones: `train_images` (the fraction of
+    the data set that a network was trained on) and `test_images`, `run` (checkpoints of one network
     share it), `row` (in the weight matrix) and the hyper-parameters `hp_*` of the published table.
     Rows whose recorded loss or accuracy is not finite are left out of the index and reported.
 
@@ -172,6 +178,8 @@ def read_family_index(folder: Path, family: str) -> DataFrame:
     index["epoch"] = metrics["step"].astype(int)
     recorded = ["train_accuracy", "test_accuracy", "train_loss", "test_loss"]
     index[recorded] = metrics[recorded]
+    train, index["test_images"] = image_counts(family)
+    index["train_images"] = (metrics["config.train_fraction"] * train).round()
     index["run"] = _runs(metrics)
     index["row"] = range(rows)
     for name in HYPER_PARAMETERS:

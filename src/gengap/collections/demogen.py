@@ -12,7 +12,7 @@ import math
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -24,10 +24,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import Tensor, nn
 
-from gengap.collection import COLUMNS, Collection
+from gengap.collection import COLUMNS, IMAGE_COUNTS, Collection
 from gengap.collections.demogen_networks import in_fastest_format, nin, resnet32
 from gengap.errors import GengapError, NotAvailable
-from gengap.formats.images import like_cifar, load_images, per_image_standardization
+from gengap.formats.images import (
+    image_counts,
+    like_cifar,
+    load_images,
+    per_image_standardization,
+)
 from gengap.formats.places import Place, naming, read_json
 from gengap.formats.state_dicts import check_finite
 from gengap.formats.tf_checkpoint import read_checkpoint
@@ -79,7 +84,8 @@ class DEMOGEN(Collection):
     networks of its grid whose folders are complete, and warns of the others; train.json and
     eval.json give accuracies and cross-entropies, without weight decay. Epochs were not published
     and are NaN. A network is as wide, and has as many classes, as its weights say, so that narrower
-    copies of the grid load like the published networks. The sample is the training set, each image
+    copies of the grid load like the published networks. `train_images` and `test_images` say how
+    many the accuracies were taken over. The sample is the training set, each image
     standardized: of CIFAR the whole, of networks trained on other or fewer images those that lie
     beside them, in a folder `<data set>/` of the family or of all, in the data set's own format.
 
@@ -95,6 +101,9 @@ class DEMOGEN(Collection):
     def family_files(self, family: str) -> tuple[Path, ...]:
         home = self._home or self.root
         return home / SPEC, home / family
+
+    def weight_files(self, record: Mapping[str, object]) -> tuple[Place, ...]:
+        return (files_of(self._home / str(record["model_id"])),)
 
     def read_index(self) -> DataFrame:
         if self._home is None:
@@ -119,15 +128,20 @@ class DEMOGEN(Collection):
         return in_fastest_format(network.to(self.device).eval()), None
 
     def read_sample(self, record: Series) -> tuple[Tensor, Tensor]:
-        family, dataset = record["family"], record["family"].partition("_")[2].lower()
-        places = (self._home / family, self._home)
-        own = next((place for place in places if (place / dataset).is_dir()), None)
+        family = record["family"]
+        dataset, own = self._images_of(family)
         try:
             images, labels = load_images(dataset, "train", root=own, download=False)
         except GengapError as error:
             raise NotAvailable(f"{family} has no training images: {error}") from error
         inputs = torch.from_numpy(per_image_standardization(like_cifar(images)))
         return inputs.to(self.device), torch.from_numpy(labels).to(self.device)
+
+    def _images_of(self, family: str) -> tuple[str, Path | None]:
+        """The data set of a family, and the folder where images lie beside the networks."""
+        dataset = family.partition("_")[2].lower()
+        places = (self._home / family, self._home)
+        return dataset, next((place for place in places if (place / dataset).is_dir()), None)
 
     @cached_property
     def _home(self) -> Path | None:
@@ -152,9 +166,11 @@ class DEMOGEN(Collection):
                 f"{family}: {len(networks) - len(present)} of {len(networks)} networks are missing"
                 " or incomplete and are left out of the index."
             )
+        counts = dict(zip(IMAGE_COUNTS, image_counts(*self._images_of(family)), strict=True))
         return [
             {"model_id": f"{family}/{name}", "family": family, "epoch": math.nan}
             | read_records(folder / name)
+            | counts
             | hyper_parameters
             for name, hyper_parameters in present
         ]

@@ -4,26 +4,35 @@ Files end in one of SUFFIXES, in the folder or in folders below it; of a network
 the file that names them, which ends in .index.json, stands for it. The CSV file lies in the folder
 itself and has a row for each: `file` (its path from the folder), `train_accuracy` and
 `test_accuracy` (fractions); if wanted `family` (networks that are compared with each other, else
-all are), `epoch`, `train_loss` and `test_loss` (nats). Each other column is a hyper-parameter.
+all are), `epoch`, `train_loss` and `test_loss` (nats), `train_images` and `test_images` (how many
+the accuracies were taken over). Each other column is a hyper-parameter.
 """
 
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 
 import pandas as pd
 from pandas import DataFrame, Series
 from torch import Tensor, nn
 
-from gengap.collection import COLUMNS, FRACTIONS, Collection
+from gengap.collection import COLUMNS, FRACTIONS, IMAGE_COUNTS, Collection
 from gengap.errors import GengapError, NotAvailable
 from gengap.formats.csv_tables import read_csv_table
-from gengap.formats.state_dicts import ONE_SHARD, SHARDS, check_finite, read_state_dict, reading
+from gengap.formats.state_dicts import (
+    ONE_SHARD,
+    SHARDS,
+    check_finite,
+    read_shard_places,
+    read_state_dict,
+    reading,
+)
 from gengap.formats.weight_modules import left_out, weights_only_network
 
 SUFFIXES = (".pt", ".pth", ".pth.tar", ".ckpt", ".bin", ".safetensors", SHARDS)
 REQUIRED = ("file", *FRACTIONS)
-NUMBERS = (*FRACTIONS, "epoch", "train_loss", "test_loss")
+NUMBERS = (*FRACTIONS, "epoch", "train_loss", "test_loss", *IMAGE_COUNTS)
 FAMILY = "all"  # of networks for which the CSV file names none
 # Columns of the tables that are made of an index: in the CSV file they would be taken for them.
 TAKEN = ("model_id", "collection", "measure", "value")
@@ -59,6 +68,14 @@ class Folder(Collection):
                 stacklevel=2,
             )
         return index_of(described)
+
+    def weight_files(self, record: Mapping[str, object]) -> tuple[Path, ...]:
+        """The model's file; of a network in shards, their index and all of them."""
+        file = self.root / str(record["model_id"])
+        if not file.name.endswith(SHARDS):
+            return (file,)
+        shards = sorted(set(read_shard_places(file).values()))
+        return file, *(file.with_name(shard) for shard in shards)
 
     def read_network(self, record: Series) -> tuple[nn.Sequential, None]:
         file = self.root / record["model_id"]
@@ -173,14 +190,15 @@ def check_columns(file: Path, rows: DataFrame) -> None:
 def index_of(described: DataFrame) -> DataFrame:
     """The index of a collection from the rows of its CSV file."""
     known = {"model_id": described["file"], "family": FAMILY, "epoch": math.nan}
-    known |= {column: math.nan for column in NUMBERS if column not in known}
+    columns = [*COLUMNS, *described.columns.intersection(IMAGE_COUNTS)]
+    known |= {column: math.nan for column in columns if column not in known}
     index = DataFrame(known, index=described.index)
-    for column in described.columns.intersection(COLUMNS[1:]):
+    for column in described.columns.intersection(columns[1:]):
         index[column] = described[column]
     index["family"] = index["family"].fillna(FAMILY)
-    hyper_parameters = described.drop(columns=["file", *COLUMNS], errors="ignore")
+    hyper_parameters = described.drop(columns=["file", *columns], errors="ignore")
     names = [f"hp_{column.removeprefix('hp_')}" for column in hyper_parameters]
-    return pd.concat([index[COLUMNS], hyper_parameters.set_axis(names, axis=1)], axis=1)
+    return pd.concat([index[columns], hyper_parameters.set_axis(names, axis=1)], axis=1)
 
 
 def others(names: list[str]) -> str:

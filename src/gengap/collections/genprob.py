@@ -16,10 +16,12 @@ digits too. CIFAR-10, CIFAR-100 and Fashion-MNIST are written CIFAR10, CIFAR100 
 import io
 import math
 import re
+import zipfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,11 +30,12 @@ import torch.nn.functional as F
 from pandas import DataFrame, Series
 from torch import Tensor, nn
 
-from gengap.collection import COLUMNS, Collection
+from gengap.collection import COLUMNS, IMAGE_COUNTS, Collection
 from gengap.collections.genprob_networks import CELLS, genprob_network
 from gengap.errors import GengapError, NotAvailable
 from gengap.formats.containers import Member, files_below
-from gengap.formats.images import like_cifar, load_images
+from gengap.formats.images import image_counts, like_cifar, load_images
+from gengap.formats.places import Place
 from gengap.formats.state_dicts import (
     check_finite,
     read_checkpoint,
@@ -96,13 +99,16 @@ class GenProb(Collection):
         optimizer, _, dataset = family.rpartition("_")
         return (self.root / f"*_{optimizer}_*_{dataset}_epoch_*.pth.tar",)
 
+    def weight_files(self, record: Mapping[str, object]) -> tuple[Place, ...]:
+        file = self._file_of(record)
+        return (zipfile.Path(file.container, file.name) if isinstance(file, Member) else file,)
+
     def read_index(self) -> DataFrame:
         rows = [row for family in self.known_families() for row in self._rows(family)]
         return DataFrame(rows, columns=None if rows else COLUMNS)
 
     def read_network(self, record: Series) -> tuple[nn.Sequential, None]:
-        family, network = record["family"], record["model_id"].rpartition("/")[0]
-        file = self._files[family][network.removeprefix(f"{family}/")][int(record["epoch"])]
+        file = self._file_of(record)
         state = read_state_dict(file)
         with reading(file):
             network = fitting_network(state)
@@ -119,14 +125,22 @@ class GenProb(Collection):
         if dataset not in DATASETS:
             known = ", ".join(DATASETS)
             raise NotAvailable(f"{family} has no training images: there are only those of {known}")
-        folder = DATASETS[dataset][0]
-        own = self.root if (self.root / folder).is_dir() else None
+        folder, own = self._images_of(dataset)
         try:
             images, labels = load_images(folder, "train", root=own, download=False)
         except GengapError as error:
             raise NotAvailable(f"{family} has no training images: {error}") from error
         inputs = network_inputs(images, dataset)
         return inputs.to(self.device), torch.from_numpy(labels).to(self.device)
+
+    def _images_of(self, dataset: str) -> tuple[str, Path | None]:
+        """What load_images calls a data set, and the folder where its images lie beside these."""
+        folder = DATASETS[dataset][0] if dataset in DATASETS else ""
+        return folder, self.root if folder and (self.root / folder).is_dir() else None
+
+    def _file_of(self, record: Mapping[str, Any] | Series) -> Path | Member:
+        family, network = record["family"], record["model_id"].rpartition("/")[0]
+        return self._files[family][network.removeprefix(f"{family}/")][int(record["epoch"])]
 
     def kept_table(self, name: str) -> DataFrame:
         """What training kept of every epoch of the index's networks, also of those without weights.
@@ -172,9 +186,12 @@ class GenProb(Collection):
             for network in sorted(networks)
         }
         unit = accuracy_unit(family, recorded)
+        sizes = image_counts(*self._images_of(family.rpartition("_")[2]))
+        counts = dict(zip(IMAGE_COUNTS, sizes, strict=True))
         return [
             {"model_id": f"{family}/{network}/epoch_{epoch}", "family": family, "epoch": epoch}
             | {name: v / unit if "accuracy" in name else v for name, v in record.items()}
+            | counts
             | hyper_parameters(network)
             for network, records in recorded.items()
             for epoch, record in records.items()

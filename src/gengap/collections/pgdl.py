@@ -45,6 +45,8 @@ METRICS = {
     "test_accuracy": "test_acc",
     "train_loss": "train_loss",
     "test_loss": "test_loss",
+    "train_images": "train_images",  # not published: of this project's own tasks
+    "test_images": "test_images",
 }
 SHARD = re.compile(r"shard_(\d+)\.tfrecord")
 
@@ -55,9 +57,9 @@ class PGDL(Collection):
     A family is a task; tasks on disk beyond the published eight are families too. The root is a
     folder that holds `input_data` and `reference_data` or has folders that do, a zip file of these,
     or a folder with such zip files; tasks in `input_data` may be packed in zip files there. Epochs
-    were not published and are NaN in the index, as is an accuracy or loss that model_configs.json
-    lacks. The hyper-parameters `hp_*` are in the official order. The sample is the task's whole
-    training set, in the order of its shards.
+    were not published and are NaN in the index, as is an accuracy, a loss or a number of images
+    that model_configs.json lacks. The hyper-parameters `hp_*` are in the official order. The sample
+    is the task's whole training set, in the order of its shards.
 
     Format: README of google-research/pgdl. Licence of the published data: Apache 2.0.
     """

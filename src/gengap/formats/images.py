@@ -17,6 +17,7 @@ Nothing is unpickled, and no archive is unpacked to the disk.
 import gzip
 import hashlib
 import json
+import math
 import os
 import struct
 import tarfile
@@ -35,6 +36,14 @@ from gengap.errors import GengapError, NotAvailable
 CLASSES = {"mnist": 10, "fashion_mnist": 10, "cifar10": 10, "cifar100": 100}
 DATASETS = tuple(CLASSES)
 SPLITS = ("train", "test")
+# Training and test images; of SVHN, which is not read here, those with cropped digits.
+SIZES = {
+    "mnist": (60_000, 10_000),
+    "fashion_mnist": (60_000, 10_000),
+    "cifar10": (50_000, 10_000),
+    "cifar100": (50_000, 10_000),
+    "svhn_cropped": (73_257, 26_032),
+}
 LARGEST_COUNT = 60_000  # images in one file; a header that promises more is not believed
 IDX_SIDES = (28, 14)  # pixels: as published, and halved by this project's recipes
 IDX_PREFIX = {"train": "train", "test": "t10k"}
@@ -129,6 +138,15 @@ def embedded_images(dataset: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     return _read(folders.data() / "replicas" / "images" / dataset, dataset, split)
 
 
+def image_counts(dataset: str, own: Path | None = None) -> tuple[float, float]:
+    """How many training and test images there are; NaN of a data set that is not known here.
+
+    own: a folder with part of the training images, as `root` of `load_images`: then those.
+    """
+    train, test = SIZES.get(dataset, (math.nan, math.nan))
+    return (len(load_images(dataset, "train", root=own)[1]) if own else train), test
+
+
 def network_inputs(images: np.ndarray) -> np.ndarray:
     """Grey inputs of the Small CNN Zoo's networks, float32 (N, 1, H, W) in [-1, 1].
 
@@ -155,11 +173,13 @@ def network_inputs(images: np.ndarray) -> np.ndarray:
 def like_cifar(images: np.ndarray) -> np.ndarray:
     """Images as `load_images` returns them, with three channels and 32 x 32 pixels.
 
-    Grey images of 28 x 28 pixels get a black frame and three equal channels.
+    Grey images of 28 x 28 pixels get a black frame and three equal channels; halved ones, of 14 x
+    14, get half a frame and have 16 x 16.
     """
     if images.ndim == 4:
         return images
-    framed = np.pad(images, ((0, 0), (2, 2), (2, 2)))
+    frame = images.shape[1] // 14
+    framed = np.pad(images, ((0, 0), (frame, frame), (frame, frame)))
     return np.repeat(framed[..., None], 3, axis=3)
 
 

@@ -130,10 +130,7 @@ def read_one(file: Path | Member) -> dict[str, Tensor]:
 
 def read_shards(file: Path) -> dict[str, Tensor]:
     """The tensors of all shards that a transformers index, {"weight_map": {...}}, names."""
-    with reading(file):
-        if file.stat().st_size > LARGEST_INDEX:
-            raise GengapError(f"it has more than {LARGEST_INDEX} bytes: no index of shards")
-        places = shard_places(json.loads(file.read_text()))
+    places = read_shard_places(file)
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(places.values())):
         found = read_one(file.parent / shard)
@@ -144,6 +141,14 @@ def read_shards(file: Path) -> dict[str, Tensor]:
             " all of them again"
         )
     return tensors
+
+
+def read_shard_places(file: Path) -> dict[str, str]:
+    """Tensor -> name of the file beside the index `file` that holds it."""
+    with reading(file):
+        if file.stat().st_size > LARGEST_INDEX:
+            raise GengapError(f"it has more than {LARGEST_INDEX} bytes: no index of shards")
+        return shard_places(json.loads(file.read_text()))
 
 
 def shard_places(content: object) -> dict[str, str]:

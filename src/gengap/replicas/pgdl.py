@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from gengap.errors import GengapError
 from gengap.folders import write_atomically
+from gengap.formats.images import SPLITS
 from gengap.formats.keras import network_from_config, write_weights
 from gengap.formats.tfrecord import write_tfrecord
 from gengap.replicas import training
@@ -212,7 +213,8 @@ def _write_images(job: Job) -> None:
 
 
 def _write_reference(job: Job, model_ids: range) -> None:
-    """model_configs.json: hyper-parameters with all their values, and metrics."""
+    """model_configs.json: hyper-parameters with all their values, metrics, numbers of images."""
+    counts = {f"{split}_images": len(_read_images(split, job).labels) for split in SPLITS}
     configs = {}
     for model_id in model_ids:
         record = json.loads(job.record_file(model_id).read_text())
@@ -220,7 +222,8 @@ def _write_reference(job: Job, model_ids: range) -> None:
             name: {"possible_values": values, "current_value": record["settings"][name]}
             for name, values in job.task.grid.items()
         }
-        configs[str(model_id)] = {"hparams": hyper_parameters, "metrics": record["metrics"]}
+        metrics = record["metrics"] | counts
+        configs[str(model_id)] = {"hparams": hyper_parameters, "metrics": metrics}
     write_json(job.out / "reference_data" / job.family / "model_configs.json", configs)
 
 
