@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import gengap
 from gengap.cli import app
 from gengap.cli.chapters import joined_pairs
+from gengap.cli.collections import RECIPES
 from gengap.collection import COLLECTIONS, default_root
 from gengap.folders import repository
 from gengap.measures import MEASURES
@@ -162,6 +163,20 @@ def test_measure_all_leaves_out_what_has_no_replica(tiny, second, run):
     ]
     tiny.root.rmdir()
     assert "no collection is embedded in" in one_line(run("measure", "all"))
+
+
+@pytest.mark.parametrize("collection", RECIPES)
+def test_training_ends_with_the_hallmarks_of_what_lies_there(collection, run, monkeypatch):
+    def recipe(dataset, out, *, device):
+        return default_root(collection) / (dataset if collection == "cnnzoo" else "")
+
+    recipe.__module__ = RECIPES[collection].partition(":")[0]  # where the hallmarks are told
+    monkeypatch.setattr(RECIPES[collection].replace(":", "."), recipe)
+    result = run("train", collection, "--dataset", "mnist")
+    assert result.exit_code == 0, result.output
+    said, head, *rows = result.stdout.splitlines()
+    assert said.startswith("trained: ") and head.split() == ["hallmark", "wanted", "found", "met"]
+    assert rows and all(row.endswith(("True", "False")) for row in rows)
 
 
 def test_measure_counts_what_is_missing_and_why(tiny, run):

@@ -72,7 +72,8 @@ def train(
     """Train a collection's networks from scratch and write them in its published format.
 
     A network is written as soon as it is trained: the command may be stopped or killed, and started
-    again with the same arguments.
+    again with the same arguments. At its end it says which hallmarks of the published collection
+    the networks have.
 
     \b
     Examples:
@@ -108,6 +109,7 @@ def train(
             " there"
         ) from None
     typer.echo(f"trained: {written}")
+    _show_hallmarks(collection, dataset, recipe, written)
 
 
 def fetch(
@@ -131,6 +133,22 @@ def fetch(
     fetch_collection = _function_for(collection, ORIGINALS, "downloaded")
     arguments = {"datasets": datasets} if datasets else {}
     typer.echo(f"fetched: {fetch_collection(**arguments, folder=folder)}")
+
+
+def _show_hallmarks(collection: str, dataset: str, recipe: Callable, written: Path) -> None:
+    """What makes the networks that lie there, of all families, a replica of the published ones.
+
+    Nothing is said of a family of the zoo whose folder has another name: no collection has it.
+    """
+    from gengap.collection import open_collection
+
+    root = written
+    if collection == "cnnzoo":  # what is written there is the folder of a family
+        root = written.parent
+        if written.name != dataset:
+            return
+    hallmarks = resolve_name(f"{recipe.__module__}:hallmarks")
+    typer.echo(hallmarks(open_collection(collection, root).index()).to_string(index=False))
 
 
 def _function_for(collection: str, functions: dict[str, str], done: str) -> Callable:
