@@ -1,5 +1,8 @@
 """The kept scores of the participants' measures are those that their data give."""
 
+import itertools
+
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -7,6 +10,8 @@ import gengap
 from gengap import GengapError
 from gengap.collections.participants import GRIDS, models_of, write_participants
 from gengap.evaluation.baselines import BASELINE
+from gengap.evaluation.scores import cmi
+from gengap.evaluation.tasks import official_task
 from gengap.studies import pgdl as record
 from gengap.studies.published import reported
 
@@ -82,6 +87,39 @@ def test_what_is_kept_is_read_again(downloaded, data_folder):
 def test_neither_data_nor_table_is_one_sentence(nothing_at_hand, data_folder, table):
     with pytest.raises(GengapError, match="gengap fetch pgdl-participants"):
         table()
+
+
+def grid_of(task: str, gap: np.ndarray) -> pd.DataFrame:
+    """Index rows of a full grid of 24 networks with these gaps."""
+    levels = np.array(list(itertools.product(range(3), range(2), range(2), range(2))))
+    settings = {f"hp_{at}": column for at, column in enumerate(levels.T)}
+    names = [f"{task}/model_{at}" for at in range(len(levels))]
+    index = pd.DataFrame({"model_id": names, "family": task, "train_loss": 0.01, **settings})
+    return index.assign(train_accuracy=1.0, test_accuracy=1 - gap)
+
+
+def test_the_competition_ranks_measures_by_their_mean_over_the_tasks_of_a_phase():
+    generator = np.random.default_rng(0)
+    tasks = ("task1_v4", "task2_mine", "task4", "task5", "task6")  # phase two lacks three tasks
+    parts = [grid_of(task, generator.uniform(size=24)) for task in tasks]
+    index = pd.concat(parts, ignore_index=True)
+    gap = index["train_accuracy"] - index["test_accuracy"]
+    values = pd.DataFrame({"random": generator.normal(size=len(index)), "gap": gap})
+    values["lacking"] = gap.where(index["family"] != "task5")
+    table = record.competition(values.set_index(index["model_id"]), index, samples=50)
+    assert list(table["phase"].unique()) == ["public", "phase one"]
+    table = table.set_index(["phase", "measure"])
+    assert "lacking" in table.loc["public"].index and "lacking" not in table.loc["phase one"].index
+    single = {name: official_task(rows) for name, rows in index.groupby("family")}
+    for phase, members in (("public", tasks[:2]), ("phase one", tasks[2:4])):
+        for measure in ("random", "gap"):
+            scores = [
+                cmi(values[measure][(index["family"] == t).to_numpy()].to_numpy(), single[t])
+                for t in members
+            ]
+            assert table.loc[(phase, measure), "score"] == pytest.approx(np.mean(scores))
+    assert table.loc[("phase one", "gap"), ["rank", "low", "high"]].tolist() == [1, 1, 1]
+    assert table.loc[("phase one", "random"), "rank"] == 2
 
 
 def test_the_costs_of_every_measure_are_kept_for_every_replica_task():

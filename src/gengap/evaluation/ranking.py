@@ -1,5 +1,6 @@
 """Ranks of measures, and how far a ranking in one family tells that in another."""
 
+from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy import stats
 from gengap.evaluation.baselines import NETWORKS
 from gengap.evaluation.judgement import criterion_of, families_of, judges
 from gengap.evaluation.resampling import margin
+from gengap.evaluation.tasks import Task, task_of
 
 
 def rank_table(
@@ -27,13 +29,20 @@ def rank_table(
     many are ranked). Equal scores share their mean rank.
     """
     rows = []
-    for family, goodness in _goodness(values, index, score, samples, seed).items():
-        ranks = stats.rankdata(-goodness.to_numpy(), axis=1)
-        low, high = np.percentile(ranks[1:], [2.5, 97.5], axis=0)
-        columns = {"family": family, "measure": goodness.columns, "rank": ranks[0]}
-        ends = {"low": low, "high": high, "measures": goodness.shape[1]}
-        rows.append(DataFrame(columns | ends))
-    return pd.concat(rows, ignore_index=True)
+    for family, goodness in goodness_of(values, index, score, samples=samples, seed=seed).items():
+        rows.append(ranks_of(goodness).assign(family=family, measures=goodness.shape[1]))
+    columns = ["family", "measure", "rank", "low", "high", "measures"]
+    return pd.concat(rows, ignore_index=True)[columns]
+
+
+def ranks_of(goodness: DataFrame) -> DataFrame:
+    """The rank of each column by its first row, 1 the largest, with ends over the other rows.
+
+    Returns a row per column: measure (its name), rank, low and high (2.5 and 97.5 percentiles).
+    """
+    ranks = stats.rankdata(-goodness.to_numpy(), axis=1)
+    low, high = np.percentile(ranks[1:], [2.5, 97.5], axis=0)
+    return DataFrame({"measure": goodness.columns, "rank": ranks[0], "low": low, "high": high})
 
 
 def rank_stability(
@@ -53,7 +62,7 @@ def rank_stability(
     that percentiles would lie too low. NaN for fewer than 3 common measures.
     """
     rows = []
-    goodness = _goodness(values, index, score, samples, seed)
+    goodness = goodness_of(values, index, score, samples=samples, seed=seed)
     for (family, one), (other, two) in combinations(goodness.items(), 2):
         common = one.columns.intersection(two.columns)
         row = {"family": family, "other": other, "measures": len(common)}
@@ -69,15 +78,23 @@ def rank_stability(
     return DataFrame(rows)
 
 
-def _goodness(values, index, score, samples, seed) -> dict[str, DataFrame]:
+def goodness_of(
+    values: DataFrame,
+    index: DataFrame,
+    score: str,
+    *,
+    samples: int,
+    seed: int,
+    task: Callable[..., Task] = task_of,
+) -> dict[str, DataFrame]:
     """By family that has the score: a row for its networks, then for each bootstrap of them.
 
-    A column for each measure, larger is better. Measures meet the same bootstraps, but those that
-    lack the value of some networks meet bootstraps of the others.
+    Arguments as for `judged`. A column for each measure, larger is better. Measures meet the same
+    bootstraps, but those that lack the value of some networks meet bootstraps of the others.
     """
     criterion, found = criterion_of(score), {}
     for family, models, measures in families_of(values, index):
-        prepare, columns = judges(models, np.full(len(models), np.nan), samples, 0, seed), {}
+        prepare, columns = judges(models, np.full(len(models), np.nan), samples, 0, seed, task), {}
         for measure in measures:
             column = measures[measure].to_numpy(float)
             known = ~np.isnan(column)

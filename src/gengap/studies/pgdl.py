@@ -4,6 +4,7 @@ The data are not part of this project. Where they are at hand the scores are com
 elsewhere they are read from tables kept in `data/tables`, whose values are the same.
 """
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +15,13 @@ from gengap.collections.participants import GRIDS, read_participants, task_files
 from gengap.errors import GengapError
 from gengap.evaluation.baselines import TRAIN_ACCURACY, TRAIN_LOSS, added_value_table
 from gengap.evaluation.judgement import judged
+from gengap.evaluation.ranking import goodness_of, ranks_of
 from gengap.evaluation.tasks import official_task
 
 OFFICIAL = ("cmi", "kendall_tau", "granulated_tau", "pearson")  # scores on the competition's tasks
+# Tasks 1 and 2 were public, 4 and 5 ranked submissions while it ran, 6 to 9 decided it.
+PHASES = {"public": (1, 2), "phase one": (4, 5), "phase two": (6, 7, 8, 9)}
+TASK = re.compile(r"task(\d+)")
 SCORES, ADDED_VALUE = "pgdl_participants", "pgdl_participants_added_value"  # names of kept tables
 
 
@@ -28,6 +33,34 @@ def official_scores(values: pd.DataFrame, index: pd.DataFrame, **options) -> pd.
     found = judged(values, index, scores=OFFICIAL, task=official_task, **options)
     shown = ~found["measure"].isin([TRAIN_ACCURACY, TRAIN_LOSS])
     return found[shown].reset_index(drop=True)
+
+
+def competition(
+    values: pd.DataFrame, index: pd.DataFrame, *, samples: int = 200, seed: int = 0
+) -> pd.DataFrame:
+    """The competition run again: each measure's mean CMI over the tasks of each of its phases.
+
+    values, index: as for `judged`; families whose names begin with the number of a task of PHASES
+    (task1_v4 is Task 1). Returns a row per phase that has all its tasks, and measure that has a
+    score in each of them: phase, measure, score (mean CMI, a fraction), rank (1 the best), low and
+    high (2.5 and 97.5 percentiles of the rank over bootstraps of the networks of each task, drawn
+    independently).
+
+    Source: Jiang et al. 2021, whose final score is the mean over Tasks 6 to 9.
+    """
+    found = goodness_of(values, index, "cmi", samples=samples, seed=seed, task=official_task)
+    of_task = {
+        int(match[1]): scores for name, scores in found.items() if (match := TASK.match(name))
+    }
+    rows = []
+    for phase, tasks in PHASES.items():
+        if not of_task.keys() >= set(tasks):
+            continue
+        total = sum(of_task[task] for task in tasks).dropna(axis=1) / len(tasks)
+        scores = total.iloc[0].to_numpy()
+        rows.append(ranks_of(total).assign(phase=phase, score=scores))
+    columns = ["phase", "measure", "score", "rank", "low", "high"]
+    return pd.concat([pd.DataFrame(columns=columns), *rows], ignore_index=True)[columns]
 
 
 def by_model(table: pd.DataFrame) -> pd.DataFrame:
