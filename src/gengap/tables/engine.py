@@ -36,6 +36,10 @@ GPU = "GPU"  # the resource that a worker offers for its GPU
 SETTINGS = {
     "distributed.scheduler.allowed-failures": 1,  # a task whose worker died is tried once again
     "distributed.admin.large-graph-warning-threshold": "1 TB",  # fits are sent with their weights
+    # What a process watches of itself, up to 1,000 times a second, took a tenth of a core each.
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.gil.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
 }
 
 Function = Callable[[object, object], Iterable]

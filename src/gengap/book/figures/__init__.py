@@ -1,0 +1,55 @@
+"""The book's figures in one style.
+
+Each function takes plain data and returns the Figure; it puts no number into a title.
+"""
+
+from gengap.book.figures.accuracies import (
+    accuracy_histograms,
+    importance_by_layer,
+    learning_curve,
+    predicted_against_true,
+    train_against_test,
+    transfer_matrix,
+)
+from gengap.book.figures.probes import (
+    margin_densities,
+    predicted_gaps,
+    probe_curves,
+    probed_epochs,
+    regressions,
+)
+from gengap.book.figures.scores import (
+    gap_histograms,
+    measure_against_gap,
+    phase_slopes,
+    random_score_histograms,
+    score_heat_map,
+    scores_against_chance,
+    signed_heat_map,
+)
+from gengap.book.figures.style import COLOURS, NAMES, WIDTH, use_style
+
+__all__ = [
+    "COLOURS",
+    "NAMES",
+    "WIDTH",
+    "accuracy_histograms",
+    "gap_histograms",
+    "importance_by_layer",
+    "learning_curve",
+    "margin_densities",
+    "measure_against_gap",
+    "phase_slopes",
+    "predicted_against_true",
+    "predicted_gaps",
+    "probe_curves",
+    "probed_epochs",
+    "random_score_histograms",
+    "regressions",
+    "score_heat_map",
+    "scores_against_chance",
+    "signed_heat_map",
+    "train_against_test",
+    "transfer_matrix",
+    "use_style",
+]

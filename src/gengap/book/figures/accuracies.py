@@ -1,0 +1,103 @@
+"""Figures of accuracies, and of predictions of accuracies from weights."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from gengap.book.figures.style import COLOURS, WIDTH, diagonal, histograms, name_of, rows_of_axes
+
+
+def accuracy_histograms(index: pd.DataFrame) -> Figure:
+    """How many networks reach which test accuracy, a panel per family of the index."""
+    bins = np.linspace(0, 1, 41)
+    return histograms(index["test_accuracy"], index["family"], bins, label="test accuracy")
+
+
+def train_against_test(index: pd.DataFrame) -> Figure:
+    """Test against training accuracy of each network, families by colour, with the diagonal."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.8 * WIDTH))
+    for family, colour in zip(index["family"].unique(), COLOURS):
+        part = index[index["family"] == family]
+        points = part["train_accuracy"], part["test_accuracy"]
+        axes.scatter(*points, s=8, alpha=0.5, color=colour, label=name_of(family))
+    diagonal(axes)
+    axes.set(xlabel="training accuracy", ylabel="test accuracy")
+    axes.legend(markerscale=2)
+    return figure
+
+
+def predicted_against_true(predictions: pd.DataFrame, *, reading: str = "leak_free") -> Figure:
+    """Predicted against true test accuracy, a panel per family.
+
+    `predictions` has columns family, target, and the predictions in the column `reading`.
+    """
+    families = predictions["family"].unique()
+    figure, panels = rows_of_axes(len(families), height=0.62 * WIDTH, sharex=True)
+    for panel, family, colour in zip(panels, families, COLOURS):
+        part = predictions[predictions["family"] == family]
+        panel.scatter(part["target"], part[reading], s=8, alpha=0.6, color=colour)
+        diagonal(panel)
+        panel.set_title(name_of(family), loc="left")
+    figure.supylabel("predicted test accuracy", fontsize=10)
+    panels[-1].set_xlabel("true test accuracy")
+    return figure
+
+
+def importance_by_layer(importance: pd.DataFrame) -> Figure:
+    """Share of the gain by layer, biases and kernels apart, a bar per family.
+
+    `importance` has columns family, layer, tensor and gain, as `predictors.importance_table` gives.
+    """
+    named = importance.assign(
+        tensor=importance["layer"] + " " + importance["tensor"],
+        family=importance["family"].map(name_of),
+    )
+    shares = named.groupby(["tensor", "family"], sort=False)["gain"].sum().reset_index()
+    figure, axes = plt.subplots(figsize=(WIDTH, WIDTH))
+    colours = COLOURS[: shares["family"].nunique()]
+    sns.barplot(shares, y="tensor", x="gain", hue="family", palette=colours, ax=axes)
+    axes.set(xlabel="share of gain", ylabel="")
+    axes.legend(title="")
+    return figure
+
+
+def learning_curve(curve: pd.DataFrame, published: pd.Series, *, networks: int) -> Figure:
+    """R2 against the number of training networks, a panel per family, a line per predictor.
+
+    `curve` has columns family, predictor, networks, repeat and r2: lines are medians, bands the
+    range over repeats. `published` holds the reported R2, indexed by family and predictor; it is
+    marked by hollow points at `networks`.
+    """
+    families = curve["family"].unique()
+    figure, panels = rows_of_axes(len(families), height=0.55 * WIDTH, sharex=True)
+    for panel, family in zip(panels, families):
+        part = curve[curve["family"] == family]
+        for predictor, colour in zip(part["predictor"].unique(), COLOURS):
+            drawn = part[part["predictor"] == predictor].groupby("networks")["r2"]
+            median = drawn.median()
+            panel.plot(median, marker="o", markersize=3, color=colour, label=predictor)
+            panel.fill_between(median.index, drawn.min(), drawn.max(), color=colour, alpha=0.15)
+            point = networks, published[family, predictor]
+            panel.plot(*point, "o", color=colour, markerfacecolor="white")
+        panel.set(xscale="log", ylim=(-0.1, 1.05), ylabel="$R^2$")
+        panel.axvline(networks, color="0.8", linewidth=1, zorder=0)
+        panel.set_title(name_of(family), loc="left")
+    panels[0].legend(loc="lower right")
+    panels[-1].set_xlabel(f"training networks (published: {networks:,})")
+    return figure
+
+
+def transfer_matrix(transfer: pd.DataFrame) -> Figure:
+    """Kendall's tau as a heat map; columns trained_on, tested_on and tau, one row a pair."""
+    order = transfer["trained_on"].unique()
+    matrix = transfer.pivot(index="trained_on", columns="tested_on", values="tau")
+    matrix = matrix.loc[order, order].rename(index=name_of, columns=name_of)
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.75 * WIDTH))
+    limits = {"vmin": 0, "vmax": 1}
+    sns.heatmap(matrix, annot=True, fmt=".2f", cmap="cividis", square=True, ax=axes, **limits)
+    axes.set(xlabel="tested on", ylabel="trained on")
+    axes.tick_params(axis="y", rotation=0)
+    axes.set_xticklabels(axes.get_xticklabels(), rotation=20, ha="right")
+    return figure

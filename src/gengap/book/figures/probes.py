@@ -1,0 +1,126 @@
+"""Figures of margins, of regressions on them, and of measures probed at every epoch."""
+
+import itertools
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from gengap.book.figures.style import COLOURS, WIDTH, coloured_points, name_of, rows_of_axes, words
+
+
+def predicted_gaps(predictions: pd.DataFrame) -> Figure:
+    """Predicted against true gap, a panel per family; columns family, gap, predicted and hyper.
+
+    Colours tell apart the values of `hyper`, one hyper-parameter (as text); on the line the
+    prediction is true.
+    """
+    figure, panels = coloured_points(predictions, "gap", "predicted")
+    for panel in panels:
+        panel.axline((0, 0), slope=1, color="0.6", linewidth=1, zorder=0)
+        panel.set_ylabel("predicted gap")
+    panels[-1].set_xlabel("gap")
+    return figure
+
+
+def margin_densities(margins: pd.DataFrame) -> Figure:
+    """Densities of margins, a panel per stage and a line per network.
+
+    `margins` has columns network (its label), stage and margin. The axis ends where the largest 1 %
+    of a panel's margins begin; the line at 0 is the decision boundary.
+    """
+    stages = margins["stage"].unique()
+    figure, panels = rows_of_axes(len(stages), height=0.36 * WIDTH)
+    for panel, stage in zip(panels, stages):
+        part = margins[margins["stage"] == stage]
+        limits = part["margin"].quantile([0.005, 0.99])
+        for (label, own), colour in zip(part.groupby("network", sort=False), COLOURS):
+            # On shared limits, so that a narrow and a wide distribution are drawn as finely.
+            options = {"clip": tuple(limits), "gridsize": 400, "common_norm": False}
+            sns.kdeplot(own["margin"], color=colour, label=label, ax=panel, **options)
+        panel.axvline(0, color="0.6", linewidth=1, zorder=0)
+        panel.set(xlabel="", ylabel="", yticks=[])
+        panel.set_title(stage, loc="left")
+    panels[0].legend()
+    panels[-1].set_xlabel("margin over total variation")
+    figure.supylabel("density of training images", fontsize=10)
+    return figure
+
+
+def regressions(table: pd.DataFrame) -> Figure:
+    """How well each predictor does, a panel per family.
+
+    `table` has columns family, predictor, k_fold_r2 and default. A predictor has a row for each of
+    its forms: the line spans them, the point is the default one. Below zero, where a prediction is
+    worse than the mean, the axis ends.
+    """
+    families, names = table["family"].unique(), list(table["predictor"].unique())[::-1]
+    height = 0.24 * len(names) + 0.4
+    figure, panels = rows_of_axes(len(families), height=height, sharex=True)
+    for panel, family, colour in zip(panels, families, COLOURS):
+        part = table[table["family"] == family].assign(r2=lambda rows: rows["k_fold_r2"].clip(0))
+        spans = part.groupby("predictor")["r2"].agg(["min", "max"]).reindex(names)
+        points = part[part["default"]].set_index("predictor")["r2"].reindex(names)
+        panel.hlines(range(len(names)), spans["min"], spans["max"], color="0.8", linewidth=3)
+        panel.plot(points, range(len(names)), "o", color=colour, markersize=4)
+        panel.set_yticks(range(len(names)), names)
+        panel.set(xlim=(-0.02, 1.02))
+        panel.set_title(name_of(family), loc="left")
+    panels[-1].set_xlabel("$R^2$ out of fold")
+    return figure
+
+
+def probe_curves(curves: pd.DataFrame) -> Figure:
+    """How measures correlate with outcomes, epoch by epoch, a line per measure with its band.
+
+    `curves` has columns outcome (a row of panels each), family (a column of panels each), measure,
+    epoch, correlation, low and high; where low and high are NaN there is no band.
+    """
+    outcomes, families = curves["outcome"].unique(), curves["family"].unique()
+    size = WIDTH, len(outcomes) * 0.5 * WIDTH + 0.5
+    figure, panels = plt.subplots(
+        len(outcomes), len(families), figsize=size, squeeze=False, sharey="row", sharex="col"
+    )
+    for (row, outcome), (column, family) in itertools.product(
+        enumerate(outcomes), enumerate(families)
+    ):
+        panel = panels[row, column]
+        chosen = curves[(curves["outcome"] == outcome) & (curves["family"] == family)]
+        for measure, colour in zip(sorted(curves["measure"].unique()), COLOURS):
+            line = chosen[chosen["measure"] == measure].sort_values("epoch")
+            panel.plot(line["epoch"], line["correlation"], color=colour, label=words(measure))
+            panel.fill_between(line["epoch"], line["low"], line["high"], color=colour, alpha=0.12)
+        panel.axhline(0, color="0.8", linewidth=1, zorder=0)
+        panel.set(ylim=(-1.05, 1.05))
+        panel.set_title(f"{name_of(family)}\n{words(outcome)}", loc="left")
+    for panel in panels[-1]:
+        panel.set_xlabel("epoch")
+    figure.supylabel("correlation", fontsize=10)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def probed_epochs(table: pd.DataFrame, *, measure: str, outcome: str) -> Figure:
+    """A measure against an outcome at several epochs, a panel each.
+
+    `table` has columns epoch, value, outcome and hyper: colours tell apart the values of `hyper`,
+    one hyper-parameter (as text). measure, outcome: what the axes say.
+    """
+    epochs = sorted(table["epoch"].unique())
+    columns = 2
+    rows = -(-(len(epochs) + 1) // columns)  # the last place is the legend's
+    size = WIDTH, rows * 0.45 * WIDTH
+    figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    for panel, epoch in zip(panels.flat, epochs):
+        part = table[table["epoch"] == epoch]
+        for value, colour in zip(sorted(table["hyper"].unique()), COLOURS):
+            chosen = part[part["hyper"] == value]
+            panel.scatter(chosen["value"], chosen["outcome"], s=12, color=colour, label=value)
+        panel.set_title(f"epoch {epoch}", loc="left")
+    for panel in panels.flat[len(epochs) :]:
+        panel.axis("off")
+    panels.flat[len(epochs)].legend(*panels[0, 0].get_legend_handles_labels(), loc="center")
+    figure.supxlabel(measure, fontsize=10)
+    figure.supylabel(outcome, fontsize=10)
+    return figure
