@@ -342,6 +342,24 @@ def test_a_fit_repeats_with_its_seed_and_leaves_torchs_generator_alone(predictor
 # The tables
 
 
+def test_kept_fits_are_those_of_the_same_networks_and_settings(zoo, tmp_path, monkeypatch):
+    monkeypatch.setattr("gengap.tables.fits._file", lambda table: tmp_path / f"{table}.parquet")
+    weights, index = (part[:60] for part in zoo)
+    settings = {"inputs": [NORMS], "predictors": ["lgbm"], "seed": 2, "jobs": 1}
+    computed = score_table(weights, index, **settings)
+    first = score_table(weights, index, **settings, table="zoo.fits")
+    pd.testing.assert_frame_equal(first, computed)
+    monkeypatch.setattr("gengap.tables.fits._called", None)  # nothing more can be computed
+    pd.testing.assert_frame_equal(score_table(weights, index, **settings, table="zoo.fits"), first)
+    others = index.assign(test_accuracy=index["test_accuracy"] / 2)
+    for changed in ((weights * 2, index), (weights, others), (weights[:50], index[:50])):
+        with pytest.raises(TypeError, match="NoneType"):
+            score_table(*changed, **settings, table="zoo.fits")
+    for other in ({"seed": 3}, {"inputs": ["hyper.learning_rate"]}, {"tuned_for": "cifar10"}):
+        with pytest.raises(TypeError, match="NoneType"):
+            score_table(weights, index, **(settings | other), table="zoo.fits")
+
+
 def test_scores_do_not_depend_on_the_number_of_processes(zoo):
     weights, index = (part[:60] for part in zoo)
     settings = {"inputs": [NORMS, "hyper.learning_rate"], "seed": 2}

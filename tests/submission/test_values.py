@@ -223,7 +223,7 @@ def test_an_interruption_loses_nothing_and_leaves_no_process(tiny, write, monkey
     with pytest.raises(KeyboardInterrupt, match="^1 of 8 models are done and kept in"):
         own_values(file, [tiny], workers=1)
     assert started == ["left/0", "left/1"]
-    rows = rows_in(own.results_store(tiny), tiny)
+    rows = rows_in(own.results_store(tiny), tiny.name)
     assert list(rows["model_id"]) == started
     with pytest.raises(ProcessLookupError):
         os.kill(int(rows["value"].iloc[-1]), 0)

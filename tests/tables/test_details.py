@@ -107,7 +107,7 @@ def test_details_and_values_lie_in_one_store_and_leave_each_other_alone(tiny):
     values = gengap.measure_table(tiny, "parameter_norm")
     assert len(values) == 8
     pd.testing.assert_frame_equal(details.detail_table(tiny, "norms"), rows)
-    stored = rows_in(default_store(tiny), tiny)
+    stored = rows_in(default_store(tiny), tiny.name)
     assert stored["payload"].notna().sum() == 8 and len(stored) == 16
     table = pd.read_parquet(details.folders.data() / "tables" / "tiny.norms.parquet")
     assert {"record", "weights", "source"} < set(table) and len(table) == len(rows)

@@ -10,11 +10,13 @@ stop. Every fit here therefore comes in three readings:
 The last two share their training networks, so `leaky` minus `leak_free` is what the leak is worth.
 The tables take `weights` (N, 4970) and `index` (the same N networks, one row each, columns family,
 test_accuracy and hp_*), treat each family on its own, run `jobs` processes (a core each by default)
-and do not depend on their number.
+and do not depend on their number. With the name of a `table`, fits that are kept there are read, and
+others kept there: see gengap.tables.fits.
 
 Source: Unterthiner et al. 2020, section 4; released notebook and best_configs.json.
 """
 
+import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -39,7 +41,8 @@ from gengap.studies.zoo_predictors import (
     split_half,
     tuned_config,
 )
-from gengap.tables import engine
+from gengap.tables.fits import kept_results
+from gengap.tables.identity import digest, record_hashes, source_hash
 
 READINGS = ("published", "leaky", "leak_free")
 TRANSFER_TREES = 4000
@@ -56,6 +59,7 @@ class Problem:
     names: tuple[str, ...]  # F
     target: np.ndarray  # (N,) test accuracy
     parts: Split
+    identity: str  # the hash of all that it is made of: networks, records, input set and seed
 
     def seed(self, predictor: str, seed: int) -> int:
         """The same fit gets the same seed in whichever table it appears."""
@@ -72,6 +76,7 @@ def score_table(
     tuned_for: str | None = None,
     seed: int = 0,
     jobs: int | None = None,
+    table: str | None = None,
     device: str = "cpu",
 ) -> pd.DataFrame:
     """Scores of every predictor on every input set of every family, in the three readings.
@@ -84,7 +89,8 @@ def score_table(
         for problem in _problems(weights, index, inputs, seed)
         for predictor in predictors
     )
-    return _run(tasks, index["family"].nunique() * len(inputs) * len(predictors), jobs)
+    number = index["family"].nunique() * len(inputs) * len(predictors)
+    return _run(_scores, tasks, number, jobs, table)
 
 
 def prediction_table(
@@ -95,6 +101,7 @@ def prediction_table(
     inputs: str = ALL_LAYER_STATISTICS,
     seed: int = 0,
     jobs: int | None = None,
+    table: str | None = None,
 ) -> pd.DataFrame:
     """True and predicted test accuracy of each network in the test halves.
 
@@ -102,7 +109,7 @@ def prediction_table(
     """
     problems = _problems(weights, index, [inputs], seed)
     tasks = (partial(_predictions, problem, predictor, seed) for problem in problems)
-    return _run(tasks, index["family"].nunique(), jobs)
+    return _run(_predictions, tasks, index["family"].nunique(), jobs, table)
 
 
 def selection_table(
@@ -113,6 +120,7 @@ def selection_table(
     inputs: str = ALL_LAYER_STATISTICS,
     seed: int = 0,
     jobs: int | None = None,
+    table: str | None = None,
 ) -> pd.DataFrame:
     """What choosing a configuration by test score is worth, all fits being leak-free otherwise.
 
@@ -127,7 +135,9 @@ def selection_table(
         for tuned_for in DATASETS
     )
     number = index["family"].nunique() * len(predictors) * len(DATASETS)
-    candidates = _run(tasks, number, jobs).fillna({"validation": -np.inf, "test": -np.inf})
+    candidates = _run(_candidate, tasks, number, jobs, table).fillna(
+        {"validation": -np.inf, "test": -np.inf}
+    )
     rows = [
         {**group.loc[group[part].idxmax()], "chosen_by": part}
         for _, group in candidates.groupby(["family", "predictor"], sort=False)
@@ -147,6 +157,7 @@ def learning_curve(
     repeats: int = 5,
     seed: int = 0,
     jobs: int | None = None,
+    table: str | None = None,
 ) -> pd.DataFrame:
     """Leak-free scores on the test half against the number of networks given for training.
 
@@ -161,7 +172,7 @@ def learning_curve(
         for predictor in predictors
         for repeat in range(repeats)
     ]
-    return _run(tasks, len(tasks), jobs)
+    return _run(_curve_point, tasks, len(tasks), jobs, table)
 
 
 def transfer_table(
@@ -171,6 +182,7 @@ def transfer_table(
     inputs: str = ALL_LAYER_STATISTICS,
     seed: int = 0,
     jobs: int | None = None,
+    table: str | None = None,
 ) -> pd.DataFrame:
     """Gradient boosting trained on one family and tested on the test half of every family.
 
@@ -182,7 +194,7 @@ def transfer_table(
     """
     problems = list(_problems(weights, index, [inputs], seed))
     tasks = (partial(_transfers, problem, problems, seed) for problem in problems)
-    return _run(tasks, len(problems), jobs)
+    return _run(_transfers, tasks, len(problems), jobs, table)
 
 
 def importance_table(
@@ -192,6 +204,7 @@ def importance_table(
     inputs: str = ALL_LAYER_STATISTICS,
     seed: int = 0,
     jobs: int | None = None,
+    table: str | None = None,
 ) -> pd.DataFrame:
     """Share of each feature in the total gain of the leak-free gradient boosting.
 
@@ -200,9 +213,9 @@ def importance_table(
     """
     problems = _problems(weights, index, [inputs], seed)
     tasks = (partial(_gains, problem, seed) for problem in problems)
-    table = _run(tasks, index["family"].nunique(), jobs)
-    parts = table.pop("feature").str.extract(r"(?P<layer>\w+)/(?P<tensor>\w+) (?P<statistic>\w+)")
-    return pd.concat([table[["family"]], parts, table[["gain"]]], axis=1)
+    gains = _run(_gains, tasks, index["family"].nunique(), jobs, table)
+    parts = gains.pop("feature").str.extract(r"(?P<layer>\w+)/(?P<tensor>\w+) (?P<statistic>\w+)")
+    return pd.concat([gains[["family"]], parts, gains[["gain"]]], axis=1)
 
 
 def _problems(weights, index, inputs, seed) -> Iterator[Problem]:
@@ -210,24 +223,39 @@ def _problems(weights, index, inputs, seed) -> Iterator[Problem]:
     for family, rows in index.reset_index(drop=True).groupby("family", sort=False).groups.items():
         ours, part = weights[rows], index.iloc[rows]
         target, parts = part["test_accuracy"].to_numpy(float), split(len(rows), seed=seed)
+        networks = digest(hashlib.sha256(ours).hexdigest() + "".join(record_hashes(part)))
         for name in inputs:
             table = input_features(name, ours, part)
-            features, names = table.to_numpy(np.float32), tuple(table.columns)
-            yield Problem(family, name, part["model_id"].to_numpy(), features, names, target, parts)
+            yield Problem(
+                family=family,
+                inputs=name,
+                models=part["model_id"].to_numpy(),
+                features=table.to_numpy(np.float32),
+                names=tuple(table.columns),
+                target=target,
+                parts=parts,
+                identity=digest(f"{networks} {name} {seed}"),
+            )
 
 
-def _run(tasks, number, jobs) -> pd.DataFrame:
-    """The rows that the tasks return, in their order, whatever process made them."""
-    rows = {}
+def _run(function, tasks, number, jobs, table) -> pd.DataFrame:
+    """The rows of the tasks, which call `function`, in their order, whatever process made them."""
+    rows, known = {}, ((_key(task), task) for task in tasks)
+    source = digest(source_hash(function) + source_hash(_problems))
     with tqdm(total=number, unit="fit") as progress:
-        for place, found in engine.results(_called, tasks, workers=jobs):
-            rows[place] = found
+        found = kept_results(table, function.__name__[1:], source, known, workers=jobs)
+        for place, some in found:
+            rows[place] = some
             progress.update()
     return pd.DataFrame([row for place in sorted(rows) for row in rows[place]])
 
 
-def _called(_: None, task) -> tuple[list[dict]]:
-    return (task(),)
+def _key(task: partial) -> str:
+    """All that a task's rows depend on but code; a problem is known by its identity."""
+    problems = [value for value in task.args if isinstance(value, Problem)]
+    problems += [one for value in task.args if isinstance(value, list) for one in value]
+    plain = [value for value in task.args if not isinstance(value, Problem | list)]
+    return digest("\n".join([*(problem.identity for problem in problems), *map(repr, plain)]))
 
 
 def _fit_problem(problem, predictor, train, stop_on, tuned_for, seed, **options):

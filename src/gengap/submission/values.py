@@ -168,7 +168,7 @@ def _kept(
     collection: Collection, source: str, versions: Versions, retry: bool
 ) -> Iterator[dict[str, object]]:
     """The rows of a file's content in the store whose models are still the same."""
-    rows = rows_in(results_store(collection), collection)
+    rows = rows_in(results_store(collection), collection.name)
     rows = rows[(rows["source"] == source) & versions.are_current(rows)]
     yield from rows[rows["value"].notna() | (not retry)].to_dict("records")
 

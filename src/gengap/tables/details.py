@@ -63,7 +63,7 @@ def detail_table(
     function, store = resolve_name(DETAILS[detail]), default_store(collection)
     versions = versions_now(collection, {detail: source_hash(function)})
     wanted = collection.index()["model_id"]
-    tables = _kept(collection, detail, versions, rows_in(store, collection))
+    tables = _kept(collection, detail, versions, rows_in(store, collection.name))
     if missing := [model_id for model_id in wanted if model_id not in tables]:
         where = {"workers": workers, "scheduler": scheduler}
         _compute(function, collection, detail, missing, versions, **where)
@@ -163,7 +163,7 @@ def _export(
     with opened(store) as connection:
         # With the store locked, of several processes that export the last one sees all rows.
         connection.execute("BEGIN IMMEDIATE")
-        stored = rows_of(connection, collection)
+        stored = rows_of(connection, collection.name)
         tables = _kept(collection, detail, versions, stored)
         if len(_of_detail(stored, detail)) and tables:
             everything = pd.concat(tables.values(), ignore_index=True)

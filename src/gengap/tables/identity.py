@@ -87,7 +87,7 @@ def weight_hashes(collection: Collection) -> Series:
 
 def _hash_of_files(places: tuple[Path | zipfile.Path, ...]) -> str:
     files = [file for place in places for file in _files_in(place)]
-    return _digest("\n".join(f"{file.name} {_content_hash(file)}" for file in files))
+    return digest("\n".join(f"{file.name} {_content_hash(file)}" for file in files))
 
 
 def _files_in(place: Path | zipfile.Path) -> Iterator[Path | zipfile.Path]:
@@ -113,7 +113,7 @@ def _hash_of_version(file: Path, size: int, modified: int) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -137,7 +137,7 @@ def source_hash(function: Callable) -> str:
     own = (function.__module__ or "").partition(".")[0]
     reached = {}
     _reach(function, "", {"gengap", own}, reached)
-    return _digest("\n".join(sorted(set(reached.values()))))
+    return digest("\n".join(sorted(set(reached.values()))))
 
 
 def _reach(value: object, name: str, packages: set[str], reached: dict[object, str]) -> None:

@@ -72,17 +72,17 @@ def keep(store: Path, rows: Iterable[dict]) -> Iterator[dict]:
             yield row
 
 
-def rows_in(store: Path, collection: Collection) -> DataFrame:
-    """All rows of a collection, in columns STORED and payload; none where there is no store."""
+def rows_in(store: Path, collection: str) -> DataFrame:
+    """All rows under a collection's name, in columns STORED and payload; none without a store."""
     if not store.exists():
         return empty([*STORED, PAYLOAD])
     with opened(store) as connection:
         return rows_of(connection, collection)
 
 
-def rows_of(connection: Connection, collection: Collection) -> DataFrame:
+def rows_of(connection: Connection, collection: str) -> DataFrame:
     """As `rows_in`, from an open store."""
-    found = connection.execute(FIND, (collection.name,)).fetchall()
+    found = connection.execute(FIND, (collection,)).fetchall()
     return DataFrame(found, columns=NAMES).astype(TYPES)
 
 

@@ -92,7 +92,7 @@ def table_of(collection: Collection, store: Path) -> Path:
 
 def finished(collection: Collection, store: Path, versions: Versions) -> DataFrame:
     """The rows of table and store that are not stale, one for each model and measure."""
-    return _merged(collection, store, versions, rows_in(store, collection))
+    return _merged(collection, store, versions, rows_in(store, collection.name))
 
 
 def pending_values(
@@ -208,7 +208,7 @@ def _export(collection: Collection, store: Path, versions: Versions) -> DataFram
     with opened(store) as connection:
         # With the store locked, of several processes that export the last one sees all rows.
         connection.execute("BEGIN IMMEDIATE")
-        rows = _merged(collection, store, versions, rows_of(connection, collection))
+        rows = _merged(collection, store, versions, rows_of(connection, collection.name))
         arrow = pa.Table.from_pandas(rows, SCHEMA, preserve_index=False)
         buffer = io.BytesIO()
         pq.write_table(arrow.replace_schema_metadata(), buffer, compression="zstd")

@@ -1,0 +1,106 @@
+"""Results of long tasks that are of no single model, such as a fit on many: computed once and kept.
+
+A task is known by a key, in which its caller puts all that its result depends on but code. Its rows
+are one row of a store (see gengap.tables.store), as those of a detail are, exported to
+`data/tables/<table>.parquet`.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import pandas as pd
+
+from gengap import folders
+from gengap.tables import engine
+from gengap.tables.store import COLUMNS, PAYLOAD, keep, opened, rows_in, rows_of, write_if_changed
+
+KEPT = ["measure", "model_id", "source", PAYLOAD]  # what made it, key, code, rows as JSON
+Task = Callable[[], list[dict]]
+
+
+def kept_results(
+    table: str | None,
+    made_by: str,
+    source: str,
+    tasks: Iterable[tuple[str, Task]],
+    *,
+    workers: int | None = None,
+) -> Iterator[tuple[int, list[dict]]]:
+    """Each task's place with its rows, of those that are kept and of those that are computed now.
+
+    table: of data/tables; without it nothing is looked up or kept. made_by, source: the name of the
+    function whose tasks they are, and the hash of its code: results of other code are computed
+    again. tasks: key and task, asked for one after the other, since one may be large. workers: as
+    for `engine.results`.
+    """
+    known = _known(table, made_by, source) if table else {}
+    kept: list[tuple[int, str]] = []
+    asked: list[tuple[int, str]] = []
+
+    def missing() -> Iterator[Task]:
+        for place, (key, task) in enumerate(tasks):
+            if key in known:
+                kept.append((place, known[key]))
+            else:
+                asked.append((place, key))
+                yield task
+
+    computed = engine.results(_called, missing(), workers=workers)
+    first = next(computed, None)
+    if first is not None:
+        names = {"collection": table, "measure": made_by, "source": source}
+        rows = (
+            names | {"model_id": asked[number][1], PAYLOAD: text, "place": asked[number][0]}
+            for number, text in chain([first], computed)
+        )
+        for row in keep(_store(table), map(_whole, rows)) if table else rows:
+            yield row["place"], json.loads(row[PAYLOAD])
+        if table:
+            _export(table)
+    yield from ((place, json.loads(text)) for place, text in kept)
+
+
+def _called(_: None, task: Task) -> tuple[str]:
+    return (json.dumps(task(), default=lambda number: number.item()),)
+
+
+def _whole(row: dict) -> dict:
+    """With the columns of the store that are of models alone."""
+    empty = dict.fromkeys(COLUMNS, "") | {"value": None, "seconds": None}
+    return empty | {"record": "", "weights": ""} | row
+
+
+def _file(table: str) -> Path:
+    return folders.data() / "tables" / f"{table}.parquet"
+
+
+def _store(table: str) -> Path:
+    return _file(table).with_suffix(".sqlite")
+
+
+def _known(table: str, made_by: str, source: str) -> dict[str, str]:
+    """Key -> rows as JSON, of results of this code."""
+    parts = [rows_in(_store(table), table)[KEPT]]
+    if _file(table).exists():
+        parts.insert(0, folders.read_table(_file(table)))
+    rows = pd.concat(parts)
+    rows = rows[(rows["measure"] == made_by) & (rows["source"] == source)]
+    return dict(zip(rows["model_id"], rows[PAYLOAD], strict=True))
+
+
+def _export(table: str) -> None:
+    """Add what is in the store to the table, in place of results of other code."""
+    with opened(_store(table)) as connection:
+        # With the store locked, of several processes that export the last one sees all rows.
+        connection.execute("BEGIN IMMEDIATE")
+        rows = rows_of(connection, table)[KEPT]
+        if _file(table).exists():
+            rows = pd.concat([folders.read_table(_file(table)), rows], ignore_index=True)
+        newest = rows.drop_duplicates("measure", keep="last").set_index("measure")["source"]
+        rows = rows[rows["source"] == rows["measure"].map(newest)]
+        rows = rows.drop_duplicates(["measure", "model_id"], keep="last")
+        rows = rows.sort_values(["measure", "model_id"], ignore_index=True)
+        write_if_changed(_file(table), rows.to_parquet(index=False, compression="zstd"))
+        connection.execute("COMMIT")
