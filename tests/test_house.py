@@ -17,9 +17,7 @@ from gengap.folders import repository
 SOURCES = repository() / "src" / "gengap"
 MODULES = sorted(SOURCES.rglob("*.py"))
 MOST_LINES = 400  # of a module
-MOST_CODE = 8_000  # lines of all modules, without blanks, comments and docstrings
-# Above MOST_LINES, and being split: each leaves this list when that is done.
-BEING_SPLIT: set[str] = set()
+MOST_CODE = 11_000  # lines without blanks, comments and docstrings; the goal is 8,000
 STARTS_PROCESSES = {"concurrent", "dask", "distributed", "joblib", "multiprocessing", "subprocess"}
 
 
@@ -67,10 +65,9 @@ def test_at_most_ten_modules_lie_at_the_root():
     assert len([module for module in SOURCES.glob("*.py") if module.stem != "__init__"]) <= 10
 
 
-def test_no_module_is_too_long_but_those_that_are_being_split():
+def test_no_module_is_too_long():
     sizes = {str(m.relative_to(SOURCES)): len(m.read_text().splitlines()) for m in MODULES}
-    long = {module for module, lines in sizes.items() if lines > MOST_LINES}
-    assert long <= BEING_SPLIT
+    assert not {module for module, lines in sizes.items() if lines > MOST_LINES}
 
 
 def test_few_modules_start_processes():
@@ -87,9 +84,7 @@ def imported(module: Path) -> set[str]:
 
 
 def test_the_house_is_small():
-    size = sum(code_lines(module.read_text()) for module in MODULES)
-    if size > MOST_CODE:
-        pytest.skip(f"{size:,} lines of code, {MOST_CODE:,} when the rooms have been cleared")
+    assert sum(code_lines(module.read_text()) for module in MODULES) <= MOST_CODE
 
 
 def test_lines_of_code_are_those_that_say_something():
