@@ -31,8 +31,8 @@ def train(
     dataset: Annotated[
         str,
         typer.Option(
-            help="cnnzoo: mnist, fashion_mnist or cifar10 (as grey); pgdl: task1_fashion_mnist,"
-            " task2, task4 to task9; demogen: NIN_FASHION_MNIST or RESNET_FASHION_MNIST; genprob:"
+            help="cnnzoo: mnist, fashion_mnist or cifar10 (as grey); pgdl: taskN_fashion_mnist with"
+            " N 1, 2 or 4 to 9; demogen: NIN_FASHION_MNIST or RESNET_FASHION_MNIST; genprob:"
             " AdaM_FashionMNIST or SGD_FashionMNIST."
         ),
     ],
