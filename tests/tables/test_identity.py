@@ -17,19 +17,26 @@ from gengap.tables.identity import record_hashes, source_hash, weight_hashes
 FILES = {
     "measures": (
         "from package_of_test import helpers\nfrom package_of_test.helpers import direct\n"
-        "def measure(model):\n    return helpers.scaled(model) + direct(model)\n"
+        "def measure(model):\n"
+        "    return helpers.scaled(model) + direct(model) + helpers.cuts(model)\n"
     ),
     "helpers": (
-        "from functools import cache\nfrom package_of_test import deep\nSCALE = 2.0\n"
-        "UNUSED = 1\nTABLE = {'a': deep.chosen}\n"
+        "from functools import cache, partial\nfrom package_of_test import deep\nSCALE = 2.0\n"
+        "UNUSED = 1\nTABLE = {'a': deep.chosen}\nSIZES = {'a': 8, 'b': 32}\nPAIR = (3, 4)\n"
+        "PLACES = {'a': 11, 'b': 22, 'c': 33}\n"
+        "CUTS = {name: partial(deep.cut, at=at) for name, at in PLACES.items()}\n"
+        "KINDS = {'one', 'two', 'three'}\n"
         "def scaled(model):\n    return SCALE * TABLE['a'](model) * deep.Deep().twice(model)\n"
+        "def unused():\n    return 0\n"
         "@cache\ndef direct(model):\n    from gengap.folders import cache\n    return model\n"
+        "def cuts(model):\n    return CUTS, SIZES, PAIR, KINDS\n"
         "def unrelated(model):\n    return 1\n"
     ),
     "deep": (
         "class Base:\n    def once(self, x):\n        return x\n"
         "class Deep(Base):\n    def twice(self, x):\n        return 2 * x\n"
         "def chosen(model):\n    return 3\n"
+        "def cut(model, at):\n    return at\n"
     ),
 }
 
@@ -38,6 +45,11 @@ CHANGES = {
     "the base of a class that is used": ("deep", "        return x", "        return -x", True),
     "a function in a table": ("deep", "return 3\n", "return 4\n", True),
     "a constant": ("helpers", "SCALE = 2.0", "SCALE = 2.5", True),
+    "a number in a constant's dictionary": ("helpers", "'b': 32", "'b': 16", True),
+    "the order of a constant pair": ("helpers", "(3, 4)", "(4, 3)", True),
+    "a constant set": ("helpers", "'two', 'three'", "'two', 'four'", True),
+    "an argument of the last of several partials": ("helpers", "'c': 33", "'c': 44", True),
+    "arguments of partials that change places": ("helpers", "11, 'b': 22", "22, 'b': 11", True),
     "a helper that remembers its results": ("helpers", "return model\n", "return -model\n", True),
     "an unrelated function": ("helpers", "    return 1", "    return 2", False),
     "an unrelated constant": ("helpers", "UNUSED = 1", "UNUSED = 2", False),

@@ -50,7 +50,12 @@ def _collection_text(name: str) -> str:
 
 
 def _names(files: list[Path], collection: "Collection") -> str:
-    return ", ".join(os.path.relpath(file, collection.root) for file in files)
+    # What lies in a zip file has no path on the disk.
+    on_disk = (isinstance(file, Path) for file in files)
+    return ", ".join(
+        os.path.relpath(file, collection.root) if plain else str(file)
+        for file, plain in zip(files, on_disk, strict=True)
+    )
 
 
 def _images_text() -> str:

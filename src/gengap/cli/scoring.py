@@ -85,7 +85,8 @@ def score(
         typer.echo(why.head(LONGEST_LIST).to_string(index=False))
         if len(why) > LONGEST_LIST:
             typer.echo(f"and {len(why) - LONGEST_LIST} more reasons")
-        typer.echo("--retry tries them again")
+        if file.suffix == ".py":
+            typer.echo("--retry tries them again")
     if rows["value"].isna().all():
         raise GengapError(f"{file} gives no model a value; nothing is scored")
     name = rows["measure"].iloc[0]
@@ -93,7 +94,8 @@ def score(
     places = standing(scores, name)
     typer.echo(place_texts(places[places["score"] == by]).to_string(index=False))
     if html:
-        write_atomically(html, lambda path: path.write_text(page(name, scores, places, why)))
+        text = page(name, scores, places, why)
+        write_atomically(html, lambda path: path.write_text(text, encoding="utf-8"))
         typer.echo(f"page: {html}")
 
 

@@ -121,7 +121,8 @@ def details(
     if csv:
         write_atomically(csv, lambda path: rows.to_csv(path, index=False))
         typer.echo(f"csv: {csv}")
-    typer.echo(f"table: {table_file(opened, detail)}")
+    if table_file(opened, detail).exists():
+        typer.echo(f"table: {table_file(opened, detail)}")
 
 
 def _show(rows: "DataFrame", collection: "Collection") -> None:

@@ -147,8 +147,11 @@ def is_state_dict(name: str) -> bool:
 def read_described(file: Path) -> DataFrame:
     """The CSV file with its numbers checked: accuracies are fractions."""
     rows = read_csv_table(file)
-    known = {name: name.lower() for name in rows if name.lower() in (*REQUIRED, *COLUMNS, *TAKEN)}
+    ours = (*REQUIRED, *COLUMNS, *IMAGE_COUNTS, *TAKEN)
+    known = {name: name.lower() for name in rows if name.lower() in ours}
     rows = rows.rename(columns=known)
+    if len(twice := rows.columns[rows.columns.duplicated()]):
+        raise GengapError(f"{file} has the column {twice[0]!r} twice; keep one")
     if lacking := [column for column in REQUIRED if column not in rows]:
         raise GengapError(
             f"{file} lacks the columns {', '.join(lacking)}; it has {', '.join(rows.columns)}"

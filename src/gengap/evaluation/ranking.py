@@ -32,7 +32,7 @@ def rank_table(
     for family, goodness in goodness_of(values, index, score, samples=samples, seed=seed).items():
         rows.append(ranks_of(goodness).assign(family=family, measures=goodness.shape[1]))
     columns = ["family", "measure", "rank", "low", "high", "measures"]
-    return pd.concat(rows, ignore_index=True)[columns]
+    return pd.concat(rows, ignore_index=True)[columns] if rows else DataFrame(columns=columns)
 
 
 def ranks_of(goodness: DataFrame) -> DataFrame:
@@ -66,7 +66,8 @@ def rank_stability(
     for (family, one), (other, two) in combinations(goodness.items(), 2):
         common = one.columns.intersection(two.columns)
         row = {"family": family, "other": other, "measures": len(common)}
-        enough = zip(one[common].to_numpy(), two[common].to_numpy(), strict=True)
+        # Bootstraps of two families are drawn independently: any pairs of them will do.
+        enough = zip(one[common].to_numpy(), two[common].to_numpy(), strict=False)
         pairs = list(enough) if len(common) > 2 else []
         for name, correlation in (("spearman", stats.spearmanr), ("kendall", stats.kendalltau)):
             found = np.array([correlation(*pair).statistic for pair in pairs] or [np.nan] * 2)

@@ -49,7 +49,11 @@ def _reliability(models: DataFrame) -> tuple[float, str]:
     missing = [name for name in IMAGES if name not in models or models[name].isna().any()]
     if missing:
         return np.nan, f"the index does not say {' and '.join(missing)}"
-    spread = np.var(gap_of(models), ddof=1) if len(models) > 1 else 0
+    if len(models) == 1:
+        return np.nan, "there is one network"
+    spread = np.var(gap_of(models), ddof=1)
+    if np.isnan(spread):
+        return np.nan, "an accuracy is not known"
     if not spread > 0:
         return np.nan, "all networks have the same gap"
     noise = sum(_binomial(models, images, accuracy) for images, accuracy in IMAGES.items())

@@ -4,7 +4,6 @@ The recipe is the published one, hyper-parameters drawn from the published range
 checkpoints, apart from the weights of TRAIN_FRACTIONS. How networks train: `cnnzoo_training`.
 """
 
-import os
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from gengap.formats.images import load_images, network_inputs
 from gengap.replicas.cnnzoo_training import ACTIVATIONS, CompiledStack, TorchStack, train_stack
 from gengap.replicas.pool import hash_seed, run_on
 from gengap.replicas.training import Images, check_settings, write_json
+from gengap.tables.engine import cores
 
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 INITIALIZERS = ("he_normal", "orthogonal", "glorot_normal", "RandomNormal", "TruncatedNormal")
@@ -152,7 +152,7 @@ def train_zoo(
     stacks = _stacks(configurations.loc[missing], size, kept)
     worker = (dataset, device, images, out, epochs, seed, kept)
     with tqdm(total=networks, initial=networks - len(missing), unit="network") as progress:
-        count = workers or os.cpu_count()
+        count = workers or cores()
         for finished in run_on(device, _train_and_save, stacks, count, _start_worker, worker):
             pack(out, configurations)
             progress.update(finished)

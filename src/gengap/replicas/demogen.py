@@ -6,7 +6,6 @@ code was released. What this recipe chooses is said in `Recipe` and its neighbou
 
 import copy
 import json
-import os
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,6 +44,7 @@ from gengap.replicas.training import (
     train_epoch,
     write_json,
 )
+from gengap.tables.engine import cores
 
 DATASET = "fashion_mnist"
 SETTINGS = "training.json"  # what all networks of a family share, in the family's folder
@@ -137,7 +137,7 @@ def train_demogen(
     wanted = list(networks_of(dataset, RECIPES[dataset].grid))[:networks]
     missing = [place for place, (name, _) in enumerate(wanted) if not is_complete(job.folder(name))]
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="network") as bar:
-        count = workers or os.cpu_count()
+        count = workers or cores()
         for _ in run_on(device, _train_and_save, missing, count, _start_worker, (job,)):
             bar.update()
     return job.out

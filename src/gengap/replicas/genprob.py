@@ -22,7 +22,6 @@ training goes on from the weights as they are.
 import copy
 import io
 import itertools
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -54,6 +53,7 @@ from gengap.replicas.training import (
     train_epoch,
     write_json,
 )
+from gengap.tables.engine import cores
 
 DATASET, FOLDER = "FashionMNIST", "fashion_mnist"  # as files are named, as images are
 SETTINGS = "training.json"
@@ -110,7 +110,7 @@ def train_genprob(
     wanted = networks_of(dataset)[:networks]
     missing = [i for i, network in enumerate(wanted) if not job.container(network.name).exists()]
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="network") as bar:
-        count = workers or os.cpu_count()
+        count = workers or cores()
         for _ in run_on(device, _train_and_save, missing, count, _start_worker, (job,)):
             bar.update()
     return job.out

@@ -10,7 +10,6 @@ and compared with STOP, is of the rounded one.
 
 import copy
 import json
-import os
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +37,7 @@ from gengap.replicas.training import (
     train_epoch,
     write_json,
 )
+from gengap.tables.engine import cores
 
 STOP = (
     0.01  # nats: training stops after the first epoch with a cross-entropy below it, as published
@@ -80,17 +80,18 @@ def train_pgdl(
     if dataset not in TASKS:
         raise GengapError(f"no task {dataset!r} can be trained; there are: {', '.join(TASKS)}")
     job = Job(dataset, Path(out), epochs or TASKS[dataset].epochs, device, seed, images)
-    model_ids = range(len(job.task.settings()))[:networks]
+    grid = job.task.settings()
+    model_ids = range(len(grid))[:networks]
     missing = [model_id for model_id in model_ids if not job.is_done(model_id)]
     if missing:
         _write_images(job)
     with tqdm(total=len(model_ids), initial=len(model_ids) - len(missing), unit="network") as bar:
-        count = workers or os.cpu_count()
+        count = workers or cores()
         for _ in run_on(device, _train_and_save, missing, count, _start_worker, (job,)):
             bar.update()
-    _write_reference(job, model_ids)
+    _write_reference(job, [number for number in range(len(grid)) if job.is_done(number)])
     packed = job.folder.with_name(f"{dataset}.zip")
-    if len(model_ids) == len(job.task.settings()) and not packed.exists():
+    if len(model_ids) == len(grid) and not packed.exists():
         pack(job.folder)
     return job.out
 
@@ -123,7 +124,7 @@ class Job(training.Job):
         return True
 
     def settings_of(self, model_id: int) -> dict:
-        """All that decides how a network comes out."""
+        """All numbers of a task that decide how a network comes out; the code is not among them."""
         # As JSON gives them back.
         images = asdict(self.task.images) | {"classes": [*self.task.images.classes]}
         shared = {"images": images, "epochs": self.epochs, "seed": self.seed, "stop": STOP}
@@ -198,7 +199,7 @@ def fit(network: nn.Sequential, train: Images, task: Task, settings: dict) -> di
             network.load_state_dict(exact)
     raise GengapError(
         f"training with {settings} has a cross-entropy of {loss:.3f} after {last} epochs, not"
-        f" below {LARGEST_LOSS}; give more --epochs"
+        f" below {LARGEST_LOSS}; give more --epochs, and another --out"
     )
 
 
@@ -212,7 +213,7 @@ def _write_images(job: Job) -> None:
         write_tfrecord(file, inputs[part], labels[part])
 
 
-def _write_reference(job: Job, model_ids: range) -> None:
+def _write_reference(job: Job, model_ids: list[int]) -> None:
     """model_configs.json: hyper-parameters with all their values, metrics, numbers of images."""
     counts = {f"{split}_images": len(_read_images(split, job).labels) for split in SPLITS}
     configs = {}

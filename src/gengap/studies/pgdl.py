@@ -46,12 +46,16 @@ def competition(
     high (2.5 and 97.5 percentiles of the rank over bootstraps of the networks of each task, drawn
     independently).
 
+    Raises: GengapError for two families of one task.
     Source: Jiang et al. 2021, whose final score is the mean over Tasks 6 to 9.
     """
     found = goodness_of(values, index, "cmi", samples=samples, seed=seed, task=official_task)
-    of_task = {
-        int(match[1]): scores for name, scores in found.items() if (match := TASK.match(name))
-    }
+    of_task = {}
+    for name, scores in found.items():
+        if match := TASK.match(name):
+            if int(match[1]) in of_task:
+                raise GengapError(f"{name} is a second Task {match[1]}; select one of them")
+            of_task[int(match[1])] = scores
     rows = []
     for phase, tasks in PHASES.items():
         if not of_task.keys() >= set(tasks):
@@ -60,7 +64,7 @@ def competition(
         scores = total.iloc[0].to_numpy()
         rows.append(ranks_of(total).assign(phase=phase, score=scores))
     columns = ["phase", "measure", "score", "rank", "low", "high"]
-    return pd.concat([pd.DataFrame(columns=columns), *rows], ignore_index=True)[columns]
+    return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
 
 
 def by_model(table: pd.DataFrame) -> pd.DataFrame:

@@ -30,6 +30,7 @@ from gengap.collections.cnnzoo import DATASETS
 from gengap.evaluation.regression import r2
 from gengap.evaluation.scores import plain_tau
 from gengap.measures.weight_features import ALL_LAYER_STATISTICS, INPUT_SETS, input_features
+from gengap.studies.published import reported
 from gengap.studies.zoo_predictors import (
     PREDICTORS,
     TREES,
@@ -241,7 +242,8 @@ def _problems(weights, index, inputs, seed) -> Iterator[Problem]:
 def _run(function, tasks, number, jobs, table) -> pd.DataFrame:
     """The rows of the tasks, which call `function`, in their order, whatever process made them."""
     rows, known = {}, ((_key(task), task) for task in tasks)
-    source = digest(source_hash(function) + source_hash(_problems))
+    configs = "".join(reported(f"cnnzoo_{name}_configs").to_csv() for name in PREDICTORS)
+    source = digest(source_hash(function) + source_hash(_problems) + configs)
     with tqdm(total=number, unit="fit") as progress:
         found = kept_results(table, function.__name__[1:], source, known, workers=jobs)
         for place, some in found:

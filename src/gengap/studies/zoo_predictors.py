@@ -216,16 +216,29 @@ def _truncated_normal(kernel, std):
     init.trunc_normal_(kernel, std=std, a=-2 * std, b=2 * std)
 
 
+def _normal(kernel, std):
+    init.normal_(kernel, std=std)
+
+
+def _orthogonal(kernel, _):
+    init.orthogonal_(kernel)
+
+
+def _he_normal(kernel, _):
+    _truncated_normal(kernel, (2 / kernel.shape[1]) ** 0.5 / TRUNCATED_STD)
+
+
+def _glorot_normal(kernel, _):
+    _truncated_normal(kernel, (2 / sum(kernel.shape)) ** 0.5 / TRUNCATED_STD)
+
+
+# No lambdas: their code is not known in several lines, and a kept fit would outlive a change.
 _INITIALIZERS: dict[str, Callable] = {
-    "RandomNormal": lambda kernel, std: init.normal_(kernel, std=std),
+    "RandomNormal": _normal,
     "TruncatedNormal": _truncated_normal,
-    "orthogonal": lambda kernel, _: init.orthogonal_(kernel),
-    "he_normal": lambda kernel, _: _truncated_normal(
-        kernel, (2 / kernel.shape[1]) ** 0.5 / TRUNCATED_STD
-    ),
-    "glorot_normal": lambda kernel, _: _truncated_normal(
-        kernel, (2 / sum(kernel.shape)) ** 0.5 / TRUNCATED_STD
-    ),
+    "orthogonal": _orthogonal,
+    "he_normal": _he_normal,
+    "glorot_normal": _glorot_normal,
 }
 
 

@@ -8,6 +8,7 @@ import importlib.util
 import math
 import pkgutil
 import random
+import reprlib
 import sys
 import time
 import traceback
@@ -68,9 +69,10 @@ def import_file(file: Path) -> tuple[ModuleType, list[str]]:
         raise
     except (Exception, SystemExit) as error:  # anybody's code: say where it stopped
         place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f", in {place.filename} line {place.lineno}"
+        where = "" if isinstance(error, SyntaxError) else where  # it names the place itself
         raise GengapError(
-            f"{file} cannot be imported ({type(error).__name__}: {error}, in {place.filename}"
-            f" line {place.lineno})"
+            f"{file} cannot be imported ({type(error).__name__}: {error}{where})"
         ) from error
     return module, [name for name in MEASURES if name not in before]
 
@@ -125,8 +127,11 @@ def row_of(
 def finite(value: object) -> tuple[float | None, str]:
     """What a measure returned as a finite number, or None and a note on what it is instead."""
     if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
-        return None, f"it returned no number but {value!r}"
-    number = float(value)
+        return None, f"it returned no number but {reprlib.repr(value)}"
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return None, "it returned a number that is too large"
     return (number, "") if math.isfinite(number) else (None, f"it returned {number}")
 
 
@@ -180,7 +185,11 @@ def _fingerprint(sample: tuple[Tensor, Tensor]) -> list[float]:
     return [
         number
         for tensor in sample
-        for number in (tensor._version, tensor.sum(dtype=torch.float64).item())
+        for number in (
+            tensor._version,
+            tensor.sum(dtype=torch.float64).item(),
+            tensor.requires_grad,
+        )
     ]
 
 

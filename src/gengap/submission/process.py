@@ -105,7 +105,7 @@ class _Worker:
 
     def heard(self, ready: bool) -> dict[str, object] | None:
         """Its next message, or one about its end; None while it is at work."""
-        if not ready:
+        if not ready and not self.pipe.poll():  # it may have answered since
             overdue = time.monotonic() > self.deadline
             return self._ended(f"no value after {self.limit:g} seconds") if overdue else None
         try:
@@ -146,7 +146,8 @@ def _cause(exit_code: int | None) -> str:
         return "it closed its connection"
     if exit_code >= 0:
         return f"exit code {exit_code}"
-    name = signal.Signals(-exit_code).name
+    names = {known.value: known.name for known in signal.Signals}
+    name = names.get(-exit_code, f"signal {-exit_code}")  # those for real time have no name
     return f"{name}, perhaps for lack of memory" if name == "SIGKILL" else name
 
 

@@ -90,7 +90,9 @@ def standing(scores: DataFrame, name: str) -> DataFrame:
         others = better * named["value"].drop([name, *BASELINES], errors="ignore").dropna()
         best = others.idxmax() if len(others) else ""
         place = {
-            "rank": 1 + int((others > better * own["value"]).sum()),
+            "rank": np.nan
+            if np.isnan(own["value"])
+            else 1 + (others > better * own["value"]).sum(),
             "measures": 1 + len(others),
             "best": best,
             "best_value": named["value"].get(best, np.nan),

@@ -110,6 +110,13 @@ def _rows(
         yield model_id, _parquet(function(collection.load(model_id))), ""
     except NotAvailable as lacking:
         yield model_id, None, str(lacking)
+    except GengapError:
+        raise
+    except Exception as error:
+        raise GengapError(
+            f"{function.__name__} failed on model {model_id!r} ({type(error).__name__}: {error});"
+            " rows computed before are kept"
+        ) from error
 
 
 def _stored(

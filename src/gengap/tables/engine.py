@@ -68,8 +68,8 @@ def results(
     resource GPU. environment: of the processes, which are then started even for one worker. alone:
     seconds that this process works by itself before it starts others.
 
-    Raises: what the function raises, after its results so far and those of other items; GengapError
-    if a worker dies twice on one item, or the cluster is not to be reached.
+    Raises: what the function raises, after its results so far and those of items done before;
+    GengapError if a worker dies twice on one item, or the cluster is not to be reached.
     """
     start = start or _nothing
     scheduler, workers = scheduler or _scheduler.get(), workers or cores()
@@ -172,7 +172,10 @@ def _local_client(workers: int, environment: tuple[tuple[str, str], ...]):
 
     It is kept for the next run that asks for the same: each worker takes seconds to start.
     """
-    if _LOCAL.get("key") == (workers, environment):
+    # Processes keep the environment in which they were started.
+    own = tuple(sorted(item for item in os.environ.items() if item[0].startswith("GENGAP_")))
+    key = workers, environment, own
+    if _LOCAL.get("key") == key:
         return _LOCAL["client"]
     _close_local()
     import dask
@@ -191,7 +194,7 @@ def _local_client(workers: int, environment: tuple[tuple[str, str], ...]):
             silence_logs=SILENT,
         )
         client = Client(cluster, set_as_default=False)
-    _LOCAL.update(key=(workers, environment), cluster=cluster, client=client)
+    _LOCAL.update(key=key, cluster=cluster, client=client)
     return client
 
 

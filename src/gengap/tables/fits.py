@@ -57,9 +57,9 @@ def kept_results(
         )
         for row in keep(_store(table), map(_whole, rows)) if table else rows:
             yield row["place"], json.loads(row[PAYLOAD])
-        if table:
-            _export(table)
     yield from ((place, json.loads(text)) for place, text in kept)
+    if table and _store(table).exists():
+        _export(table, made_by, source)
 
 
 def _called(_: None, task: Task) -> tuple[str]:
@@ -90,16 +90,17 @@ def _known(table: str, made_by: str, source: str) -> dict[str, str]:
     return dict(zip(rows["model_id"], rows[PAYLOAD], strict=True))
 
 
-def _export(table: str) -> None:
-    """Add what is in the store to the table, in place of results of other code."""
+def _export(table: str, made_by: str, source: str) -> None:
+    """Add a function's results in the store to the table, in place of those of its other code."""
     with opened(_store(table)) as connection:
         # With the store locked, of several processes that export the last one sees all rows.
         connection.execute("BEGIN IMMEDIATE")
-        rows = rows_of(connection, table)[KEPT]
+        stored = rows_of(connection, table)[KEPT]
+        rows = stored[(stored["measure"] == made_by) & (stored["source"] == source)]
         if _file(table).exists():
-            rows = pd.concat([folders.read_table(_file(table)), rows], ignore_index=True)
-        newest = rows.drop_duplicates("measure", keep="last").set_index("measure")["source"]
-        rows = rows[rows["source"] == rows["measure"].map(newest)]
+            shipped = folders.read_table(_file(table))
+            others = (shipped["measure"] != made_by) | (shipped["source"] == source)
+            rows = pd.concat([shipped[others], rows], ignore_index=True)
         rows = rows.drop_duplicates(["measure", "model_id"], keep="last")
         rows = rows.sort_values(["measure", "model_id"], ignore_index=True)
         write_if_changed(_file(table), rows.to_parquet(index=False, compression="zstd"))

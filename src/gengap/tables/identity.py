@@ -44,7 +44,7 @@ class Versions:
         the weights of models outside the selection, whose files are not read for it.
         """
         now = self.models.reindex(rows["model_id"]).set_axis(rows.index)
-        source = rows["measure"].map(self.sources).fillna("")
+        source = rows["measure"].map(lambda name: self.sources.get(name, ""))
         return (
             (rows["record"] == now["record"])
             & ((now["weights"] == "") | (rows["weights"] == now["weights"]))
@@ -63,7 +63,7 @@ def record_hashes(index: DataFrame) -> Series:
     """16 hex digits of each index row, by model id: what a model is and how it performed.
 
     Columns that a family leaves empty do not count, so that another family beside it changes
-    nothing.
+    nothing, but for columns of whole numbers or truth values that the other family leaves empty.
     """
     # In float32: machines may differ in the last bit of a float64 read from decimal digits.
     rounded = index.astype(dict.fromkeys(index.select_dtypes("float64"), "float32"))
@@ -77,11 +77,13 @@ def record_hashes(index: DataFrame) -> Series:
 
 def weight_hashes(collection: Collection) -> Series:
     """16 hex digits of each model's files, by model id: of their names and content."""
-    of_files = cache(_hash_of_files)
-    hashes = {
-        record["model_id"]: of_files(collection.weight_files(record))
-        for record in collection.index().to_dict("records")
-    }
+    hashes, known = {}, {}  # by name: paths in zip files differ though they are the same
+    for record in collection.index().to_dict("records"):
+        places = collection.weight_files(record)
+        names = tuple(map(str, places))
+        if names not in known:
+            known[names] = _hash_of_files(places)
+        hashes[record["model_id"]] = known[names]
     return Series(hashes, dtype=str)
 
 
@@ -124,7 +126,8 @@ def source_hash(function: Callable) -> str:
     """16 hex digits of a function's code and of what it calls, however deep, in this package.
 
     Followed are names, and attributes of modules, that stand for functions and classes of gengap or
-    of the function's own package or file; constants of those modules count with their value.
+    of the function's own package or file; constants of those modules count with their value, those
+    whose names are in capitals with all that they hold. Arrays and compiled patterns do not.
     Comments, layout, docstrings and the function's decorators do not count, nor does in which
     module anything stands. What is called through an object of another kind is not seen: how a
     collection reads its networks, for one.
@@ -147,27 +150,32 @@ def _reach(value: object, name: str, packages: set[str], reached: dict[object, s
         name = name.rpartition(".")[2].rpartition(":")[2]
         reached[name, repr(value)] = f"{name} = {value!r}"
     elif id(value) not in reached:
-        items, reached[id(value)] = _items(value), ""
+        items = [(f"{name}[{at}]", item) for at, item in _items(value, name)]
+        reached[id(value)] = ""
         if _is_of(value, packages):
             reached[id(value)], names = _definition(value)
             scope = _scope(value)
             items = [(chain, found) for chain in names for found in _resolved(chain, scope)]
-        for place, item in items:
-            _reach(item, str(place), packages, reached)
+        for called, item in items:
+            _reach(item, called, packages, reached)
 
 
-def _items(value: object) -> list[tuple[object, object]]:
+def _items(value: object, name: str) -> list[tuple[object, object]]:
     """What a container holds that is code or constant: plain values in a list, say, are a state."""
     if isinstance(value, tuple):
         return list(enumerate(value))
     if isinstance(value, partial):
-        return [("func", value.func), ("args", value.args), ("kw", tuple(value.keywords.items()))]
+        # No container is made here: its id would be another's once it is gone.
+        return [("func", value.func), ("args", value.args), *value.keywords.items()]
     if isinstance(value, frozenset):
         return list(enumerate(sorted(value, key=repr)))
     if not isinstance(value, (list, set, dict)):
         return []
-    held = value.items() if isinstance(value, dict) else enumerate(value)
-    return [(place, item) for place, item in held if not isinstance(item, PLAIN)]
+    ordered = sorted(value, key=repr) if isinstance(value, set) else value
+    held = value.items() if isinstance(value, dict) else enumerate(ordered)
+    last = name.rpartition(".")[2].rpartition(":")[2]
+    constant = last.isupper() and not last.startswith("_")
+    return [(place, item) for place, item in held if constant or not isinstance(item, PLAIN)]
 
 
 def _is_of(value: object, packages: set[str]) -> bool:

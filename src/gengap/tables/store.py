@@ -47,17 +47,23 @@ def opened(store: Path) -> Iterator[Connection]:
     """The store, made if it is not there; outside of transactions each statement is a commit."""
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(store, timeout=PATIENCE, isolation_level=None)
-        with closing(connection):
+    except OSError as error:
+        raise _unwritable(store, error) from error
+    try:
+        with closing(sqlite3.connect(store, timeout=PATIENCE, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")  # see SECONDS_TO_DISK
             connection.execute(CREATE)
             yield connection
-    except (sqlite3.Error, OSError) as error:
-        raise GengapError(
-            f"the store {store} cannot be written ({error}); set GENGAP_DATA to a folder on a"
-            " local disk that you may write, or move a damaged store away"
-        ) from error
+    except sqlite3.Error as error:
+        raise _unwritable(store, error) from error
+
+
+def _unwritable(store: Path, error: Exception) -> GengapError:
+    return GengapError(
+        f"the store {store} cannot be written ({error}); set GENGAP_DATA to a folder on a local"
+        " disk that you may write, or move a damaged store away"
+    )
 
 
 def keep(store: Path, rows: Iterable[dict]) -> Iterator[dict]:

@@ -74,6 +74,8 @@ def measure_table(
     wanted = chosen_measures(measures)
     store = Path(store or default_store(collection)).expanduser()
     index = collection.index()
+    if retry:
+        collection.forget_samples()  # images may have come since
     if index.empty:
         raise GengapError(f"the selection of {collection.name} holds no model; widen its query")
     versions = versions_now(collection, {name: source_hash(MEASURES[name]) for name in MEASURES})
