@@ -126,8 +126,9 @@ def source_hash(function: Callable) -> str:
     """16 hex digits of a function's code and of what it calls, however deep, in this package.
 
     Followed are names, and attributes of modules, that stand for functions and classes of gengap or
-    of the function's own package or file; constants of those modules count with their value, those
-    whose names are in capitals with all that they hold. Arrays and compiled patterns do not.
+    of the function's own package or file; constants of those modules count with their value, and
+    dictionaries whose names are in capitals with all that they hold. What is plain in other lists,
+    sets and dictionaries does not count, for code may fill them; nor do arrays.
     Comments, layout, docstrings and the function's decorators do not count, nor does in which
     module anything stands. What is called through an object of another kind is not seen: how a
     collection reads its networks, for one.
@@ -161,7 +162,7 @@ def _reach(value: object, name: str, packages: set[str], reached: dict[object, s
 
 
 def _items(value: object, name: str) -> list[tuple[object, object]]:
-    """What a container holds that is code or constant: plain values in a list, say, are a state."""
+    """What a container holds that is code or constant: plain values in a list are a state."""
     if isinstance(value, tuple):
         return list(enumerate(value))
     if isinstance(value, partial):
@@ -171,10 +172,9 @@ def _items(value: object, name: str) -> list[tuple[object, object]]:
         return list(enumerate(sorted(value, key=repr)))
     if not isinstance(value, (list, set, dict)):
         return []
-    ordered = sorted(value, key=repr) if isinstance(value, set) else value
-    held = value.items() if isinstance(value, dict) else enumerate(ordered)
+    held = value.items() if isinstance(value, dict) else enumerate(value)
     last = name.rpartition(".")[2].rpartition(":")[2]
-    constant = last.isupper() and not last.startswith("_")
+    constant = isinstance(value, dict) and last.isupper() and not last.startswith("_")
     return [(place, item) for place, item in held if constant or not isinstance(item, PLAIN)]
 
 

@@ -117,5 +117,12 @@ def default_store(collection: Collection) -> Path:
 
 def write_if_changed(file: Path, content: bytes) -> None:
     """Replace a file by another at once, unless it is the same."""
-    if not file.exists() or file.read_bytes() != content:
+    if file.exists() and file.read_bytes() == content:
+        return
+    try:
         folders.write_atomically(file, lambda path: path.write_bytes(content))
+    except OSError as error:
+        raise GengapError(
+            f"the table {file} cannot be written ({error}); what was computed is kept in the store"
+            " beside it: make room or set GENGAP_DATA, and run the same command again"
+        ) from error
