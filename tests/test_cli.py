@@ -179,6 +179,18 @@ def test_training_ends_with_the_hallmarks_of_what_lies_there(collection, run, mo
     assert rows and all(row.endswith(("True", "False")) for row in rows)
 
 
+def test_training_beside_an_unfinished_family_ends_well(run, monkeypatch, tmp_path):
+    def recipe(dataset, out, *, device):
+        (tmp_path / "input_data" / "task1_fashion_mnist").mkdir(parents=True)
+        return tmp_path
+
+    recipe.__module__ = "gengap.replicas.pgdl"
+    monkeypatch.setattr("gengap.replicas.pgdl.train_pgdl", recipe)
+    result = run("train", "pgdl", "--dataset", "task2_fashion_mnist")
+    assert result.exit_code == 0, result.output
+    assert "no hallmarks yet: " in result.stdout and "model_configs.json" in result.stdout
+
+
 def test_measure_counts_what_is_missing_and_why(tiny, run):
     result = run("measure", "tiny", "-m", "inverse_margin")
     assert "4 values are missing: the family right has no images here" in result.stdout

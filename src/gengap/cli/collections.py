@@ -147,8 +147,13 @@ def _show_hallmarks(collection: str, dataset: str, recipe: Callable, written: Pa
         root = written.parent
         if written.name != dataset:
             return
+    try:
+        index = open_collection(collection, root).index()
+    except GengapError as error:  # another family is being trained there
+        typer.echo(f"no hallmarks yet: {error}")
+        return
     hallmarks = resolve_name(f"{recipe.__module__}:hallmarks")
-    typer.echo(hallmarks(open_collection(collection, root).index()).to_string(index=False))
+    typer.echo(hallmarks(index).to_string(index=False))
 
 
 def _function_for(collection: str, functions: dict[str, str], done: str) -> Callable:
