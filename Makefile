@@ -30,7 +30,7 @@ book: _build/rendered
 	@echo 'The book: open file://$(CURDIR)/_build/html/index.html'
 
 # One session, a worker of one thread a core, each notebook whole in one worker, in the order of
-# testpaths: the first chapter takes minutes, and must not be what a last worker begins with.
+# testpaths: chapters take minutes, and must not be what a last worker begins with.
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
