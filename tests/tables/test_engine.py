@@ -179,3 +179,21 @@ def test_workers_end_with_a_parent_that_is_killed_or_interrupted(tmp_path, end, 
     assert parent.wait(60) == code
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
+
+
+def slowly(_: None, item: int) -> tuple[int]:
+    time.sleep(0.2)
+    return (item,)
+
+
+def test_where_no_worker_is_left_it_does_not_wait_for_ever(monkeypatch):
+    monkeypatch.setattr(engine, "SECONDS_WITHOUT_WORKERS", 2)
+    monkeypatch.setattr(engine, "_LOCAL", {})  # a cluster of its own
+    found = engine.results(slowly, range(100), workers=2)
+    next(found)
+    try:
+        engine._LOCAL["cluster"].scale(0)
+        with pytest.raises(gengap.GengapError, match="no worker process has been left"):
+            list(found)
+    finally:
+        engine._close_local()

@@ -93,6 +93,15 @@ def test_code_that_moves_to_another_module_is_the_same(package):
     assert source_hash(package(helpers=helpers)) == before
 
 
+def test_code_in_another_folder_is_the_same(package, tmp_path):
+    places = FILES["measures"].replace("direct(model)", "direct(model) + len(__file__)")
+    assert "__file__" in places
+    before = source_hash(package(measures=places))
+    moved = package(measures=places)
+    moved.__globals__["__file__"] = str(tmp_path / "elsewhere" / "measures.py")
+    assert source_hash(moved) == before
+
+
 def test_a_list_that_a_measure_fills_is_no_constant():
     calls = []
 

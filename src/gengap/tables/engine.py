@@ -27,6 +27,7 @@ from gengap.errors import GengapError
 SECONDS_ALONE = 2.0
 SECONDS_TO_CONNECT = 10
 SECONDS_TO_CLOSE = 20
+SECONDS_WITHOUT_WORKERS = 300  # here, where none will come; a batch system may start some later
 AHEAD = 1000  # items given to a cluster of unknown size before the first is done
 
 ONE_THREAD = dict.fromkeys(["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"], "1")
@@ -182,7 +183,10 @@ def _local_client(workers: int, environment: tuple[tuple[str, str], ...]):
     from distributed import Client, LocalCluster
 
     variables = ONE_THREAD | dict(environment)
-    settings = SETTINGS | {"distributed.nanny.pre-spawn-environ": variables}
+    settings = SETTINGS | {
+        "distributed.nanny.pre-spawn-environ": variables,
+        "distributed.scheduler.no-workers-timeout": f"{SECONDS_WITHOUT_WORKERS} s",
+    }
     # Variables that are set already would go before those.
     with dask.config.set(settings), _set_environment(variables):
         cluster = LocalCluster(
@@ -257,6 +261,7 @@ def _check_gpus(client, on_cpu: bool) -> None:
 def _submitted(client, function, places, start, arguments, ahead, on_cpu):
     """Each place and result, with at most `ahead` items given to the cluster at once."""
     from distributed import KilledWorker, as_completed
+    from distributed.scheduler import NoWorkerError
 
     run, work = uuid4().hex, cloudpickle.dumps((function, start, arguments))
     resources = None if on_cpu else {GPU: 1}
@@ -275,6 +280,11 @@ def _submitted(client, function, places, start, arguments, ahead, on_cpu):
                 "a worker process died twice on the same task, perhaps for lack of memory; what is"
                 " finished is kept: run the same command again, with fewer --workers if need be"
             ) from death
+        except NoWorkerError as none:
+            raise GengapError(
+                f"no worker process has been left for {SECONDS_WITHOUT_WORKERS} seconds; what is"
+                " finished is kept: run the same command again"
+            ) from none
         yield from ((place, result) for result in found)
         if error is not None:
             raise error

@@ -149,7 +149,8 @@ def _reach(value: object, name: str, packages: set[str], reached: dict[object, s
     value = inspect.unwrap(value) if callable(value) else value
     if isinstance(value, PLAIN):
         name = name.rpartition(".")[2].rpartition(":")[2]
-        reached[name, repr(value)] = f"{name} = {value!r}"
+        if not name.startswith("__"):  # __file__ says where the code lies, which does not count
+            reached[name, repr(value)] = f"{name} = {value!r}"
     elif id(value) not in reached:
         items = [(f"{name}[{at}]", item) for at, item in _items(value, name)]
         reached[id(value)] = ""
