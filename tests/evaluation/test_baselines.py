@@ -1,7 +1,5 @@
 """The baselines, and what measures add to that of the hyper-parameters."""
 
-import itertools
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,57 +10,27 @@ from gengap.evaluation.regression import folds_of, out_of_fold, r2
 from gengap.evaluation.scores import cmi, plain_tau
 from gengap.evaluation.tasks import gap_of, official_task
 
-SIZES = (3, 2, 2, 3)
-
 
 @pytest.fixture(autouse=True)
 def small_forests(monkeypatch):
     monkeypatch.setattr(module, "TREES", 10)
 
 
-def task_index(gap, family="made_up", sizes=SIZES):
-    """Index rows of a complete grid with this gap."""
-    levels = np.array(list(itertools.product(*map(range, sizes))))
-    columns = {f"hp_{at}": column for at, column in enumerate(levels.T)}
-    models = [f"{family}/model_{at}" for at in range(len(levels))]
-    index = pd.DataFrame({"model_id": models, "family": family, **columns})
-    return index.assign(train_accuracy=1.0, test_accuracy=1.0 - np.asarray(gap))
-
-
-def effects(index):
-    """A sum of effects of the first, second and fourth hyper-parameter."""
-    effects = ([0.0, 0.05, 0.2], [0.0, 0.1], [0.0, 0.03, -0.04])
-    names = ("hp_0", "hp_1", "hp_3")
-    return 0.3 + sum(np.array(e)[index[n]] for e, n in zip(effects, names, strict=True))
-
-
 @pytest.fixture
-def judged():
+def judged(task):
     """A task whose gap is main effects and noise, and measures of it, by model_id."""
-    generator = np.random.default_rng(3)
-    index = task_index(np.zeros(36))
-    noise = 0.05 * generator.normal(size=36)
-    gap = effects(index) + noise
-    index = task_index(gap)
-    measures = {
-        "perfect": np.exp(gap),
-        "residual": noise,
-        "depth": index["hp_0"].to_numpy(float),
-        "random": generator.normal(size=36),
-        "holed": np.where(np.arange(36) == 5, np.nan, gap),
-        "constant": np.full(36, 0.1),
-    }
+    index, measures = task
     return index, pd.DataFrame(measures, index=pd.Index(index["model_id"]))
 
 
-def test_the_baseline_foretells_main_effects_without_error():
+def test_the_baseline_foretells_main_effects_without_error(task_index, effects):
     index = task_index(effects(task_index(np.zeros(36))))
     gap = gap_of(index).to_numpy()
     assert hyperparameters_alone(index) == pytest.approx(gap, abs=1e-12)
     assert cmi(gap.round(12), official_task(index)) > 0.99
 
 
-def test_the_baseline_is_the_best_of_its_fits_by_squared_error():
+def test_the_baseline_is_the_best_of_its_fits_by_squared_error(task_index):
     generator = np.random.default_rng(0)
     first, second, third = generator.normal(size=(3, 3)), generator.normal(size=2), 0.01
     levels = task_index(np.zeros(36))[["hp_0", "hp_3", "hp_1"]].to_numpy().T
@@ -86,7 +54,7 @@ def test_the_baseline_of_a_network_does_not_know_its_own_gap(judged):
     assert (abs(after - before) > 1e-4).sum() > 20
 
 
-def test_where_hyper_parameters_tell_nothing_neither_does_the_baseline():
+def test_where_hyper_parameters_tell_nothing_neither_does_the_baseline(task_index):
     generator, taus = np.random.default_rng(0), []
     for _ in range(20):
         index = task_index(generator.normal(size=36))
@@ -94,7 +62,7 @@ def test_where_hyper_parameters_tell_nothing_neither_does_the_baseline():
     assert abs(np.mean(taus)) < 0.1
 
 
-def test_main_effects_have_a_column_for_all_but_one_value_and_none_for_copies():
+def test_main_effects_have_a_column_for_all_but_one_value_and_none_for_copies(task_index):
     index = task_index(np.zeros(36)).assign(hp_copy=range(36), hp_twin=lambda rows: rows["hp_1"])
     found = main_effects(index)
     assert found.shape == (36, 2 + 1 + 1 + 2)
@@ -121,12 +89,12 @@ def test_a_measure_adds_what_hyper_parameters_do_not_tell(judged):
     assert rows.loc["holed", ["r2_with_measure", "gain", "low", "high"]].isna().all()
 
 
-def test_measures_that_say_nothing_or_read_the_settings_hardly_ever_add():
+def test_measures_that_say_nothing_or_read_the_settings_hardly_ever_add(task_index, effects):
     generator, index, found = np.random.default_rng(0), task_index(np.zeros(36)), []
     for _ in range(5):
         gap = effects(index) + 0.05 * generator.normal(size=36)
         of_settings = [
-            generator.normal(size=size)[index[f"hp_{at}"]] for at, size in enumerate(SIZES)
+            generator.normal(size=size)[index[f"hp_{at}"]] for at, size in enumerate((3, 2, 2, 3))
         ]
         noise = generator.normal(size=(36, 20))
         read = np.column_stack([of_settings[0] * of_settings[3] + 0.1 * noise[:, 0], noise])

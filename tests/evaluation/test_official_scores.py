@@ -1,7 +1,5 @@
 """All scores on the competition's tasks, by its own rules, with interval and null."""
 
-import itertools
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,43 +17,10 @@ def small_forests(monkeypatch):
     monkeypatch.setattr(baselines, "TREES", 3)
 
 
-def task_index(gap, sizes=(3, 2, 2, 3)):
-    """Index rows of a complete grid with this gap."""
-    levels = np.array(list(itertools.product(*map(range, sizes))))
-    columns = {f"hp_{at}": column for at, column in enumerate(levels.T)}
-    models = [f"f/model_{at}" for at in range(len(levels))]
-    index = pd.DataFrame({"model_id": models, "family": "f", "train_loss": 0.1, **columns})
-    return index.assign(train_accuracy=1.0, test_accuracy=1.0 - np.asarray(gap))
-
-
-def main_effects(index):
-    """A sum of effects of the first, second and fourth hyper-parameter."""
-    effects = ([0.0, 0.05, 0.2], [0.0, 0.1], [0.0, 0.03, -0.04])
-    names = ("hp_0", "hp_1", "hp_3")
-    return 0.3 + sum(np.array(e)[index[n]] for e, n in zip(effects, names, strict=True))
-
-
 def scored(index, measures, scores=OFFICIAL, **options):
     values = pd.DataFrame(measures, index=pd.Index(index["model_id"]))
     rows = judged(values, index, scores=scores, task=official_task, **options)
     return rows.set_index(["measure", "score"]).loc[list(measures)]
-
-
-@pytest.fixture
-def task():
-    """A task whose gap is main effects and noise, and measures of it."""
-    generator = np.random.default_rng(3)
-    noise = 0.05 * generator.normal(size=36)
-    gap = main_effects(task_index(np.zeros(36))) + noise
-    index = task_index(gap)
-    return index, {
-        "perfect": np.exp(gap),
-        "residual": noise,
-        "depth": index["hp_0"].to_numpy(float),
-        "random": generator.normal(size=36),
-        "holed": np.where(np.arange(36) == 5, np.nan, gap),
-        "constant": np.full(36, 0.1),
-    }
 
 
 def test_each_score_has_its_value_an_interval_around_it_and_a_null(task):
@@ -107,12 +72,14 @@ def test_a_constant_measure_tells_nothing_and_has_no_straight_line(task):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.6, 0.9])
-def test_intervals_of_the_competitions_score_hold_what_other_trainings_score(share):
+def test_intervals_of_the_competitions_score_hold_what_other_trainings_score(
+    share, task_index, effects
+):
     # The true value is the mean score over trainings of the same grid; a strong, a middling and a
     # random measure. Nominally 95 %: of 40 intervals fewer than 34 would be a chance of 1 in 60.
     generator, rows = np.random.default_rng(0), []
     for _ in range(40):
-        gap = main_effects(task_index(np.zeros(36))) + 0.1 * generator.normal(size=36)
+        gap = effects(task_index(np.zeros(36))) + 0.1 * generator.normal(size=36)
         noise = 0.1 * generator.normal(size=36)
         measures = {"one": share * gap + (1 - share) * noise}
         found = scored(task_index(gap), measures, scores=["cmi"], samples=60, permutations=1)
