@@ -8,6 +8,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import cloudpickle
 import numpy as np
 import psutil
 import pytest
@@ -15,6 +16,9 @@ import torch
 
 import gengap
 from gengap.tables import engine
+
+# Workers cannot import a module of tests: what it defines travels whole, as that of a notebook does.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def held(number: int) -> tuple[int, int]:
