@@ -16,6 +16,7 @@ from gengap.cli import app
 from gengap.cli.chapters import joined_pairs
 from gengap.cli.collections import RECIPES
 from gengap.collection import COLLECTIONS, default_root
+from gengap.evaluation.reliability import reliability_table
 from gengap.folders import repository
 from gengap.measures import MEASURES
 from gengap.tables.details import DETAILS
@@ -85,10 +86,19 @@ def test_list_tells_families_counts_places_and_what_is_missing(tiny, run):
     result = run("list")
     assert result.exit_code == 0
     assert f"collection tiny\n  in {tiny.root}" in result.stdout
-    assert "left       4" in result.stdout and "absent       0  absent" in result.stdout
+    assert "left       4" in result.stdout and re.search(r"absent +0 +- +absent", result.stdout)
     assert "parameter_norm" in result.stdout and "table: none yet" in result.stdout
     run("measure", "tiny", "-m", "parameter_norm")
     assert "table: " + str(tiny.root.parents[1] / "tables" / "tiny.parquet") in run("list").stdout
+
+
+def test_list_tells_the_reliability_of_each_familys_gap(tiny, run, monkeypatch):
+    (tiny.root / "left").mkdir()
+    read, counts = type(tiny).read_index, {"train_images": 40, "test_images": 4000}
+    monkeypatch.setattr(type(tiny), "read_index", lambda self: read(self).assign(**counts))
+    table = reliability_table(gengap.open_collection("tiny").index())
+    for family, known in table["reliability"].items():
+        assert re.search(rf"{family} +4 +{known:.2f}\b", run("list").stdout)
 
 
 def test_list_tells_which_images_are_not_there(tiny, run, tmp_path, monkeypatch):
@@ -247,14 +257,17 @@ def test_a_measure_of_ones_own_gets_its_place_and_the_data_stay_as_they_are(
 
 
 def test_predictions_of_a_family_get_their_place(run, results, tmp_path):
-    index = gengap.open_collection("pgdl").select("family == 'vgg_fashion_mnist'").index()
+    index = gengap.open_collection("pgdl").select("family == 'task8_fashion_mnist'").index()
     given = dict(zip(index["model_id"].str.rpartition("/")[2], 1 - index["test_accuracy"]))
     given["model_0"] = None
     (tmp_path / "mine.predict").write_text(json.dumps(given))
     result = run("score", tmp_path / "mine.predict", "-c", "pgdl")
+    assert result.exit_code == 1 and "fits several families of pgdl" in result.output
+    query = "family == 'task8_fashion_mnist'"
+    result = run("score", tmp_path / "mine.predict", "-c", "pgdl", "--query", query)
     assert result.exit_code == 0, result.output
     assert "1 of 32 models have no value" in result.stdout
-    assert re.search(r"vgg_fashion_mnist +31 of 32 +kendall_tau", result.stdout)
+    assert re.search(r"task8_fashion_mnist +31 of 32 +0\.\d+ +kendall_tau", result.stdout)
 
 
 MISTAKES = {

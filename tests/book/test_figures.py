@@ -83,10 +83,10 @@ def judged():
 
 
 def test_the_heat_map_has_tasks_in_its_columns_and_blanks_where_there_is_no_score(phases):
-    phases.columns = ["task1_v4", "vgg_fashion_mnist"]
+    phases.columns = ["task1_v4", "task8_fashion_mnist"]
     phases.iloc[0, 1] = np.nan
     heat = figures.score_heat_map(phases).axes[0]
-    assert [label.get_text() for label in heat.get_xticklabels()] == ["T1", "VGG-like"]
+    assert [label.get_text() for label in heat.get_xticklabels()] == ["T1", "T8"]
     shown = heat.collections[0].get_array()
     assert shown.mask[0, 1] and shown.mask.sum() == 1
     assert shown[1, 1] == 12

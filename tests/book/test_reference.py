@@ -172,6 +172,7 @@ def test_a_family_is_described_at_its_last_epoch(tiny):
     assert table.loc["left", "train accuracy"] == ends
     gaps = accuracies / 2  # the tiny collection records half the accuracy as the test's
     assert table.loc["left", "gap"] == f"{gaps.min():.3f} to {gaps.max():.3f}"
+    assert set(table["reliability"]) == {"not known"}  # nor are the numbers of images
 
 
 def test_hyperparameters_are_shown_by_family(tiny):

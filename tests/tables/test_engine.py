@@ -17,7 +17,7 @@ import torch
 import gengap
 from gengap.tables import engine
 
-# Workers cannot import a module of tests: what it defines travels whole, as that of a notebook does.
+# Workers cannot import a module of tests: what it defines travels whole, as a notebook's does.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gengap.collection import Collection
 from gengap.errors import NotAvailable
+from gengap.evaluation.reliability import reliability_table
 from gengap.evaluation.tasks import last_epoch
 from gengap.measures import MEASURES, Measure
 from gengap.model import Model
@@ -62,7 +63,8 @@ def linked(table: DataFrame) -> str:
 def family_table(collection: Collection) -> DataFrame:
     """A row for each family: networks, epochs of the index, and how its networks performed.
 
-    Accuracies and gap (train minus test) are the least and the largest of the last epoch.
+    Accuracies and gap (train minus test) are the least and the largest of the last epoch;
+    reliability is that of the gap.
     """
     index, last = collection.index(), last_epoch(collection.index())
     last["gap"] = last["train_accuracy"] - last["test_accuracy"]
@@ -72,6 +74,8 @@ def family_table(collection: Collection) -> DataFrame:
     for column in ("train_accuracy", "test_accuracy", "gap"):
         ends = families[column].agg(["min", "max"])
         table[column.replace("_", " ")] = [f"{a:.3f} to {b:.3f}" for a, b in ends.to_numpy()]
+    known = reliability_table(last)["reliability"]
+    table["reliability"] = known.map("{:.2f}".format).where(known.notna(), "not known")
     return table
 
 

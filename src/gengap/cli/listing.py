@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 def list_everything() -> None:
     """Collections, their families and counts, where the files are, and what is missing.
 
+    Reliability is the share of the variance of a family's generalization gaps that is not noise of
+    the images over which accuracies were taken; - where the files do not say how many these were.
     Also the image data sets, the measures, and the chapters of the book.
 
     \b
@@ -35,6 +37,8 @@ def list_everything() -> None:
 
 def _collection_text(name: str) -> str:
     from gengap.collection import open_collection
+    from gengap.evaluation.reliability import reliability_table
+    from gengap.evaluation.tasks import last_epoch
     from gengap.tables.store import table_file
 
     collection = open_collection(name)
@@ -42,9 +46,12 @@ def _collection_text(name: str) -> str:
     made = table if table.exists() else f"none yet (gengap measure {name})"
     try:
         families = collection.families()
+        known = reliability_table(last_epoch(collection.index()))["reliability"].dropna()
     except GengapError as error:
         return f"collection {name}\n  {error}"
     families["missing"] = [_names(files, collection) for files in families["missing"]]
+    shown = [f"{known[name]:.2f}" if name in known else "-" for name in families["family"]]
+    families.insert(2, "reliability", shown)
     text = families.to_string(index=False)
     return f"collection {name}\n  in {collection.root}\n{_indented(text)}\n  table: {made}"
 

@@ -67,7 +67,7 @@ def score(
       gengap score my_measure.py
       gengap score my_measure.py -c pgdl -c demogen --html place.html
       gengap score my_measure.py -c folder --root my_networks --device cuda
-      gengap score vgg_fashion_mnist.predict -c pgdl
+      gengap score mine.predict -c pgdl --query "family == 'task8_fashion_mnist'"
     """
     from gengap.evaluation.scores import CRITERIA
     from gengap.folders import write_atomically

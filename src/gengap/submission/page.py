@@ -47,6 +47,7 @@ def place_texts(places: DataFrame) -> DataFrame:
             "collection": place.collection,
             "family": place.family,
             "models": some if some == every else f"{some} of {every}",
+            "reliability": _number(place.reliability),
             "score": place.score,
         }
         if pd.isna(place.value):

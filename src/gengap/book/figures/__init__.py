@@ -27,7 +27,7 @@ from gengap.book.figures.scores import (
     scores_against_chance,
     signed_heat_map,
 )
-from gengap.book.figures.style import COLOURS, NAMES, WIDTH, use_style
+from gengap.book.figures.style import COLOURS, NAMES, WIDTH, short_name, use_style
 
 __all__ = [
     "COLOURS",
@@ -48,6 +48,7 @@ __all__ = [
     "regressions",
     "score_heat_map",
     "scores_against_chance",
+    "short_name",
     "signed_heat_map",
     "train_against_test",
     "transfer_matrix",

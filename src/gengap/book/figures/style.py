@@ -19,8 +19,6 @@ NAMES = {
     "fashion_mnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10, grey",
     "svhn_cropped": "SVHN, grey",
-    "vgg_fashion_mnist": "replica, VGG-like",
-    "nin_fashion_mnist": "replica, NiN",
     "NIN_FASHION_MNIST": "replica, NiN",
     "RESNET_FASHION_MNIST": "replica, ResNet-32",
     "AdaM_FashionMNIST": "replica, Adam",
