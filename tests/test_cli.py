@@ -245,8 +245,9 @@ def test_a_measure_of_ones_own_gets_its_place_and_the_data_stay_as_they_are(
     result = run(*command, "--html", tmp_path / "place.html")
     assert result.exit_code == 0, result.output
     heads, row, last = result.stdout.splitlines()
-    assert heads.split()[:4] == ["collection", "family", "models", "score"]
-    assert row.split()[:4] == ["demogen", "RESNET_FASHION_MNIST", "48", "kendall_tau"]
+    assert heads.split()[:5] == ["collection", "family", "models", "reliability", "score"]
+    assert row.split()[:3] == ["demogen", "RESNET_FASHION_MNIST", "48"]
+    assert 0 < float(row.split()[3]) < 1 and row.split()[4] == "kendall_tau"
     assert re.search(r" \d+ of \d+ ", row)
     assert last == f"page: {tmp_path / 'place.html'}"
     assert "own_norm" in (tmp_path / "place.html").read_text()

@@ -21,7 +21,7 @@ def weights():
 
 
 @pytest.fixture
-def zoo_root(tmp_path, weights):
+def zoo_root(tmp_path, weights, write_zoo):
     """Two networks in the published format: one at epochs 0, 3 and 86, one at 0 and 86."""
     metrics = pd.DataFrame(
         {
@@ -42,7 +42,7 @@ def zoo_root(tmp_path, weights):
             "config.w_init": "orthogonal",
         }
     )
-    cnnzoo.write_zoo(tmp_path / "mnist", weights, metrics)
+    write_zoo(tmp_path / "mnist", weights, metrics)
     return tmp_path
 
 

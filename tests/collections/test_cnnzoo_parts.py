@@ -58,8 +58,10 @@ def test_a_network_of_a_part_has_its_own_and_its_initial_weights(root, weights):
         assert all((found[name] == expected[name]).all() for name in expected)
 
 
-def test_the_same_rows_in_plain_files_are_the_same_family(root, tmp_path, weights, metrics):
-    cnnzoo.write_zoo(tmp_path / "plain" / "mnist", weights, metrics)
+def test_the_same_rows_in_plain_files_are_the_same_family(
+    root, tmp_path, weights, metrics, write_zoo
+):
+    write_zoo(tmp_path / "plain" / "mnist", weights, metrics)
     plain = gengap.open_collection("cnnzoo", root=tmp_path / "plain")
     parted = gengap.open_collection("cnnzoo", root=root)
     pd.testing.assert_frame_equal(plain.index(), parted.index())

@@ -1,40 +1,15 @@
 import json
 
-import pandas as pd
 import pytest
 
 from gengap import GengapError
-from gengap.formats.predictions import (
-    predictions_of,
-    read_model_configs,
-    read_predictions,
-    write_predictions,
-)
+from gengap.formats.predictions import read_model_configs, read_predictions
 
 
-def test_predictions_are_read_as_they_were_written_nan_and_infinity_too(tmp_path):
+def test_predictions_are_read_with_nan_and_infinity(tmp_path):
     given = {"model_20": 0.1, "model_21": -3, "model_22": float("inf"), "model_23": float("nan")}
-    write_predictions(tmp_path / "deep" / "task.predict", given)
-    found = read_predictions(tmp_path / "deep" / "task.predict")
-    assert [*found] == [*given]
-    assert str(found) == str({model: float(value) for model, value in given.items()})
-    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["task.predict"]
-
-
-def test_a_measure_table_gives_predictions_by_official_id():
-    table = pd.DataFrame(
-        {
-            "family": ["task4", "task4", "task5"],
-            "model_id": ["task4/model_3", "task4/model_11", "task5/model_3"],
-            "measure": ["norm", "norm", "margin"],
-            "value": [1.5, float("nan"), 2.0],
-        }
-    )
-    assert str(predictions_of(table, "norm")) == "{'model_3': 1.5, 'model_11': nan}"
-    with pytest.raises(GengapError, match="'depth' for no family"):
-        predictions_of(table, "depth")
-    with pytest.raises(GengapError, match="'norm' for task4, task5; select one"):
-        predictions_of(table.assign(measure="norm"), "norm")
+    (tmp_path / "task.predict").write_text(json.dumps(given))
+    assert str(read_predictions(tmp_path / "task.predict")) == str(given)
 
 
 @pytest.mark.parametrize(

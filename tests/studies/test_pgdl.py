@@ -122,6 +122,41 @@ def test_the_competition_ranks_measures_by_their_mean_over_the_tasks_of_a_phase(
     assert table.loc[("phase one", "random"), "rank"] == 2
 
 
+def standing_of(ranks):
+    """Of measures by phase, ranks with intervals and scores that follow from them."""
+    rows = [(*key, *rank, 1 / rank[0]) for key, rank in ranks.items()]
+    columns = ["phase", "measure", "rank", "low", "high", "score"]
+    table = pd.DataFrame(rows, columns=columns)
+    return record.beside_published(table, record.published_phases(reported("pgdl_scores")))
+
+
+def test_published_means_are_of_measures_with_all_tasks_of_a_phase():
+    published = record.published_phases(reported("pgdl_scores"))
+    assert published["phase two", "davies_bouldin_mixup"] == pytest.approx(22.92)
+    assert published["public", "wcv"] == pytest.approx((27.74 + 37.44) / 2)
+    assert ("phase one", "vc_dimension") not in published  # of Tasks 1 and 2 alone
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdicts"),
+    [
+        ((1, 1), ["fails", "holds", "fails"]),
+        ((2, 9), ["holds", "fails", "holds"]),
+        ((1, 9), ["depends", "depends", "depends"]),
+    ],
+)
+def test_a_claim_holds_where_the_whole_interval_of_the_rank_agrees(interval, verdicts):
+    kit = ["distance_from_initialization", "jacobian_norm", "sharpness"]
+    ranks = {("phase one", name): (number + 1, 9, 9) for number, name in enumerate(kit)}
+    ranks["phase one", kit[0]] = ranks["phase two", record.WINNER] = (1, *interval)
+    ranks["public", kit[0]] = (1, 1, 1)
+    published = record.published_phases(reported("pgdl_scores"))
+    found = record.claims(standing_of(ranks), ["wcv", "vr"], published)
+    assert found["verdict"].tolist() == verdicts
+    assert found["published"].iloc[0] == "wcv: 32.6, then 0.4"
+    assert found["rank here"].iloc[0] == f"1 ({interval[0]} to {interval[1]})"
+
+
 def test_the_costs_of_every_measure_are_kept_for_two_tasks_of_the_first_replica():
     costs = record.measure_costs()
     assert set(costs["family"]) == {"vgg_fashion_mnist", "nin_fashion_mnist"}

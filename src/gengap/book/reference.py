@@ -74,9 +74,8 @@ def family_table(collection: Collection) -> DataFrame:
     for column in ("train_accuracy", "test_accuracy", "gap"):
         ends = families[column].agg(["min", "max"])
         table[column.replace("_", " ")] = [f"{a:.3f} to {b:.3f}" for a, b in ends.to_numpy()]
-    known = reliability_table(last)["reliability"]
-    table["reliability"] = known.map("{:.2f}".format).where(known.notna(), "not known")
-    return table
+    known = reliability_table(last)["reliability"].map("{:.2f}".format)
+    return table.assign(reliability=known.replace("nan", "not known"))
 
 
 def hyperparameter_table(collection: Collection) -> DataFrame:

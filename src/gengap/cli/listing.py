@@ -52,8 +52,8 @@ def _collection_text(name: str) -> str:
     families["missing"] = [_names(files, collection) for files in families["missing"]]
     shown = [f"{known[name]:.2f}" if name in known else "-" for name in families["family"]]
     families.insert(2, "reliability", shown)
-    text = families.to_string(index=False)
-    return f"collection {name}\n  in {collection.root}\n{_indented(text)}\n  table: {made}"
+    text = _indented(families.to_string(index=False))
+    return f"collection {name}\n  in {collection.root}\n{text}\n  table: {made}"
 
 
 def _names(files: list[Path], collection: "Collection") -> str:

@@ -15,7 +15,7 @@ import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,6 @@ import torch
 from pandas import DataFrame, Series
 from torch import Tensor, nn
 
-from gengap import folders
 from gengap.collection import COLUMNS, Collection
 from gengap.collections.cnnzoo_parts import Parts, header_in, part_files
 from gengap.errors import GengapError, NotAvailable
@@ -380,9 +379,3 @@ def contents_of_zoo(weights: np.ndarray, metrics: DataFrame) -> dict[str, bytes]
     packed = gzip.compress(table, mtime=0)  # neither time nor name: the same zoo is the same file
     contents = matrix.getvalue(), packed, layout.to_csv(index=False).encode()
     return dict(zip(FILES, contents))
-
-
-def write_zoo(folder: Path, weights: np.ndarray, metrics: DataFrame) -> None:
-    """Write `weights` (N, 4970) and `metrics` (N rows) as the published three files."""
-    for name, content in contents_of_zoo(weights, metrics).items():
-        folders.write_atomically(folder / name, partial(Path.write_bytes, data=content))

@@ -28,7 +28,7 @@ from gengap.formats.state_dicts import (
     read_state_dict,
     reading,
 )
-from gengap.formats.weight_modules import left_out, weights_only_network
+from gengap.formats.weight_modules import weights_only_network
 
 SUFFIXES = (".pt", ".pth", ".pth.tar", ".ckpt", ".bin", ".safetensors", SHARDS)
 REQUIRED = ("file", *FRACTIONS)
@@ -88,10 +88,6 @@ class Folder(Collection):
 
     def read_sample(self, record: Series) -> tuple[Tensor, Tensor]:
         raise NotAvailable(f"{self.name} has weights, but no training images")
-
-    def left_out(self, model_id: str) -> list[str]:
-        """What of a network's file no measure sees, each with the reason."""
-        return left_out(read_state_dict(self.root / model_id))
 
 
 def path_in(name: str, root: Path, present: set[str], described_in: Path) -> str:

@@ -1,12 +1,8 @@
 """The competition's own files: predictions (`<task>.predict`) and `model_configs.json`."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
-
-from gengap import folders
 from gengap.errors import GengapError
 
 
@@ -24,27 +20,6 @@ def read_model_configs(file: str | Path) -> dict[str, dict]:
     Raises: GengapError if it cannot be read, is no JSON object or has a model twice.
     """
     return _read_object(file, "model configurations by id")
-
-
-def write_predictions(file: str | Path, predictions: Mapping[str, float]) -> None:
-    """Write a measure by `model_<id>` as the competition took it (JSON); NaN stays NaN."""
-    text = json.dumps({model: float(value) for model, value in predictions.items()}, indent=1)
-    folders.write_atomically(Path(file), lambda path: path.write_text(text + "\n"))
-
-
-def predictions_of(table: pd.DataFrame, measure: str) -> dict[str, float]:
-    """One measure of one task out of a measure table, by `model_<id>`.
-
-    Raises: GengapError if the rows of the measure are none, or of more than one family.
-    """
-    rows = table[table["measure"] == measure]
-    if rows["family"].nunique() != 1:
-        found = ", ".join(rows["family"].unique()) or "no family"
-        raise GengapError(
-            f"predictions are of one task; the table has {measure!r} for {found}; select one family"
-        )
-    models = rows["model_id"].str.rpartition("/")[2]
-    return dict(zip(models, rows["value"].astype(float), strict=True))
 
 
 def _read_object(file, what):

@@ -22,6 +22,7 @@ OFFICIAL = ("cmi", "kendall_tau", "granulated_tau", "pearson")  # scores on the 
 # Tasks 1 and 2 were public, 4 and 5 ranked submissions while it ran, 6 to 9 decided it.
 PHASES = {"public": (1, 2), "phase one": (4, 5), "phase two": (6, 7, 8, 9)}
 TASK = re.compile(r"task(\d+)")
+WINNER = "davies_bouldin_mixup"
 SCORES, ADDED_VALUE = "pgdl_participants", "pgdl_participants_added_value"  # names of kept tables
 
 
@@ -67,6 +68,58 @@ def competition(
     return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
 
 
+def published_phases(reports: pd.DataFrame) -> pd.Series:
+    """Mean published score (CMI times 100), by phase and measure, of those with all its tasks.
+
+    reports: `pgdl_scores` as `reported` reads it; rows without a name of this project are left out.
+    """
+    task = reports["task"].str.extract(TASK, expand=False).astype(int)
+    wide = reports.assign(task=task).pivot_table("score", "name", "task")
+    means = {phase: wide[[*tasks]].mean(axis=1, skipna=False) for phase, tasks in PHASES.items()}
+    return pd.concat(means, names=["phase", "measure"]).dropna()
+
+
+def beside_published(rerun: pd.DataFrame, published: pd.Series) -> pd.DataFrame:
+    """`competition` by phase and measure, for readers: published, here (times 100), rank, its text.
+
+    published: of `published_phases`.
+    """
+    ends = rerun[["rank", "low", "high"]].to_numpy()
+    texts = [f"{rank:.0f} ({low:.0f} to {high:.0f})" for rank, low, high in ends]
+    shown = rerun.assign(here=100 * rerun["score"], **{"rank and interval": texts})
+    return shown.set_index(["phase", "measure"]).assign(published=published)
+
+
+def claims(beside: pd.DataFrame, entrants: list[str], published: pd.Series) -> pd.DataFrame:
+    """What the competition's record claims, and what became of it: a row per claim.
+
+    beside: of `beside_published`; entrants: the measures that took part; published: of
+    `published_phases`. A claim about who leads holds where the whole interval of the rank agrees
+    with it, fails where the whole interval contradicts it, and depends on the networks otherwise.
+    """
+    first = published["public"].reindex(entrants).idxmax()
+    leader = beside.loc["public"]["rank"].idxmin()
+    kit = ["distance_from_initialization", "jacobian_norm", "sharpness"]
+    best = beside.loc["phase one"].loc[kit, "rank"].idxmin()
+    kits = f"best of three: {published['phase one'][kit].max():.1f}"
+    fall = f"{first}: {published['public', first]:.1f}, then {published['phase one', first]:.1f}"
+    won = f"{WINNER}: {published['phase two', WINNER]:.1f}"
+    rows = [
+        ("The leader of Tasks 1 and 2 does not lead Tasks 4 and 5", fall, "phase one", leader, 0),
+        ("The winner leads Tasks 6 to 9", won, "phase two", WINNER, 1),
+        ("The kit's own baselines do not lead Tasks 4 and 5", kits, "phase one", best, 0),
+    ]
+    table = pd.DataFrame([(*row[:2], *_verdict(beside, *row[2:])) for row in rows])
+    return table.set_axis(["claim", "published", "here", "rank here", "verdict"], axis=1)
+
+
+def _verdict(beside, phase, measure, leads) -> tuple[str, str, str]:
+    found, verdict = beside.loc[(phase, measure)], "depends"
+    if found["high"] == 1 or found["low"] > 1:
+        verdict = "holds" if leads == (found["high"] == 1) else "fails"
+    return f"{measure}: {found['here']:.1f}", found["rank and interval"], verdict
+
+
 def by_model(table: pd.DataFrame) -> pd.DataFrame:
     """A measure table's values by model_id, a column for each measure."""
     return table.pivot(index="model_id", columns="measure", values="value")
@@ -98,7 +151,8 @@ def participants_scores(folder: Path | None = None) -> pd.DataFrame:
     if folder is None:
         return _kept(SCORES)
     table, index, _ = read_participants(folder)
-    return _sorted(official_scores(by_model(table), index), ["family", "measure", "score"])
+    scores = official_scores(by_model(table), index)
+    return scores.sort_values(["family", "measure", "score"], ignore_index=True)
 
 
 def participants_added_value(folder: Path | None = None) -> pd.DataFrame:
@@ -111,7 +165,8 @@ def participants_added_value(folder: Path | None = None) -> pd.DataFrame:
     if folder is None:
         return _kept(ADDED_VALUE)
     table, index, _ = read_participants(folder)
-    return _sorted(added_value_table(by_model(table), index), ["family", "measure"])
+    gains = added_value_table(by_model(table), index)
+    return gains.sort_values(["family", "measure"], ignore_index=True)
 
 
 def keep_participants(folder: Path) -> None:
@@ -141,7 +196,3 @@ def _kept(name: str) -> pd.DataFrame:
 
 def _file(name: str) -> Path:
     return folders.data() / "tables" / f"{name}.parquet"
-
-
-def _sorted(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    return table.sort_values(by, ignore_index=True)
