@@ -177,7 +177,7 @@ def keep_participants(folder: Path) -> None:
 
 
 def measure_costs() -> pd.DataFrame:
-    """What each measure costs on the largest networks of the two tasks of the first replica.
+    """What each measure costs on the largest networks of two replica tasks.
 
     Columns family, measure, seconds, peak_mib (of the whole process, MiB), threads, processor and
     others, as `tests/benchmarks/pgdl_measures.py` wrote them.
