@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 import gengap
 from gengap.cli import app
 from gengap.cli.chapters import joined_pairs
-from gengap.cli.collections import RECIPES
 from gengap.collection import COLLECTIONS, default_root
 from gengap.evaluation.reliability import reliability_table
 from gengap.folders import repository
 from gengap.measures import MEASURES
+from gengap.replicas import STUDIES
 from gengap.tables.details import DETAILS
 
 MODULE = """
@@ -97,8 +97,9 @@ def test_list_tells_the_reliability_of_each_familys_gap(tiny, run, monkeypatch):
     read, counts = type(tiny).read_index, {"train_images": 40, "test_images": 4000}
     monkeypatch.setattr(type(tiny), "read_index", lambda self: read(self).assign(**counts))
     table = reliability_table(gengap.open_collection("tiny").index())
+    told = run("list").stdout
     for family, known in table["reliability"].items():
-        assert re.search(rf"{family} +4 +{known:.2f}\b", run("list").stdout)
+        assert re.search(rf"{family} +4 +{known:.2f}\b", told)
 
 
 def test_list_tells_which_images_are_not_there(tiny, run, tmp_path, monkeypatch):
@@ -175,28 +176,31 @@ def test_measure_all_leaves_out_what_has_no_replica(tiny, second, run):
     assert "no collection is embedded in" in one_line(run("measure", "all"))
 
 
-@pytest.mark.parametrize("collection", RECIPES)
-def test_training_ends_with_the_hallmarks_of_what_lies_there(collection, run, monkeypatch):
-    def recipe(dataset, out, *, device):
-        return default_root(collection) / (dataset if collection == "cnnzoo" else "")
-
-    recipe.__module__ = RECIPES[collection].partition(":")[0]  # where the hallmarks are told
-    monkeypatch.setattr(RECIPES[collection].replace(":", "."), recipe)
-    result = run("train", collection, "--dataset", "mnist")
+@pytest.mark.parametrize("collection", STUDIES)
+def test_training_ends_with_the_hallmarks_and_the_table_of_what_lies_there(
+    collection, run, monkeypatch, tmp_path
+):
+    trained = []
+    monkeypatch.setattr("gengap.replicas.run.train", lambda *names, **_: trained.append(names))
+    (tmp_path / collection).symlink_to(default_root(collection))
+    result = run("train", collection, "--out", tmp_path / collection)
     assert result.exit_code == 0, result.output
-    said, head, *rows = result.stdout.splitlines()
+    *families, said, table, head = result.stdout.splitlines()[: len(trained) + 3]
+    rows = result.stdout.splitlines()[len(trained) + 3 :]
+    assert families == [f"{collection}: {family}" for _, family, _ in trained]
     assert said.startswith("trained: ") and head.split() == ["hallmark", "wanted", "found", "met"]
     assert rows and all(row.endswith(("True", "False")) for row in rows)
+    index = gengap.open_collection(collection).index()
+    pd.testing.assert_frame_equal(pd.read_parquet(table.removeprefix("index: ")), index)
 
 
 def test_training_beside_an_unfinished_family_ends_well(run, monkeypatch, tmp_path):
-    def recipe(dataset, out, *, device):
-        (tmp_path / "input_data" / "task1_fashion_mnist").mkdir(parents=True)
-        return tmp_path
+    def train(study, family, out, **_):
+        (out / "input_data" / "task1_fashion_mnist").mkdir(parents=True)
 
-    recipe.__module__ = "gengap.replicas.pgdl"
-    monkeypatch.setattr("gengap.replicas.pgdl.train_pgdl", recipe)
-    result = run("train", "pgdl", "--dataset", "task2_fashion_mnist")
+    monkeypatch.setattr("gengap.replicas.run.train", train)
+    command = ["train", "pgdl", "--dataset", "task2_fashion_mnist", "--out", tmp_path / "pgdl"]
+    result = run(*command)
     assert result.exit_code == 0, result.output
     assert "no hallmarks yet: " in result.stdout and "model_configs.json" in result.stdout
 
@@ -287,6 +291,14 @@ MISTAKES = {
     "there is no chapter 99-none": ["run", "99-none"],
     "-p seed lacks its value": ["run", "-p", "seed"],
     "the collection 'x' cannot be trained": ["train", "x", "--dataset", "mnist"],
+    "leave out --dataset": ["train", "all", "--dataset", "mnist"],
+    "pgdl is trained without --stack": ["train", "pgdl", "--stack", "2"],
+    "no family 'svhn' can be trained; there are: fashion_mnist": [
+        "train",
+        "cnnzoo",
+        "--dataset",
+        "svhn",
+    ],
     "the collection 'x' cannot be downloaded": ["fetch", "x"],
     "device 'cuda:99' cannot": ["train", "cnnzoo", "--dataset", "mnist", "--device", "cuda:99"],
 }

@@ -17,7 +17,7 @@ from torch.func import grad, vmap
 
 from gengap.replicas import small_cnn
 from gengap.replicas.cnnzoo_training import BATCH, PARAMETERS, stacked_logits
-from gengap.replicas.pool import MALLOC
+from gengap.replicas.run import MALLOC
 from gengap.replicas.training import Images
 
 STEPS, ROUNDS = 10, 5

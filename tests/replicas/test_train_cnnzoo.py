@@ -18,6 +18,7 @@ from gengap.collections import cnnzoo as loader
 from gengap.collections.cnnzoo import LAYOUT, PARAMETERS
 from gengap.replicas import cnnzoo as trainer
 from gengap.replicas import cnnzoo_training as training
+from gengap.replicas.run import train as train_family
 
 EPOCHS = 2
 
@@ -28,7 +29,7 @@ def images(image_root):
 
 
 def configurations(rows: list[dict]) -> pd.DataFrame:
-    drawn = trainer.draw_configurations("mnist", len(rows), EPOCHS, seed=0)
+    drawn = trainer.draw_configurations("mnist", range(len(rows)), EPOCHS, seed=0)
     for i, row in enumerate(rows):
         for key, value in row.items():
             drawn.loc[i, key] = value
@@ -36,7 +37,7 @@ def configurations(rows: list[dict]) -> pd.DataFrame:
 
 
 def test_hyper_parameters_span_the_published_ranges():
-    drawn = trainer.draw_configurations("mnist", 2000, 86, seed=1)
+    drawn = trainer.draw_configurations("mnist", range(2000), 86, seed=1)
     ranges = {
         "learning_rate": (5e-4, 5e-2),
         "l2reg": (1e-8, 1e-2),
@@ -58,8 +59,10 @@ def test_hyper_parameters_span_the_published_ranges():
 
 
 def test_a_longer_zoo_begins_with_the_same_networks():
-    long = trainer.draw_configurations("mnist", 20, 86, seed=1)
-    pd.testing.assert_frame_equal(trainer.draw_configurations("mnist", 5, 86, seed=1), long[:5])
+    long = trainer.draw_configurations("mnist", range(20), 86, seed=1)
+    pd.testing.assert_frame_equal(
+        trainer.draw_configurations("mnist", range(5), 86, seed=1), long[:5]
+    )
 
 
 def test_checkpoints_of_86_epochs_are_the_published_ones():
@@ -197,14 +200,14 @@ def test_training_learns(images, kind):
 
 def train(image_root, out, *, networks=6, **settings):
     settings = {"workers": 1, "images": image_root} | settings
-    return trainer.train_zoo("mnist", out, networks=networks, epochs=EPOCHS, **settings)
+    return train_family("cnnzoo", "mnist", out, networks=networks, epochs=EPOCHS, **settings)
 
 
 def test_a_trained_zoo_reproduces_its_recorded_metrics_through_the_loader(image_root, tmp_path):
-    train(image_root, tmp_path / "mnist", networks=4, all_checkpoints=2)
+    train(image_root, tmp_path, networks=4)
     zoo = gengap.open_collection("cnnzoo", root=tmp_path)
     index = zoo.index()
-    assert list(index["epoch"]) == [0, 1, 2, 0, 1, 2, 2, 2]
+    assert list(index["epoch"]) == [0, 1, 2] * 4
     train_images, test_images = [
         trainer.read_split("mnist", split, image_root, "cpu") for split in ("train", "test")
     ]
@@ -220,20 +223,24 @@ def test_a_trained_zoo_reproduces_its_recorded_metrics_through_the_loader(image_
             assert float(loss) == pytest.approx(model.record[f"{name}_loss"], rel=1e-5)
 
 
-def leave_network(out, number, value=0.0):
+def zoo_below(root):
+    return trainer.Zoo("mnist", root, EPOCHS, seed=0)
+
+
+def leave_network(zoo, number, value=0.0):
     """The file of a finished network, at epochs 0 and 2; `value` is one of its last weights."""
     weights = np.full((2, PARAMETERS), number, np.float32)
     weights[1, 9] = value
     metrics = {name: np.full(2, 0.5) for name in loader.METRICS} | {"step": np.array([0, 2])}
-    file = trainer._file(out, number)
+    file = trainer._file(zoo.folder, number)
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez(file, weights=weights, **metrics)
 
 
 def test_rows_of_a_diverged_network_are_left_out_of_its_part(tmp_path):
     for number, value in enumerate([0.0, np.nan, 0.0]):
-        leave_network(tmp_path / "mnist", number, value)
-    trainer.pack(tmp_path / "mnist", trainer.draw_configurations("mnist", 3, EPOCHS, seed=0))
+        leave_network(zoo_below(tmp_path), number, value)
+    trainer.pack(zoo_below(tmp_path), range(3))
     index = gengap.open_collection("cnnzoo", root=tmp_path).index()
     assert list(index["run"]) == [f"mnist/{i:06d}" for i in (0, 0, 1, 2, 2)]
     assert list(index["epoch"]) == [0, 2, 0, 0, 2]
@@ -241,34 +248,37 @@ def test_rows_of_a_diverged_network_are_left_out_of_its_part(tmp_path):
 
 def test_a_part_is_written_once_when_its_networks_are_finished_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "PART", 2)
-    out, rows = tmp_path / "mnist", trainer.draw_configurations("mnist", 5, EPOCHS, seed=0)
+    zoo, wanted = zoo_below(tmp_path), range(5)
     for number in (0, 2, 3):
-        leave_network(out, number)
-    trainer.pack(out, rows)
-    assert not list(out.glob("*.zip"))  # the second part is complete, but waits for the first
-    leave_network(out, 1)
-    trainer.pack(out, rows)
+        leave_network(zoo, number)
+    trainer.pack(zoo, wanted)
+    assert not list(zoo.folder.glob("*.zip"))  # the second part waits for the first
+    assert zoo.missing(wanted) == [1, 4]
+    leave_network(zoo, 1)
+    trainer.pack(zoo, wanted)
     names = ["part_000000-000001.zip", "part_000002-000003.zip"]
-    assert sorted(file.name for file in out.glob("*.zip")) == names
-    assert not list((out / "networks").iterdir())
-    first = {file: file.stat().st_mtime_ns for file in out.glob("*.zip")}
-    leave_network(out, 0)  # as a kill between writing the part and removing the file leaves it
-    leave_network(out, 4)
-    trainer.pack(out, rows)
-    assert first.items() <= {file: file.stat().st_mtime_ns for file in out.glob("*.zip")}.items()
-    assert (out / "part_000004-000004.zip").exists()
-    assert not list((out / "networks").iterdir())
-    zoo = gengap.open_collection("cnnzoo", root=tmp_path)
-    weights = zoo.weights(zoo.index().iloc[::-1])
+    assert sorted(file.name for file in zoo.folder.glob("*.zip")) == names
+    assert not list((zoo.folder / "networks").iterdir()) and zoo.missing(wanted) == [4]
+    first = {file: file.stat().st_mtime_ns for file in zoo.folder.glob("*.zip")}
+    leave_network(zoo, 0)  # as a kill between writing the part and removing the file leaves it
+    leave_network(zoo, 4)
+    trainer.pack(zoo, wanted)
+    after = {file: file.stat().st_mtime_ns for file in zoo.folder.glob("*.zip")}
+    assert first.items() <= after.items()
+    assert (zoo.folder / "part_000004-000004.zip").exists()
+    assert not list((zoo.folder / "networks").iterdir())
+    opened = gengap.open_collection("cnnzoo", root=tmp_path)
+    weights = opened.weights(opened.index().iloc[::-1])
     assert list(weights[:, 0]) == [4, 4, 3, 3, 2, 2, 1, 1, 0, 0]
 
 
 def test_the_same_networks_give_the_same_bytes(tmp_path):
-    rows, found = trainer.draw_configurations("mnist", 1, EPOCHS, seed=0), []
+    found = []
     for name in ("one", "two"):
-        leave_network(tmp_path / name, 0)
-        trainer.pack(tmp_path / name, rows)
-        found.append((tmp_path / name / "part_000000-000000.zip").read_bytes())
+        zoo = zoo_below(tmp_path / name)
+        leave_network(zoo, 0)
+        trainer.pack(zoo, range(1))
+        found.append((zoo.folder / "part_000000-000000.zip").read_bytes())
     assert found[0] == found[1]
 
 
@@ -276,7 +286,7 @@ def index_of(networks: dict[str, int], epochs=trainer.CHECKPOINTS, **changed) ->
     """As of a collection in which every fourth network is at chance."""
     parts = []
     for family, count in networks.items():
-        drawn = trainer.draw_configurations(family, count, 86, seed=0).add_prefix("hp_")
+        drawn = trainer.draw_configurations(family, range(count), 86, seed=0).add_prefix("hp_")
         drawn = drawn.assign(family=family, run=range(count), test_accuracy=0.5)
         drawn.loc[::4, "test_accuracy"] = 0.109
         parts += [drawn.assign(epoch=epoch) for epoch in epochs]
@@ -306,7 +316,10 @@ def test_a_hallmark_that_is_not_met_is_told(changed, failing):
 
 
 def test_another_zoo_in_the_same_folder_is_refused(image_root, tmp_path):
-    (tmp_path / "zoo.json").write_text(json.dumps({"dataset": "mnist", "epochs": 9, "seed": 42}))
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / "zoo.json").write_text(
+        json.dumps({"dataset": "mnist", "epochs": 9, "seed": 42})
+    )
     with pytest.raises(gengap.GengapError, match="choose another"):
         train(image_root, tmp_path)
 
@@ -319,10 +332,10 @@ def test_images_that_are_not_there_are_one_sentence_before_anything_is_written(t
 
 RUN = """
 import sys
-from gengap.replicas.cnnzoo import train_zoo
+from gengap.replicas.run import train
 if __name__ == "__main__":
     images, out = sys.argv[1:]
-    train_zoo("mnist", out, networks=6, epochs=2, workers=2, images=images)
+    train("cnnzoo", "mnist", out, networks=6, epochs=2, workers=2, images=images)
 """
 
 
@@ -339,7 +352,10 @@ def test_killing_the_training_at_random_moments_loses_no_finished_network(image_
         before, deadline = len(kept), time.time() + 120
         while process.poll() is None and len(kept) == before and time.time() < deadline:
             time.sleep(rng.uniform(0, 0.1))
-            found = {f.name: f.stat().st_mtime_ns for f in (out / "networks").glob("[0-9]*.npz")}
+            found = {
+                f.name: f.stat().st_mtime_ns
+                for f in (out / "mnist" / "networks").glob("[0-9]*.npz")
+            }
             assert kept.items() <= found.items()  # nothing finished is lost or trained again
             kept = found
         process.send_signal(signal.SIGKILL)
@@ -348,7 +364,7 @@ def test_killing_the_training_at_random_moments_loses_no_finished_network(image_
     assert len(kept) < 6  # the kills came before the end
     assert subprocess.run(command, env=environment).returncode == 0
     train(image_root, whole)
-    name = "part_000000-000005.zip"
+    name = "mnist/part_000000-000005.zip"
     assert (out / name).read_bytes() == (whole / name).read_bytes()
-    leftovers = [f.name for f in (out / "networks").iterdir() if f.name.startswith(".")]
+    leftovers = [f.name for f in (out / "mnist" / "networks").iterdir() if f.name.startswith(".")]
     assert len(leftovers) <= kills * 2  # temporary names of killed writers, never read

@@ -15,8 +15,10 @@ import gengap
 from gengap.errors import GengapError
 from gengap.formats.images import load_images, per_image_standardization
 from gengap.replicas import demogen as trainer
-from gengap.replicas.demogen import RECIPES, fit, initialized, split_of
+from gengap.replicas.demogen import Grid, fit, initialized, split_of
+from gengap.replicas.run import train as train_family
 
+RECIPES = trainer.RECIPES["replica"]
 FAMILY, OTHER = RECIPES
 SETTINGS = {
     "hp_wide_multiplier": 1.0,
@@ -29,7 +31,7 @@ SETTINGS = {
 
 
 def train(image_root, out, family=FAMILY, networks=2):
-    return trainer.train_demogen(family, out, networks=networks, epochs=2, images=image_root)
+    return train_family("demogen", family, out, networks=networks, epochs=2, images=image_root)
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +70,8 @@ def test_a_trained_family_reproduces_its_records_on_the_images_beside_it(opened,
     for model in map(opened.load, index["model_id"]):
         family = model.record["family"]
         assert len(model.sample[0]) == RECIPES[family].images
-        job = trainer.Job(family, image_root, 1, "cpu", 42, image_root)
-        test = trainer.split_of(*trainer.family_images(job, "test"), "cpu").images
+        run = Grid(family, image_root, 1, images=image_root)
+        test = trainer.split_of(*run.read("test"), "cpu").images
         for x, y, split in ((*model.sample, "train"), (test.inputs, test.labels, "test")):
             with torch.no_grad():
                 logits = model.network(x)
@@ -100,14 +102,14 @@ def test_a_resumed_run_trains_what_is_missing_and_gives_the_same_networks(
 
 def test_a_folder_of_other_settings_is_refused(trained, image_root):
     with pytest.raises(GengapError, match="training.json says .* choose another --out"):
-        trainer.train_demogen(FAMILY, trained, networks=2, epochs=3, images=image_root)
+        train_family("demogen", FAMILY, trained, networks=2, epochs=3, images=image_root)
     with pytest.raises(GengapError, match="no family 'NIN_CIFAR10' can be trained"):
-        trainer.train_demogen("NIN_CIFAR10", trained)
+        train_family("demogen", "NIN_CIFAR10", trained)
 
 
 def test_missing_images_are_one_sentence_before_any_process_starts(tmp_path):
     with pytest.raises(GengapError, match="The image folder .* does not exist"):
-        trainer.train_demogen(FAMILY, tmp_path / "out", images=tmp_path / "nowhere")
+        train_family("demogen", FAMILY, tmp_path / "out", images=tmp_path / "nowhere")
     assert not (tmp_path / "out").exists()
 
 
@@ -136,12 +138,12 @@ def test_images_are_standardized_as_the_collection_does():
 
 
 def test_a_familys_images_lie_off_centre_half_are_mirrored_and_they_never_change(image_root):
-    job = trainer.Job(FAMILY, image_root, 1, "cpu", 42, image_root)
+    run = Grid(FAMILY, image_root, 1, images=image_root)
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
-    found, labels = trainer.family_images(job, "train")
+    found, labels = run.read("train")
     assert torch.equal(before, torch.random.get_rng_state())
-    again, _ = trainer.family_images(job, "train")
+    again, _ = run.read("train")
     plain, known = load_images("fashion_mnist", "train", root=image_root)
     assert np.array_equal(found, again) and found.shape == (RECIPES[FAMILY].images, 28, 28)
     assert np.array_equal(labels, known[: len(labels)])
@@ -164,8 +166,8 @@ def place_of(moved, image):
 
 
 def test_the_images_of_residual_networks_are_halved_and_stay_in_place(image_root):
-    job = trainer.Job(OTHER, image_root, 1, "cpu", 42, image_root)
-    found, _ = trainer.family_images(job, "test")
+    run = Grid(OTHER, image_root, 1, images=image_root)
+    found, _ = run.read("test")
     plain, _ = load_images("fashion_mnist", "test", root=image_root)
     assert np.array_equal(found, trainer.halved(plain)) and len(found) == len(plain)
 
@@ -180,7 +182,9 @@ def test_halved_images_are_means_of_four_pixels():
 @pytest.mark.parametrize("multiplier", [1.0, 1.5])
 def test_networks_are_as_wide_as_the_recipe_says_and_start_as_he_et_al(family, multiplier):
     torch.manual_seed(0)
-    network = initialized(family, SETTINGS | {"hp_wide_multiplier": multiplier})
+    network = initialized(
+        family, SETTINGS | {"hp_wide_multiplier": multiplier}, RECIPES[family].width, 10
+    )
     kernels = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     assert kernels[0].out_channels == RECIPES[family].width * multiplier
     widest = max(kernels, key=lambda layer: layer.weight.numel()).weight
@@ -195,7 +199,7 @@ def test_dropout_is_the_probability_to_drop():
     rates = [
         [
             layer.p
-            for layer in initialized(FAMILY, SETTINGS | {"hp_dropout": p}).modules()
+            for layer in initialized(FAMILY, SETTINGS | {"hp_dropout": p}, 24, 10).modules()
             if isinstance(layer, nn.Dropout)
         ]
         for p in (0.0, 0.2)
@@ -213,8 +217,8 @@ def test_the_rate_falls_for_the_last_quarter_and_weights_decay(monkeypatch, trai
         return optimizer
 
     monkeypatch.setattr(trainer, "momentum_sgd", watched)
-    network = initialized(FAMILY, SETTINGS)
-    steps = fit(network, train_split, SETTINGS | {"hp_decay_fac": 0.005}, epochs=4)
+    network = initialized(FAMILY, SETTINGS, 24, 10)
+    steps = fit(network, train_split, SETTINGS | {"hp_decay_fac": 0.005}, trainer.FITTED, epochs=4)
     assert seen[0] == {"rate": 0.01, "weight_decay": 0.005}
     assert steps == 4 * 2 and np.allclose(seen[1:], [0.01] * 6 + [0.001] * 2)
 
@@ -224,12 +228,15 @@ def test_training_ends_where_the_rounded_network_fits(monkeypatch, train_split):
     monkeypatch.setattr(trainer, "CHECKED", 2)
     answers = iter([False, True])
     monkeypatch.setattr(trainer, "fits", lambda *_: next(answers))
-    assert fit(initialized(FAMILY, SETTINGS), train_split, SETTINGS, epochs=20) == 6 * 2
+    assert (
+        fit(initialized(FAMILY, SETTINGS, 24, 10), train_split, SETTINGS, trainer.FITTED, epochs=20)
+        == 6 * 2
+    )
 
 
 def test_a_network_fits_by_its_rounded_weights_and_goes_on_with_its_own(monkeypatch, train_split):
     torch.manual_seed(0)
-    network = initialized(FAMILY, SETTINGS)
+    network = initialized(FAMILY, SETTINGS, 24, 10)
     weights = [weight.clone() for weight in network.parameters()]
     network.eval()
     images = train_split.images
@@ -238,20 +245,20 @@ def test_a_network_fits_by_its_rounded_weights_and_goes_on_with_its_own(monkeypa
         trainer.round_weights(rounded)
         answers = rounded(images.inputs).argmax(dim=1)
     right = trainer.Images(images.inputs, answers)
-    assert trainer.fits(network, right)
+    assert trainer.fits(network, right, trainer.FITTED)
     wrong = answers.clone()
     wrong[:2] = (wrong[:2] + 1) % 10
-    assert not trainer.fits(network, trainer.Images(images.inputs, wrong))  # .98
+    assert not trainer.fits(network, trainer.Images(images.inputs, wrong), trainer.FITTED)  # .98
     assert all(torch.equal(w, v) for w, v in zip(weights, network.parameters(), strict=True))
 
 
 def test_augmented_training_sees_changed_images(monkeypatch, train_split):
     seen, original = [], trainer.augmented
     monkeypatch.setattr(trainer, "augmented", lambda x: seen.append(len(x)) or original(x))
-    network = initialized(FAMILY, SETTINGS)
-    fit(network, train_split, SETTINGS, epochs=1)
+    network = initialized(FAMILY, SETTINGS, 24, 10)
+    fit(network, train_split, SETTINGS, trainer.FITTED, epochs=1)
     assert seen == []
-    fit(network, train_split, SETTINGS | {"hp_augmentation": True}, epochs=1)
+    fit(network, train_split, SETTINGS | {"hp_augmentation": True}, trainer.FITTED, epochs=1)
     assert seen == [50, 50]
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,8 @@ from gengap.errors import GengapError
 from gengap.formats.images import load_images, write_idx_pair
 from gengap.measures.spectra import STATISTICS, network_spectra
 from gengap.replicas import genprob as trainer
-from gengap.replicas.genprob import FAMILIES, Network, fit, hallmarks, networks_of
+from gengap.replicas.genprob import FAMILIES, NARROW, Family, Network, fit, hallmarks, networks_of
+from gengap.replicas.run import train as train_family
 from gengap.replicas.training import Images
 
 FAMILY, OTHER = FAMILIES
@@ -26,7 +28,7 @@ SETTING = Network("SGD", (0, 0, 0, 0, 0), 5e-4, 0.1)
 
 
 def train(few_images, out, family=FAMILY, networks=3):
-    return trainer.train_genprob(family, out, networks=networks, epochs=3, images=few_images)
+    return train_family("genprob", family, out, networks=networks, epochs=3, images=few_images)
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +45,16 @@ def few_images(image_root, tmp_path_factory):
 def few_tested():
     """A part of the test images after the second of three epochs; in this process, not a worker."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "TESTED", TESTED)
-        patch.setattr(trainer, "run_on", in_this_process)
+        few = replace(NARROW, tested=TESTED)
+        patch.setattr(Family, "RECIPES", {"replica": dict.fromkeys(FAMILIES, few)})
+        patch.setattr("gengap.tables.engine.results", in_this_process)
         yield
 
 
-def in_this_process(device, function, items, workers, start, arguments):
-    start(*arguments)
-    yield from map(function, items)
+def in_this_process(function, items, *, start, arguments, **_):
+    held = start(*arguments)
+    for place, item in enumerate(items):
+        yield from ((place, result) for result in function(held, item))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +79,7 @@ def noise():
 
 
 def test_the_grid_is_the_published_one_but_for_the_widths():
-    networks = [network for family in FAMILIES for network in networks_of(family)]
+    networks = [network for family in FAMILIES for network in networks_of(family, NARROW)]
     assert len(networks) == len({network.name for network in networks}) == 120
     assert {(n.optimizer, n.learning_rate) for n in networks} == {
         *(("AdaM", rate) for rate in (2e-3, 4e-3, 6e-3, 8e-3, 1e-2)),
@@ -83,7 +87,7 @@ def test_the_grid_is_the_published_one_but_for_the_widths():
     }
     assert {n.weight_decay for n in networks} == {1e-4, 5e-4, 1e-3}
     assert len({n.widths for n in networks}) == 4
-    assert trainer.PLANES[1] / trainer.PLANES[0] == 48 / 40 and trainer.EPOCHS == 70
+    assert NARROW.planes[1] / NARROW.planes[0] == 48 / 40 and NARROW.epochs == 70
 
 
 def outcome(network, images):
@@ -116,7 +120,7 @@ def test_kept_weights_have_8_bits_of_mantissa(opened):
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_first_networks_keep_all_epochs_the_others_the_last(opened):
-    names = [[network.name for network in networks_of(family)] for family in FAMILIES]
+    names = [[network.name for network in networks_of(family, NARROW)] for family in FAMILIES]
     expected = {(FAMILY, name, epoch) for name in names[0][:2] for epoch in (0, 1, 2)}
     expected |= {(FAMILY, names[0][2], 2)} | {(OTHER, names[1][0], epoch) for epoch in (0, 1, 2)}
     found = opened.index()["model_id"].str.split("/", expand=True)
@@ -151,7 +155,7 @@ def test_the_kept_spectra_are_those_of_the_networks_at_all_epochs(opened):
 
 
 def test_families_share_a_folder_that_has_only_what_is_documented(trained):
-    networks = [*networks_of(FAMILY)[:3], networks_of(OTHER)[0]]
+    networks = [*networks_of(FAMILY, NARROW)[:3], networks_of(OTHER, NARROW)[0]]
     assert {path.name for path in trained.iterdir()} == {
         *FAMILIES,
         "fashion_mnist",
@@ -165,7 +169,7 @@ def test_a_resumed_run_trains_what_is_missing_alone_and_gives_the_same_files(
     trained, few_images, tmp_path
 ):
     out = shutil.copytree(trained, tmp_path / "out")
-    lost = out / f"{networks_of(FAMILY)[1].name}_FashionMNIST.zip"
+    lost = out / f"{networks_of(FAMILY, NARROW)[1].name}_FashionMNIST.zip"
     lost.unlink()
     kept = {file: file.stat().st_mtime_ns for file in out.glob("*.zip")}
     train(few_images, out)
@@ -175,7 +179,7 @@ def test_a_resumed_run_trains_what_is_missing_alone_and_gives_the_same_files(
 
 
 def test_the_checkpoints_of_a_container_are_in_the_published_format(trained):
-    name = networks_of(FAMILY)[2].name
+    name = networks_of(FAMILY, NARROW)[2].name
     with zipfile.ZipFile(trained / f"{name}_FashionMNIST.zip") as archive:
         [member] = [n for n in archive.namelist() if n.endswith(".pth.tar")]
         with archive.open(member) as file:
@@ -189,43 +193,41 @@ def test_the_checkpoints_of_a_container_are_in_the_published_format(trained):
 
 
 def test_training_goes_on_from_weights_that_are_not_rounded(noise, monkeypatch):
-    monkeypatch.setattr(trainer, "BATCH", 60)
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 10))
-    list(fit(network, noise, SETTING, epochs=1))
+    list(fit(network, noise, SETTING, NARROW, epochs=1))
     assert not torch.equal(network[1].weight, network[1].weight.bfloat16().float())
 
 
 def test_only_the_first_images_are_trained_on(image_root, tmp_path):
     images, _ = load_images("fashion_mnist", "train", root=image_root)
-    assert len(images) > trainer.IMAGES
-    job = trainer.Job(FAMILY, tmp_path, 3, "cpu", 42, image_root)
-    trainer._write_settings(job)
+    assert len(images) > NARROW.images
+    run = Family(FAMILY, tmp_path, 3, images=image_root)
+    run.prepare()
     kept, kept_labels = load_images("fashion_mnist", "train", root=tmp_path)
-    trainer._start_worker(job)
-    seen = trainer._WORKER["train"]
-    assert np.array_equal(kept, images[: trainer.IMAGES])
+    seen = run.hold()["train"]
+    assert np.array_equal(kept, images[: NARROW.images])
     assert torch.equal(seen.inputs, network_inputs(kept, "FashionMNIST"))
-    assert np.array_equal(seen.labels, kept_labels) and len(seen.labels) == trainer.IMAGES
+    assert np.array_equal(seen.labels, kept_labels) and len(seen.labels) == NARROW.images
 
 
 def test_a_folder_of_other_settings_is_refused(trained, few_images):
     with pytest.raises(GengapError, match="training.json says .* choose another --out"):
-        trainer.train_genprob(FAMILY, trained, networks=1, epochs=2, images=few_images)
+        train_family("genprob", FAMILY, trained, networks=1, epochs=2, images=few_images)
     with pytest.raises(GengapError, match="no family 'SAM_FashionMNIST' can be trained"):
-        trainer.train_genprob("SAM_FashionMNIST", trained)
+        train_family("genprob", "SAM_FashionMNIST", trained)
 
 
 def test_missing_images_are_one_sentence_before_any_process_starts(tmp_path):
     with pytest.raises(GengapError, match="The image folder .* does not exist"):
-        trainer.train_genprob(FAMILY, tmp_path / "out", images=tmp_path / "nowhere")
+        train_family("genprob", FAMILY, tmp_path / "out", images=tmp_path / "nowhere")
     assert not (tmp_path / "out").exists()
 
 
 def test_settings_tell_what_decides_how_networks_come_out(trained):
     settings = json.loads((trained / FAMILY / "training.json").read_text())
-    assert settings["epochs"] == 3 and settings["images"] == trainer.IMAGES
-    assert settings["planes"] == list(trainer.PLANES) and settings["seed"] == 42
-    assert settings["shift"] == trainer.SHIFT and settings["tested"] == TESTED
+    assert settings["epochs"] == 3 and settings["images"] == NARROW.images
+    assert settings["planes"] == list(NARROW.planes) and settings["seed"] == 42
+    assert settings["shift"] == NARROW.shift and settings["tested"] == TESTED
 
 
 def test_the_rate_falls_to_half_every_ten_epochs(monkeypatch, noise):
@@ -237,19 +239,27 @@ def test_the_rate_falls_to_half_every_ten_epochs(monkeypatch, noise):
         return optimizer
 
     monkeypatch.setitem(trainer.OPTIMIZERS, "SGD", watched)
-    monkeypatch.setattr(trainer, "BATCH", 60)
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 10))
-    assert list(fit(network, noise, SETTING, epochs=21)) == list(range(21))
+    assert list(fit(network, noise, SETTING, replace(NARROW, batch=60), epochs=21)) == list(
+        range(21)
+    )
     expected = np.repeat([0.1, 0.05, 0.025], [20, 20, 2])
     assert [group["lr"] for group in seen] == pytest.approx(list(expected))
     assert {(group["momentum"], group["weight_decay"]) for group in seen} == {(0.9, 5e-4)}
 
 
-def test_one_step_of_adam_is_of_the_size_of_its_rate(noise, monkeypatch):
-    monkeypatch.setattr(trainer, "BATCH", 120)
+def test_one_step_of_adam_is_of_the_size_of_its_rate(noise):
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 10))
     before = network[1].weight.detach().clone()
-    list(fit(network, noise, Network("AdaM", (0,) * 5, 1e-4, 0.004), epochs=1))
+    list(
+        fit(
+            network,
+            noise,
+            Network("AdaM", (0,) * 5, 1e-4, 0.004),
+            replace(NARROW, batch=120),
+            epochs=1,
+        )
+    )
     moved = (network[1].weight.detach() - before).abs()
     assert float(moved.median()) == pytest.approx(0.004, rel=1e-3)
 
@@ -259,14 +269,14 @@ def test_each_batch_is_shifted_and_flipped(noise, monkeypatch):
     monkeypatch.setattr(
         trainer, "shifted_and_mirrored", lambda x, *, shift: seen.append((len(x), shift)) or x
     )
-    monkeypatch.setattr(trainer, "BATCH", 50)
-    list(fit(nn.Sequential(nn.Flatten(), nn.Linear(48, 10)), noise, SETTING, epochs=1))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 10))
+    list(fit(network, noise, SETTING, replace(NARROW, batch=50), epochs=1))
     assert seen == [(50, 2), (50, 2), (20, 2)]
 
 
 def finished(family: str, slope: float) -> pd.DataFrame:
     """An index of the whole grid after the last epoch, gaps growing with accuracy by `slope`."""
-    networks = networks_of(family)
+    networks = networks_of(family, NARROW)
     noise = np.random.default_rng(0).normal(0, 0.001, len(networks))
     test = np.linspace(0.6, 0.75, len(networks))
     index = pd.DataFrame({"test_accuracy": test, "family": family, "epoch": 69})

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from gengap.replicas.run import write_json
 from gengap.replicas.training import (
     Images,
     evaluate,
@@ -15,7 +16,6 @@ from gengap.replicas.training import (
     shifted_and_mirrored,
     shuffled_batches,
     train_epoch,
-    write_json,
 )
 
 

@@ -1,7 +1,5 @@
 """The commands `gengap train` and `gengap fetch`: where collections come from."""
 
-import inspect
-from collections.abc import Callable
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Annotated
@@ -10,14 +8,9 @@ import typer
 
 from gengap.cli.options import Device, Scheduler, Workers
 from gengap.errors import GengapError
+from gengap.replicas import STUDIES, Scale
 
-# The collections that can be trained anew, and the originals that can be downloaded.
-RECIPES = {
-    "cnnzoo": "gengap.replicas.cnnzoo:train_zoo",
-    "pgdl": "gengap.replicas.pgdl:train_pgdl",
-    "demogen": "gengap.replicas.demogen:train_demogen",
-    "genprob": "gengap.replicas.genprob:train_genprob",
-}
+# The originals that can be downloaded.
 ORIGINALS = {
     "cnnzoo": "gengap.collections.fetch:fetch_cnnzoo",
     "pgdl": "gengap.collections.fetch:fetch_pgdl",
@@ -27,17 +20,25 @@ ORIGINALS = {
 
 
 def train(
-    collection: Annotated[str, typer.Argument(help=f"One of: {', '.join(RECIPES)}.")],
+    collection: Annotated[str, typer.Argument(help=f"One of: {', '.join(STUDIES)}; all: each.")],
     dataset: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="cnnzoo: mnist, fashion_mnist or cifar10 (as grey); pgdl: taskN_fashion_mnist with"
-            " N 1, 2 or 4 to 9; demogen: NIN_FASHION_MNIST or RESNET_FASHION_MNIST; genprob:"
-            " AdaM_FashionMNIST or SGD_FashionMNIST."
+            help="The family, without which all are trained. Of the scale replica, cnnzoo: mnist,"
+            " fashion_mnist or cifar10 (as grey); pgdl: taskN_fashion_mnist with N 1, 2 or 4 to 9;"
+            " demogen: NIN_FASHION_MNIST or RESNET_FASHION_MNIST; genprob: AdaM_FashionMNIST or"
+            " SGD_FashionMNIST."
         ),
-    ],
+    ] = None,
+    scale: Annotated[
+        Scale,
+        typer.Option(
+            help="replica: narrow networks and few images, in hours on a CPU; published: widths,"
+            " images and numbers of networks as in the papers, for a GPU and a long time.",
+        ),
+    ] = "replica",
     networks: Annotated[
-        int | None, typer.Option(min=1, help="How many (cnnzoo: 100; the others: the whole grid).")
+        int | None, typer.Option(min=1, help="How many of each family (its whole grid).")
     ] = None,
     epochs: Annotated[
         int | None,
@@ -50,7 +51,10 @@ def train(
     device: Device = "cpu",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder to write (under trained/); a run begun there is resumed."),
+        typer.Option(
+            help="Folder of the collection, or with all of the collections (trained); a run begun"
+            " there is resumed."
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of hyper-parameters, weights and batches (42).")
@@ -61,55 +65,86 @@ def train(
     ] = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
-    all_checkpoints: Annotated[
-        int | None,
-        typer.Option(min=0, help="cnnzoo: networks that keep every checkpoint (all)."),
-    ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of the images (GENGAP_IMAGES, or a download).")
+    ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Copy what was trained to <out>.sample, of each family only the weights of the"
+            " first so many networks.",
+        ),
     ] = None,
 ) -> None:
     """Train a collection's networks from scratch and write them in its published format.
 
     A network is written as soon as it is trained: the command may be stopped or killed, and started
-    again with the same arguments. At its end it says which hallmarks of the published collection
-    the networks have.
+    again with the same arguments. At its end it says where their index is kept as a table, and of a
+    replica which hallmarks of the published collection the networks have.
 
     \b
     Examples:
       gengap train cnnzoo --dataset fashion_mnist --networks 600 --epochs 20
       gengap measure cnnzoo --root trained/cnnzoo
-      gengap train pgdl --dataset task1_fashion_mnist
+      gengap train all --scale published --device cuda
     """
-    recipe = _function_for(collection, RECIPES, "trained")
     from gengap.collection import usable_device
+    from gengap.replicas.run import keep_sample, recipes_of
     from gengap.tables.engine import on_scheduler
 
     usable_device(device)
-    folder = out or Path("trained") / collection / dataset
-    wanted = {
-        "networks": networks,
-        "epochs": epochs,
-        "seed": seed,
-        "stack": stack,
-        "workers": workers,
-        "all_checkpoints": all_checkpoints,
-        "images": images,
-    }
+    if collection not in [*STUDIES, "all"]:
+        raise GengapError(
+            f"the collection {collection!r} cannot be trained; those are: {', '.join(STUDIES)}, all"
+        )
+    if collection == "all" and dataset:
+        raise GengapError("all trains every family; leave out --dataset, or name a collection")
+    if stack and collection != "cnnzoo":
+        raise GengapError(f"{collection} is trained without --stack; leave it out")
+    wanted: dict[str, object] = {"networks": networks, "epochs": epochs, "seed": seed}
+    wanted |= {"stack": stack, "workers": workers, "images": images}
     options = {name: value for name, value in wanted.items() if value is not None}
-    if foreign := options.keys() - inspect.signature(recipe).parameters:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(foreign))
-        raise GengapError(f"{collection} is trained without {names}; leave it out")
+    home = out or Path("trained") / ("" if collection == "all" else collection)
+    with on_scheduler(scheduler):
+        for study in STUDIES if collection == "all" else [collection]:
+            root = home / study if collection == "all" else home
+            for family in [dataset] if dataset else recipes_of(study, scale):
+                _train_family(study, family, root, scale, device, options)
+            _show_trained(study, root, scale)
+            if sample:
+                typer.echo(f"sample: {keep_sample(study, root, scale, sample)}")
+
+
+def _train_family(study, family, root, scale, device, options) -> None:
+    from gengap.replicas.run import train as train_networks
+
+    typer.echo(f"{study}: {family}")
     try:
-        with on_scheduler(scheduler):
-            written = recipe(dataset, folder, device=device, **options)
+        train_networks(study, family, root, scale=scale, device=device, **options)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"the networks finished so far are kept in {folder}; the same command goes on from"
-            " there"
+            f"the networks finished so far are kept in {root}; the same command goes on from there"
         ) from None
-    typer.echo(f"trained: {written}")
-    _show_hallmarks(collection, dataset, recipe, written)
+
+
+def _show_trained(study: str, root: Path, scale: str) -> None:
+    """What lies there: its index, kept as a table too, and which hallmarks a replica has."""
+    from gengap.collection import open_collection
+    from gengap.folders import write_atomically
+
+    typer.echo(f"trained: {root}")
+    try:
+        index = open_collection(study, root).index()
+    except GengapError as error:  # another family is being trained there
+        typer.echo(f"no index and no hallmarks yet: {error}")
+        return
+    table = root.with_name(f"{root.name}.index.parquet")
+    write_atomically(table, lambda path: index.to_parquet(path, index=False))
+    typer.echo(f"index: {table}")
+    if scale == "replica":
+        hallmarks = resolve_name(f"gengap.replicas.{study}:hallmarks")
+        typer.echo(hallmarks(index).to_string(index=False))
 
 
 def fetch(
@@ -130,34 +165,9 @@ def fetch(
       gengap fetch cnnzoo mnist --folder originals/cnnzoo
       gengap measure cnnzoo --root originals/cnnzoo
     """
-    fetch_collection = _function_for(collection, ORIGINALS, "downloaded")
+    if collection not in ORIGINALS:
+        known = ", ".join(ORIGINALS)
+        raise GengapError(f"the collection {collection!r} cannot be downloaded; those are: {known}")
     arguments = {"datasets": datasets} if datasets else {}
-    typer.echo(f"fetched: {fetch_collection(**arguments, folder=folder)}")
-
-
-def _show_hallmarks(collection: str, dataset: str, recipe: Callable, written: Path) -> None:
-    """What makes the networks that lie there, of all families, a replica of the published ones.
-
-    Nothing is said of a family of the zoo whose folder has another name: no collection has it.
-    """
-    from gengap.collection import open_collection
-
-    root = written
-    if collection == "cnnzoo":  # what is written there is the folder of a family
-        root = written.parent
-        if written.name != dataset:
-            return
-    try:
-        index = open_collection(collection, root).index()
-    except GengapError as error:  # another family is being trained there
-        typer.echo(f"no hallmarks yet: {error}")
-        return
-    hallmarks = resolve_name(f"{recipe.__module__}:hallmarks")
-    typer.echo(hallmarks(index).to_string(index=False))
-
-
-def _function_for(collection: str, functions: dict[str, str], done: str) -> Callable:
-    if collection not in functions:
-        known = ", ".join(functions)
-        raise GengapError(f"the collection {collection!r} cannot be {done}; those are: {known}")
-    return resolve_name(functions[collection])
+    fetched = resolve_name(ORIGINALS[collection])(**arguments, folder=folder)
+    typer.echo(f"fetched: {fetched}")

@@ -4,6 +4,8 @@ The recipe is the published one, hyper-parameters drawn from the published range
 checkpoints, apart from the weights of TRAIN_FRACTIONS. How networks train: `cnnzoo_training`.
 """
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 from pandas import DataFrame
-from tqdm import tqdm
 
 from gengap.collections.cnnzoo import (
     LAYOUT,
@@ -23,11 +24,10 @@ from gengap.collections.cnnzoo import (
 )
 from gengap.collections.cnnzoo_parts import networks_in, part_files, write_part
 from gengap.folders import write_atomically
-from gengap.formats.images import load_images, network_inputs
+from gengap.formats.images import SPLITS, load_images, network_inputs
 from gengap.replicas.cnnzoo_training import ACTIVATIONS, CompiledStack, TorchStack, train_stack
-from gengap.replicas.pool import hash_seed, run_on
-from gengap.replicas.training import Images, check_settings, write_json
-from gengap.tables.engine import cores
+from gengap.replicas.run import Run, hash_seed
+from gengap.replicas.training import Images
 
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 INITIALIZERS = ("he_normal", "orthogonal", "glorot_normal", "RandomNormal", "TruncatedNormal")
@@ -37,25 +37,49 @@ RANGES = {  # published ends
     "init_std": (1e-3, 0.5),
     "dropout": (0.0, 0.7),
 }
-# The published four with the probability of each: small ones more often, because they train sooner.
-TRAIN_FRACTIONS = {0.1: 0.65, 0.25: 0.25, 0.5: 0.07, 1.0: 0.03}
+SHARED = ["activation", "train_fraction"]  # by the networks of a stack
 GPU_STACK = 256  # networks that train at once; on a CPU each trains alone
 PART = 50  # networks in a file
 TRUNCATED_STD = 0.87962566103423978  # of a standard normal cut at two standard deviations
 # What makes a replica one: see `hallmarks`.
 CHECKPOINTS = [0, 1, 2, 3, 20, 40, 60, 80, 86]
-WANTED_NETWORKS = {"fashion_mnist": 300, "mnist": 150, "cifar10": 150}
 TEST_IMAGES = 10_000
 
 
-def draw_configurations(dataset: str, networks: int, epochs: int, *, seed: int) -> DataFrame:
-    """Hyper-parameters of the first `networks` networks, one row each, in the published columns.
+@dataclass(frozen=True)
+class Recipe:
+    """How many networks a data set gets, and how often each of the published shares of images."""
+
+    networks: int
+    train_fractions: Mapping[float, float]  # share of the training images -> its probability
+    epochs: int = CHECKPOINTS[-1]
+
+
+# Small ones more often, because they train sooner.
+TRAIN_FRACTIONS = {0.1: 0.65, 0.25: 0.25, 0.5: 0.07, 1.0: 0.03}
+WANTED_NETWORKS = {"fashion_mnist": 300, "mnist": 150, "cifar10": 150}
+EVEN = dict.fromkeys(TRAIN_FRACTIONS, 0.25)  # our assumption
+RECIPES = {
+    "replica": {name: Recipe(count, TRAIN_FRACTIONS) for name, count in WANTED_NETWORKS.items()},
+    "published": {name: Recipe(30_000, EVEN) for name in WANTED_NETWORKS},  # no loader reads SVHN
+}
+
+
+def draw_configurations(
+    dataset: str,
+    networks: Iterable[int],
+    epochs: int,
+    *,
+    seed: int,
+    train_fractions: Mapping[float, float] = TRAIN_FRACTIONS,
+) -> DataFrame:
+    """Hyper-parameters of networks, a row for each number, in the published columns.
 
     The ends of the ranges and the choices are published; that learning rate, l2 and init_std are
     log-uniform and dropout uniform is an assumption. Network i has its own generator: a longer
     zoo begins with the same networks.
     """
-    rows = [_draw_configuration(np.random.default_rng([seed, i])) for i in range(networks)]
+    rows = {i: _drawn(np.random.default_rng([seed, i]), train_fractions) for i in networks}
     constants = {
         "b_init": "zeros",
         "dataset": dataset,
@@ -66,10 +90,10 @@ def draw_configurations(dataset: str, networks: int, epochs: int, *, seed: int) 
         "num_units": 16,
         "random_seed": seed,
     }
-    return DataFrame(rows).assign(**constants)
+    return DataFrame(list(rows.values()), index=list(rows)).assign(**constants)
 
 
-def _draw_configuration(rng: np.random.Generator) -> dict:
+def _drawn(rng: np.random.Generator, train_fractions: Mapping[float, float]) -> dict:
     def log_uniform(name):
         low, high = RANGES[name]
         return float(np.exp(rng.uniform(np.log(low), np.log(high))))
@@ -82,7 +106,7 @@ def _draw_configuration(rng: np.random.Generator) -> dict:
         "learning_rate": log_uniform("learning_rate"),
         "optimizer": str(rng.choice(OPTIMIZERS)),
         "train_fraction": float(
-            rng.choice(list(TRAIN_FRACTIONS), p=list(TRAIN_FRACTIONS.values()))
+            rng.choice(list(train_fractions), p=list(train_fractions.values()))
         ),
         "w_init": str(rng.choice(INITIALIZERS)),
     }
@@ -118,46 +142,78 @@ def _draw_kernel(configuration: dict, shape: tuple[int, ...], generator) -> torc
     return torch.nn.init.trunc_normal_(kernel, 0, std, -2 * std, 2 * std, generator=generator)
 
 
-def train_zoo(
-    dataset: str,
-    out: Path,
-    *,
-    networks: int = 100,
-    epochs: int = 86,
-    device: str = "cpu",
-    seed: int = 42,
-    stack: int | None = None,
-    workers: int | None = None,
-    all_checkpoints: int | None = None,
-    images: Path | None = None,
-) -> Path:
-    """Train a zoo and write it in the published format to `out`; resumes what it began there.
+@dataclass(frozen=True)
+class Zoo(Run):
+    """A data set's networks; a finished one is a file in `networks`, until its part is whole."""
 
-    `stack` networks train at once: by default 1 on a CPU, in each of `workers` processes (one a
-    core), and 256 on a GPU, which one process drives. The first `all_checkpoints` networks (all by
-    default) keep every published checkpoint, the others the last only. A finished network is a file
-    of its own in `out/networks`, renamed into place, until the 50 of its part are finished; the
-    part is written once: killing the run loses neither.
+    stack: int | None = None  # networks that train at once: by default 1 on a CPU, 256 on a GPU
 
-    Raises: GengapError where `out` holds a zoo of other settings, or images are not to be had.
-    """
-    out = Path(out)
-    kept = networks if all_checkpoints is None else all_checkpoints
-    configurations = draw_configurations(dataset, networks, epochs, seed=seed)
-    missing = [i for i in configurations.index[_packed(out) :] if not _file(out, i).exists()]
-    for split in ("train", "test") if missing else ():
-        load_images(dataset, split, root=images)  # downloads and fails once, not in every worker
-    _keep_settings(out, dataset=dataset, epochs=epochs, seed=seed)
-    size = stack or (1 if torch.device(device).type == "cpu" else GPU_STACK)
-    stacks = _stacks(configurations.loc[missing], size, kept)
-    worker = (dataset, device, images, out, epochs, seed, kept)
-    with tqdm(total=networks, initial=networks - len(missing), unit="network") as progress:
-        count = workers or cores()
-        for finished in run_on(device, _train_and_save, stacks, count, _start_worker, worker):
-            pack(out, configurations)
-            progress.update(finished)
-    pack(out, configurations)
-    return out
+    RECIPES = RECIPES
+
+    @property
+    def settings_file(self) -> Path:
+        return self.folder / "zoo.json"
+
+    @property
+    def folder(self) -> Path:
+        return self.out / self.family
+
+    def settings(self) -> dict:
+        weights = {str(key): value for key, value in self.recipe.train_fractions.items()}
+        found = {"dataset": self.family, "epochs": self.epochs, "seed": self.seed}
+        return found | {"train_fractions": weights}
+
+    def configurations(self, networks: Sequence[int]) -> DataFrame:
+        fractions = {"train_fractions": self.recipe.train_fractions}
+        return draw_configurations(self.family, networks, self.epochs, seed=self.seed, **fractions)
+
+    def networks(self, count: int | None) -> range:
+        return range(count or self.recipe.networks)
+
+    def missing(self, networks: range) -> list[int]:
+        rest = networks[_packed(self.folder) :]
+        return [network for network in rest if not _file(self.folder, network).exists()]
+
+    def together(self, missing: list[int]) -> Iterator[list[int]]:
+        """Networks that share what shapes the computation, in the order of their first ones."""
+        on_cpu = torch.device(self.device).type == "cpu"
+        size = self.stack or (1 if on_cpu else GPU_STACK)
+        groups = self.configurations(missing).groupby(SHARED).groups.values()
+        parts = [[*group[i : i + size]] for group in groups for i in range(0, len(group), size)]
+        return iter(sorted(parts))
+
+    def prepare(self) -> None:
+        for split in SPLITS:
+            load_images(self.family, split, root=self.images)  # fails once, not in every process
+
+    def hold(self) -> dict[str, Images]:
+        return {split: read_split(self.family, split, self.images, self.device) for split in SPLITS}
+
+    def train(self, held: dict[str, Images], networks: list[int]) -> None:
+        rows = self.configurations(networks)
+        on_cpu = torch.device(self.device).type == "cpu"
+        done = train_stack(
+            rows,
+            draw_stack(rows, seed=self.seed),
+            held["train"],
+            held["test"],
+            checkpoints=checkpoint_epochs(self.epochs),
+            seed=self.seed,
+            kind=CompiledStack if on_cpu else TorchStack,
+        )
+        steps = np.array([checkpoint["step"] for checkpoint in done])
+        for position, network in enumerate(networks):
+            rows = {
+                key: np.stack([c[key][position] for c in done]) for key in done[0] if key != "step"
+            }
+            file = _file(self.folder, network)
+            write_atomically(file, partial(np.savez_compressed, step=steps, **rows))
+
+    def files(self, network: int) -> list[Path]:
+        return [part for part in part_files(self.folder) if networks_in(part).start == network]
+
+    def keep(self, networks: range) -> None:
+        pack(self, networks)
 
 
 def checkpoint_epochs(epochs: int) -> list[int]:
@@ -165,58 +221,14 @@ def checkpoint_epochs(epochs: int) -> list[int]:
     return sorted({e for e in (0, 1, 2, 3, *range(20, epochs, 20)) if e <= epochs} | {epochs})
 
 
-def _keep_settings(out: Path, **settings) -> None:
-    """Refuse to mix two zoos in one folder."""
-    settings["train_fractions"] = {str(key): value for key, value in TRAIN_FRACTIONS.items()}
-    check_settings(out / "zoo.json", settings)
-    write_json(out / "zoo.json", settings)
-
-
-def _file(out: Path, network: int) -> Path:
-    return out / "networks" / f"{network:06d}.npz"
-
-
-def _stacks(configurations: DataFrame, size: int, kept: int) -> list[DataFrame]:
-    """Networks that can train together, in the order of their first network."""
-    shared = [configurations["activation"], configurations["train_fraction"]]
-    groups = configurations.groupby([*shared, configurations.index < kept]).groups.values()
-    parts = [group[i : i + size] for group in groups for i in range(0, len(group), size)]
-    return [configurations.loc[part] for part in sorted(parts, key=min)]
-
-
-_WORKER: dict = {}  # what a worker process holds between stacks
-
-
-def _start_worker(dataset, device, images, out, epochs, seed, kept) -> None:
-    splits = {split: read_split(dataset, split, images, device) for split in ("train", "test")}
-    kind = CompiledStack if torch.device(device).type == "cpu" else TorchStack
-    _WORKER.update(splits, out=out, epochs=epochs, seed=seed, kept=kept, kind=kind)
+def _file(folder: Path, network: int) -> Path:
+    return folder / "networks" / f"{network:06d}.npz"
 
 
 def read_split(dataset: str, split: str, root: Path | None, device: str) -> Images:
     pixels, labels = load_images(dataset, split, root=root)
     inputs = torch.from_numpy(network_inputs(pixels)).to(device)
     return Images(inputs, torch.from_numpy(labels).to(device))
-
-
-def _train_and_save(configurations: DataFrame) -> int:
-    epochs, seed = _WORKER["epochs"], _WORKER["seed"]
-    keeps_all = configurations.index[0] < _WORKER["kept"]
-    done = train_stack(
-        configurations,
-        draw_stack(configurations, seed=seed),
-        _WORKER["train"],
-        _WORKER["test"],
-        checkpoints=checkpoint_epochs(epochs) if keeps_all else [epochs],
-        seed=seed,
-        kind=_WORKER["kind"],
-    )
-    for position, network in enumerate(configurations.index):
-        rows = {key: np.stack([c[key][position] for c in done]) for key in done[0] if key != "step"}
-        steps = np.array([c["step"] for c in done])
-        file = _file(_WORKER["out"], network)
-        write_atomically(file, partial(np.savez_compressed, step=steps, **rows))
-    return len(configurations)
 
 
 def draw_stack(configurations: DataFrame, *, seed: int) -> torch.Tensor:
@@ -231,21 +243,21 @@ def _packed(out: Path) -> int:
     return networks_in(parts[-1]).stop if parts else 0
 
 
-def pack(out: Path, configurations: DataFrame) -> None:
+def pack(zoo: Zoo, wanted: range) -> None:
     """Write the parts whose networks are all finished, in order, and remove these networks' files.
 
     A part ends at a multiple of PART, or with the last network. Rows that are not finite, of
     networks that diverged, are left out, as in the published tables.
     """
-    for network in range(_packed(out)):  # files that a killed run has left beside their part
-        _file(out, network).unlink(missing_ok=True)
-    while (first := _packed(out)) < len(configurations):
-        networks = range(first, min((first // PART + 1) * PART, len(configurations)))
-        if not all(_file(out, network).exists() for network in networks):
+    for network in range(_packed(zoo.folder)):  # what a killed run has left beside their part
+        _file(zoo.folder, network).unlink(missing_ok=True)
+    while (first := _packed(zoo.folder)) < len(wanted):
+        networks = wanted[first : (first // PART + 1) * PART]
+        if not all(_file(zoo.folder, network).exists() for network in networks):
             return
-        write_part(out, networks, _contents(out, configurations.loc[networks]))
+        write_part(zoo.folder, networks, _contents(zoo.folder, zoo.configurations(networks)))
         for network in networks:
-            _file(out, network).unlink()
+            _file(zoo.folder, network).unlink()
 
 
 def _contents(out: Path, configurations: DataFrame) -> dict[str, bytes]:

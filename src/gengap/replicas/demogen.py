@@ -1,4 +1,4 @@
-"""Retrain DEMOGEN's grids on a few images with narrow networks, in the published layout.
+"""Train DEMOGEN's grids in the published layout; those of the replica narrow, on a few images.
 
 The grids of hyper-parameters and the architectures are published, the training is not: no training
 code was released. What this recipe chooses is said in `Recipe` and its neighbours.
@@ -6,6 +6,7 @@ code was released. What this recipe chooses is said in `Recipe` and its neighbou
 
 import copy
 import json
+import math
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,6 @@ import numpy as np
 import torch
 from pandas import DataFrame
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from gengap.collections.demogen import (
     RECORDS,
@@ -28,26 +28,24 @@ from gengap.collections.demogen import (
     packed_weights,
 )
 from gengap.collections.demogen_networks import nin, resnet32
-from gengap.errors import GengapError
 from gengap.folders import write_atomically
-from gengap.formats.images import load_images, per_image_standardization, write_idx_pair
-from gengap.replicas import training
-from gengap.replicas.pool import hash_seed, run_on
+from gengap.formats.images import (
+    CLASSES,
+    load_images,
+    per_image_standardization,
+    write_idx_pair,
+)
+from gengap.replicas.run import Run, hash_seed, recipes_in, write_json
 from gengap.replicas.training import (
     Images,
-    check_settings,
     evaluate,
     momentum_sgd,
     round_weights,
     shifted_and_mirrored,
     shuffled_batches,
     train_epoch,
-    write_json,
 )
-from gengap.tables.engine import cores
 
-DATASET = "fashion_mnist"
-SETTINGS = "training.json"  # what all networks of a family share, in the family's folder
 BATCH = 50  # as the released code reads
 FITTED = 0.99  # training accuracy, rounded weights and no augmentation, at which training ends
 CHECKED = 5  # epochs from one look at the training accuracy to the next
@@ -65,119 +63,97 @@ class Recipe:
     grid: dict[str, list]
     width: int  # at multiplier 1
     epochs: int  # of a network that does not fit
-    images: int  # the first training images
-    moved: int  # pixels, at most, by which images lie off their centre; 0: as they are
-    halved: bool  # 16 x 16 pixels, since ResNet-32 is slow at 32 x 32
+    images: int | None = None  # the first training images; None: all
+    moved: int = 0  # pixels, at most, by which images lie off their centre; 0: as they are
+    halved: bool = False  # 16 x 16 pixels, since ResNet-32 is slow at 32 x 32
+
+    @property
+    def fitted(self) -> float:
+        """Training accuracy at which a network ends; the published took as many steps each."""
+        return FITTED if self.images else math.inf
 
 
 RECIPES = {
-    # The published grid, whole.
-    "NIN_FASHION_MNIST": Recipe(
-        {
-            "wide_multiplier": [1.0, 1.5, 2.0],
-            "batchnorm": [True, False],
-            "dropout_prob": [0.0, 0.2, 0.5],
-            "augmentation": [True, False],
-            "decay_fac": [0.0, 0.001, 0.005],
-            "copy": [1, 2],
-        },
-        width=24,
-        epochs=160,
-        images=300,
-        moved=2,
-        halved=False,
-    ),
-    "RESNET_FASHION_MNIST": Recipe(
-        {
-            "wide_multiplier": [1.0, 2.0],
-            "normalization": ["batch", "group"],
-            "augmentation": [True, False],
-            "decay_fac": [0.0, 0.002],
-            "learning_rate": [0.1, 0.01],
-            "copy": [1, 2],
-        },
-        width=4,
-        epochs=150,
-        images=300,
-        moved=0,
-        halved=True,
-    ),
+    scale: {family: Recipe(**fields) for family, fields in families.items()}
+    for scale, families in recipes_in("demogen.toml").items()
 }
 
 
-def train_demogen(
-    dataset: str,
-    out: Path,
-    *,
-    networks: int | None = None,
-    epochs: int | None = None,
-    device: str = "cpu",
-    seed: int = 42,
-    workers: int | None = None,
-    images: Path | None = None,
-) -> Path:
-    """Train a family and write it in the published layout under `out`; resumes there.
+@dataclass(frozen=True)
+class Grid(Run):
+    """A family; each network is a container, `<family>/<name>.zip`."""
 
-    Each network is a container, `<family>/<name>.zip`, which is written once, when it is finished.
+    RECIPES = RECIPES
 
-    dataset: the family, a name of RECIPES.
-    networks: only the first so many of the grid (the collection then warns of the others).
-    epochs: at most, of each network, by default the recipe's.
-    workers: processes on a CPU, by default one a core; a GPU is driven by this process alone.
-    images: the folder of Fashion-MNIST (GENGAP_IMAGES, or a download).
+    def settings(self) -> dict:
+        return asdict(self.recipe) | {"epochs": self.epochs, "seed": self.seed}
 
-    Raises: GengapError for an unknown family, where `out` holds networks of other settings, and
-    where images are not to be had.
-    """
-    if dataset not in RECIPES:
-        raise GengapError(f"no family {dataset!r} can be trained; there are: {', '.join(RECIPES)}")
-    epochs = epochs or RECIPES[dataset].epochs
-    job = Job(dataset, Path(out), epochs, device, seed, images)
-    _write_settings(job)
-    wanted = list(networks_of(dataset, RECIPES[dataset].grid))[:networks]
-    missing = [place for place, (name, _) in enumerate(wanted) if not is_complete(job.folder(name))]
-    with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="network") as bar:
-        count = workers or cores()
-        for _ in run_on(device, _train_and_save, missing, count, _start_worker, (job,)):
-            bar.update()
-    return job.out
+    @property
+    def grid(self) -> list[tuple[str, dict]]:
+        """Name and index columns of each network."""
+        return list(networks_of(self.family, self.recipe.grid))
 
+    def networks(self, count: int | None) -> range:
+        return range(len(self.grid))[:count]
 
-class Job(training.Job):
-    """What a worker must know, and where it finds and leaves files."""
+    def missing(self, networks: range) -> list[int]:
+        names = [name for name, _ in self.grid]
+        return [place for place in networks if not is_complete(self.folder(names[place]))]
 
     def folder(self, name: str) -> Path:
         return self.out / self.family / name
 
+    def files(self, network: int) -> list[Path]:
+        return [container_of(self.folder(self.grid[network][0]))]
 
-def _write_settings(job: Job) -> None:
-    """The family's settings, images and grid; GengapError if it was begun with other settings."""
-    recipe = RECIPES[job.family]
-    settings = asdict(recipe) | {"epochs": job.epochs, "seed": job.seed}
-    file, spec = job.folder(SETTINGS), job.out / SPEC
-    check_settings(file, settings)
-    write_idx_pair(job.folder(DATASET), "train", *family_images(job, "train"))
-    grids = json.loads(spec.read_text()) if spec.exists() else {}
-    write_json(spec, grids | {job.family: recipe.grid})
-    write_json(file, settings)
+    @property
+    def dataset(self) -> str:
+        return self.family.partition("_")[2].lower()
 
+    def prepare(self) -> None:
+        """The images, which the collection reads where they are if they are a whole data set's."""
+        images, labels = self.read("train")
+        if self.recipe.images:
+            write_idx_pair(self.folder(self.dataset), "train", images, labels)
+        spec = self.out / SPEC
+        grids = json.loads(spec.read_text()) if spec.exists() else {}
+        write_json(spec, grids | {self.family: self.recipe.grid})
 
-def family_images(job: Job, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """A family's grey images (N, H, W) uint8 of a split, all of the test split, and their labels.
+    def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Images (N, H, W) or (N, H, W, 3) uint8 of a split, and labels; all of the test split.
 
-    Moved images lie off their centre, and half of them are mirrored, as in CIFAR no object has a
-    fixed place: the augmentation then tells a network something that its images do not.
-    """
-    recipe = RECIPES[job.family]
-    count = recipe.images if split == "train" else None
-    pixels, labels = load_images(DATASET, split, root=job.images)
-    pixels = pixels[:count]
-    if recipe.moved:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEEDS[split])
-            moved = shifted_and_mirrored(torch.from_numpy(pixels[:, None]), shift=recipe.moved)
-        pixels = moved[:, 0].numpy()
-    return halved(pixels) if recipe.halved else pixels, labels[:count]
+        Moved images lie off their centre, and half of them are mirrored, as in CIFAR no object has
+        a fixed place: the augmentation then tells a network something that its images do not.
+        """
+        recipe = self.recipe
+        count = recipe.images if split == "train" else None
+        pixels, labels = load_images(self.dataset, split, root=self.images)
+        pixels = pixels[:count]
+        if recipe.moved:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(SEEDS[split])
+                moved = shifted_and_mirrored(torch.from_numpy(pixels[:, None]), shift=recipe.moved)
+            pixels = moved[:, 0].numpy()
+        return halved(pixels) if recipe.halved else pixels, labels[:count]
+
+    def hold(self) -> dict[str, "Split"]:
+        return {name: split_of(*self.read(name), self.device) for name in RECORDS}
+
+    def train(self, held: dict[str, "Split"], networks: list[int]) -> None:
+        for place in networks:
+            name, settings = self.grid[place]
+            torch.manual_seed(hash_seed(self.seed, place))
+            classes = CLASSES[self.dataset]
+            network = initialized(self.family, settings, self.recipe.width, classes)
+            network = network.to(self.device)
+            steps = fit(network, held["train"], settings, self.recipe.fitted, epochs=self.epochs)
+            round_weights(network)
+            members = {SAFETENSORS: packed_weights(network, architecture_of(self.family))}
+            for split, file in RECORDS.items():
+                accuracy, loss = evaluate(network, held[split].images)
+                record = {"Accuracy": accuracy, "CrossEntropy": loss, "global_step": steps}
+                members[file] = json.dumps(record, indent=1).encode()
+            write_container(self.folder(name), members)
 
 
 def halved(pixels: np.ndarray) -> np.ndarray:
@@ -195,36 +171,12 @@ class Split:
     images: Images
 
 
-_WORKER: dict = {}  # what a worker process holds between networks
-
-
-def _start_worker(job: Job) -> None:
-    networks = list(networks_of(job.family, RECIPES[job.family].grid))
-    splits = {name: split_of(*family_images(job, name), job.device) for name in RECORDS}
-    _WORKER.update(splits, job=job, networks=networks)
-
-
 def split_of(images: np.ndarray, labels: np.ndarray, device: str) -> Split:
     """The split whose standardized images are those that the collection reads."""
     colored, known = like_cifar(images), torch.from_numpy(labels).to(device)
     pixels = torch.from_numpy(colored).movedim(-1, 1).contiguous().float().to(device)
     inputs = torch.from_numpy(per_image_standardization(colored)).to(device)
     return Split(Images(pixels, known), Images(inputs, known))
-
-
-def _train_and_save(place: int) -> None:
-    """Train a network and write its container."""
-    job, (name, settings) = _WORKER["job"], _WORKER["networks"][place]
-    torch.manual_seed(hash_seed(job.seed, place))
-    network = initialized(job.family, settings).to(job.device)
-    steps = fit(network, _WORKER["train"], settings, epochs=job.epochs)
-    round_weights(network)
-    members = {SAFETENSORS: packed_weights(network, architecture_of(job.family))}
-    for split, file in RECORDS.items():
-        accuracy, loss = evaluate(network, _WORKER[split].images)
-        record = {"Accuracy": accuracy, "CrossEntropy": loss, "global_step": steps}
-        members[file] = json.dumps(record, indent=1).encode()
-    write_container(job.folder(name), members)
 
 
 def write_container(folder: Path, members: dict[str, bytes]) -> None:
@@ -243,20 +195,21 @@ def write_container(folder: Path, members: dict[str, bytes]) -> None:
     write_atomically(container_of(folder), write)
 
 
-def initialized(family: str, settings: dict) -> nn.Sequential:
+def initialized(family: str, settings: dict, width: int, classes: int) -> nn.Sequential:
     """A network of a family with He-normal kernels and zero biases.
 
-    settings: index columns, hp_*. The dropout is the probability to drop a unit: the released code
-    hands it to TensorFlow 1 as the probability to keep one, which 0 cannot be.
+    width: at multiplier 1. settings: index columns, hp_*. The dropout is the probability to drop a
+    unit: the released code hands it to TensorFlow 1 as the probability to keep one, which 0 cannot
+    be.
     """
-    width = int(RECIPES[family].width * settings["hp_wide_multiplier"])
+    width = int(width * settings["hp_wide_multiplier"])
     normalization = settings["hp_normalization"]
     if architecture_of(family) == "nin":
-        network = nin(width, normalization == "batch", settings["hp_dropout"], classes=10)
+        network = nin(width, normalization == "batch", settings["hp_dropout"], classes)
         # Where it pays: a step takes 0.7 of the time.
         network = network.to(memory_format=torch.channels_last)
     else:
-        network = resnet32(width, normalization, classes=10)
+        network = resnet32(width, normalization, classes)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -267,10 +220,11 @@ def initialized(family: str, settings: dict) -> nn.Sequential:
     return network
 
 
-def fit(network: nn.Sequential, train: Split, settings: dict, *, epochs: int) -> int:
+def fit(network: nn.Sequential, train: Split, settings: dict, fitted: float, *, epochs: int) -> int:
     """Train until the training images are fitted, or for so many epochs; the number of steps.
 
-    settings: index columns, hp_*. The weight decay has the gradient decay_fac * w, of kernels.
+    settings: index columns, hp_*. fitted: the accuracy on training images at which it ends. The
+    weight decay has the gradient decay_fac * w, of kernels.
     """
     rate, decay = settings["hp_learning_rate"], settings["hp_decay_fac"]
     optimizer = momentum_sgd(network, rate=rate, weight_decay=decay)
@@ -282,16 +236,16 @@ def fit(network: nn.Sequential, train: Split, settings: dict, *, epochs: int) ->
     for epoch in range(1, epochs + 1):
         steps += train_epoch(network, shuffled_batches(images, BATCH, augment), optimizer)
         settle.step()
-        if epoch >= LEAST_EPOCHS and epoch % CHECKED == 0 and fits(network, train.images):
+        if epoch >= LEAST_EPOCHS and epoch % CHECKED == 0 and fits(network, train.images, fitted):
             break
     return steps
 
 
-def fits(network: nn.Sequential, images: Images) -> bool:
-    """Whether the network classifies nearly all images once its weights are rounded."""
+def fits(network: nn.Sequential, images: Images, fitted: float) -> bool:
+    """Whether the network has that accuracy on the images once its weights are rounded."""
     rounded = copy.deepcopy(network)
     round_weights(rounded)
-    return evaluate(rounded, images)[0] >= FITTED
+    return evaluate(rounded, images)[0] >= fitted
 
 
 def augmented(pixels: Tensor) -> Tensor:

@@ -1,19 +1,19 @@
-"""Train networks of GenProb's family on a few images, in the published format, and keep all epochs.
+"""Train networks of GenProb's family, in the published format, and keep all epochs.
 
 The architecture, the learning rates, weight decays, momentum, the number of epochs and the steps of
-the learning rate are published, and so is the ratio of the two widths; the networks here are
-narrower, see fewer images, and in smaller batches. The factor by which the rate falls was not
+the learning rate are published, and so is the ratio of the two widths; the networks of the replica
+are narrower, see fewer images, and in smaller batches. The factor by which the rate falls was not
 released, nor how images were augmented: 0.5, and shifts and flips. So many networks of these few
 channels do not fit their images, as the published ones do not.
 
 What a run of a family leaves under its folder `out`, which families may share:
 
-`<network>_FashionMNIST.zip`: of one network the checkpoints in the published format, after every
+`<network>_<data set>.zip`: of one network the checkpoints in the published format, after every
 epoch for the first EVERY_EPOCH networks of a family, after the last for the others; and in
-`<network>_FashionMNIST_spectra.parquet`, for every epoch, model_id and what `network_spectra` says
+`<network>_<data set>_spectra.parquet`, for every epoch, model_id and what `network_spectra` says
 of each layer, in float32.
 `<family>/training.json`: what all networks of the family share.
-`fashion_mnist/`: the training images.
+`fashion_mnist/`: the training images, where they are not all of the data set.
 
 Of every epoch a copy of the network with rounded weights is what is recorded, measured and kept;
 training goes on from the weights as they are.
@@ -32,42 +32,49 @@ import pandas as pd
 import torch
 from scipy import stats
 from torch import nn
-from tqdm import tqdm
 
 from gengap.collections import genprob
-from gengap.errors import GengapError
+from gengap.collections.genprob_networks import CELLS
 from gengap.evaluation.resampling import bootstrap_interval
 from gengap.formats.containers import write_container
-from gengap.formats.images import load_images, write_idx_pair
+from gengap.formats.images import CLASSES, SPLITS, load_images, write_idx_pair
 from gengap.measures.spectra import network_spectra
-from gengap.replicas import training
-from gengap.replicas.pool import hash_seed, run_on
+from gengap.replicas.run import Run, hash_seed
 from gengap.replicas.training import (
     MOMENTUM,
     Images,
-    check_settings,
     evaluate,
     round_weights,
     shifted_and_mirrored,
     shuffled_batches,
     train_epoch,
-    write_json,
 )
-from gengap.tables.engine import cores
 
-DATASET, FOLDER = "FashionMNIST", "fashion_mnist"  # as files are named, as images are
-SETTINGS = "training.json"
-CLASSES = 10
-IMAGES = 1000  # the first training images
-TESTED = 2000  # the first test images, at all epochs but these and the last, when it is all of them
-TESTED_WHOLE = (0, 10, 20, 30)  # as the published figures
-BATCH = 64
-EPOCHS = 70
+TESTED_WHOLE = (0, 10, 20, 30)  # epochs tested on all test images, as the published figures
 STEP, FACTOR = 10, 0.5  # of the learning rate: epochs until it falls, and to which part
-SHIFT = 2  # pixels of 16, at most, as the customary 4 of 32
 EVERY_EPOCH = 2  # networks of a family of which the weights of all epochs are kept
-PLANES = (5, 6)  # channels of a cell whose digit in the width code is 0 or 1; published: 40, 48
-WIDTHS = ((0, 0, 0, 0, 0), (1, 1, 1, 1, 1), (0, 0, 1, 1, 1), (1, 1, 0, 0, 0))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all networks of a family share, and their widths."""
+
+    images: int | None  # the first training images; None: all
+    side: int  # pixels, as the networks see them
+    tested: (
+        int | None
+    )  # the first test images, at epochs that are neither TESTED_WHOLE nor the last
+    batch: int
+    shift: int  # pixels, at most: as the customary 4 of 32
+    planes: tuple[int, int]  # channels of a cell whose digit in the width code is 0 or 1
+    widths: tuple[tuple[int, ...], ...]  # codes
+    epochs: int = 70
+
+
+FEW_WIDTHS = ((0, 0, 0, 0, 0), (1, 1, 1, 1, 1), (0, 0, 1, 1, 1), (1, 1, 0, 0, 0))
+ALL_WIDTHS = tuple(itertools.product((0, 1), repeat=CELLS))
+NARROW = Recipe(1000, 16, 2000, batch=64, shift=2, planes=(5, 6), widths=FEW_WIDTHS)
+PUBLISHED = Recipe(None, 32, None, batch=256, shift=4, planes=(40, 48), widths=ALL_WIDTHS)
 # The largest first: low-rank parts of layers that are kept at all epochs must not be empty.
 WEIGHT_DECAYS = (1e-3, 5e-4, 1e-4)
 LEARNING_RATES = {
@@ -76,44 +83,13 @@ LEARNING_RATES = {
 }
 OPTIMIZERS = {"AdaM": torch.optim.Adam, "SGD": partial(torch.optim.SGD, momentum=MOMENTUM)}
 FEWEST = 40  # networks of a family after the last epoch: see `hallmarks`
-FAMILIES = {f"{optimizer}_{DATASET}": optimizer for optimizer in OPTIMIZERS}
-
-
-def train_genprob(
-    dataset: str,
-    out: Path,
-    *,
-    networks: int | None = None,
-    epochs: int = EPOCHS,
-    device: str = "cpu",
-    seed: int = 42,
-    workers: int | None = None,
-    images: Path | None = None,
-) -> Path:
-    """Train a family and write it under `out`, as the module says; resumes there.
-
-    dataset: the family, a name of FAMILIES: an optimizer and a data set.
-    networks: only the first so many of the grid, which has the widths as its slowest axis, then the
-    weight decays, then the learning rates.
-    workers: processes on a CPU, by default one a core; a GPU is driven by this process alone.
-    images: the folder of Fashion-MNIST (GENGAP_IMAGES, or a download).
-
-    A network is complete when its container is there: killing the run loses no finished one.
-
-    Raises: GengapError for an unknown family, where `out` holds networks of other settings, and
-    where images are not to be had.
-    """
-    if dataset not in FAMILIES:
-        raise GengapError(f"no family {dataset!r} can be trained; there are: {', '.join(FAMILIES)}")
-    job = Job(dataset, Path(out), epochs, device, seed, images)
-    _write_settings(job)
-    wanted = networks_of(dataset)[:networks]
-    missing = [i for i, network in enumerate(wanted) if not job.container(network.name).exists()]
-    with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="network") as bar:
-        count = workers or cores()
-        for _ in run_on(device, _train_and_save, missing, count, _start_worker, (job,)):
-            bar.update()
-    return job.out
+FAMILIES = tuple(f"{optimizer}_FashionMNIST" for optimizer in OPTIMIZERS)
+# Of the published seven optimizers PyTorch has two.
+LARGE = tuple(f"{optimizer}_CIFAR{n}" for n in (10, 100) for optimizer in OPTIMIZERS)
+RECIPES = {
+    "replica": dict.fromkeys(FAMILIES, NARROW),
+    "published": dict.fromkeys(LARGE, PUBLISHED),
+}
 
 
 @dataclass(frozen=True)
@@ -131,73 +107,97 @@ class Network:
         return genprob.network_name(self.widths, self.optimizer, **rates)
 
 
-def networks_of(family: str) -> list[Network]:
-    optimizer = FAMILIES[family]
-    grid = itertools.product(WIDTHS, WEIGHT_DECAYS, LEARNING_RATES[optimizer])
+def networks_of(family: str, recipe: Recipe) -> list[Network]:
+    optimizer = family.partition("_")[0]
+    grid = itertools.product(recipe.widths, WEIGHT_DECAYS, LEARNING_RATES[optimizer])
     return [Network(optimizer, *values) for values in grid]
 
 
-class Job(training.Job):
-    """What a worker must know, and where it finds and leaves files."""
+@dataclass(frozen=True)
+class Family(Run):
+    """An optimizer's networks on a data set; a network is complete when its container is there."""
 
-    def container(self, network: str) -> Path:
-        return self.out / f"{network}_{DATASET}.zip"
+    RECIPES = RECIPES
 
-    def model_id(self, network: str, epoch: int) -> str:
-        """As the collection calls it."""
-        return f"{self.family}/{network}/epoch_{epoch}"
+    @property
+    def dataset(self) -> str:
+        """As files are named."""
+        return self.family.partition("_")[2]
+
+    @property
+    def image_set(self) -> str:
+        """As the images are named."""
+        return genprob.DATASETS[self.dataset][0]
+
+    def settings(self) -> dict:
+        recipe = self.recipe
+        settings = {"epochs": self.epochs, "seed": self.seed, "images": recipe.images}
+        settings |= {"side": recipe.side, "batch": recipe.batch, "planes": list(recipe.planes)}
+        settings |= {"step": STEP, "factor": FACTOR, "shift": recipe.shift}
+        return settings | {"tested": recipe.tested, "tested_whole": list(TESTED_WHOLE)}
+
+    def networks(self, count: int | None) -> range:
+        return range(len(networks_of(self.family, self.recipe)))[:count]
+
+    def is_done(self, network: int) -> bool:
+        return self.container(network).exists()
+
+    def container(self, network: int) -> Path:
+        name = networks_of(self.family, self.recipe)[network].name
+        return self.out / f"{name}_{self.dataset}.zip"
+
+    def files(self, network: int) -> list[Path]:
+        return [self.container(network)]
+
+    def prepare(self) -> None:
+        """Of all training images none are written: the collection reads them where they are."""
+        for split in SPLITS:
+            pixels, labels = load_images(self.image_set, split, root=self.images)
+            if split == "train" and (count := self.recipe.images):
+                write_idx_pair(self.out / self.image_set, split, pixels[:count], labels[:count])
+
+    def hold(self) -> dict[str, Images]:
+        counts = {"train": self.recipe.images, "test": None}
+        return {split: self.read(split, count) for split, count in counts.items()}
+
+    def read(self, split: str, count: int | None) -> Images:
+        pixels, labels = load_images(self.image_set, split, root=self.images)
+        inputs = genprob.network_inputs(pixels[:count], self.dataset)
+        return Images(inputs.to(self.device), torch.from_numpy(labels[:count]).to(self.device))
+
+    def train(self, held: dict[str, Images], networks: list[int]) -> None:
+        for place in networks:
+            chosen = networks_of(self.family, self.recipe)[place]
+            members = self.trained(place, chosen, held["train"], held["test"])
+            write_container(self.container(place), members)
+
+    def trained(
+        self, place: int, chosen: "Network", train: Images, test: Images
+    ) -> dict[str, bytes]:
+        """The files of a network's container."""
+        torch.manual_seed(hash_seed(self.seed, place))
+        recipe, classes = self.recipe, CLASSES[self.image_set]
+        planes = [recipe.planes[digit] for digit in chosen.widths]
+        network = genprob.genprob_network(planes, classes).to(self.device)
+        records, spectra, members = {}, [], {}
+        for epoch in fit(network, train, chosen, recipe, epochs=self.epochs):
+            rounded = copy.deepcopy(network)
+            round_weights(rounded)
+            last = epoch == self.epochs - 1
+            tested = test if last or epoch in TESTED_WHOLE else test[: recipe.tested]
+            records[epoch] = recorded(rounded, train, tested)
+            model_id = f"{self.family}/{chosen.name}/epoch_{epoch}"  # as the collection calls it
+            spectra.append(network_spectra(rounded).assign(model_id=model_id))
+            if place < EVERY_EPOCH or last:
+                name = genprob.checkpoint_name(chosen.name, self.dataset, epoch)
+                members[name] = genprob.checkpoint(rounded.state_dict(), records)
+        kept = f"{chosen.name}_{self.dataset}_{genprob.SPECTRA}"
+        return members | {kept: packed_spectra(pd.concat(spectra))}
 
 
-def _write_settings(job: Job) -> None:
-    """Images and settings of the family; GengapError if it was begun with other settings."""
-    pixels, labels = load_images(FOLDER, "train", root=job.images)
-    side = genprob.network_inputs(pixels[:1], DATASET).shape[-1]
-    settings = {"epochs": job.epochs, "seed": job.seed, "images": IMAGES, "side": side}
-    settings |= {"batch": BATCH, "planes": list(PLANES), "step": STEP, "factor": FACTOR}
-    settings |= {"shift": SHIFT, "tested": TESTED, "tested_whole": list(TESTED_WHOLE)}
-    file = job.out / job.family / SETTINGS
-    check_settings(file, settings)
-    write_idx_pair(job.out / FOLDER, "train", pixels[:IMAGES], labels[:IMAGES])
-    write_json(file, settings)
-
-
-_WORKER: dict = {}  # what a worker process holds between networks
-
-
-def _start_worker(job: Job) -> None:
-    train, test = _read_split("train", IMAGES, job), _read_split("test", None, job)
-    _WORKER.update(job=job, train=train, test=test)
-
-
-def _read_split(split: str, count: int | None, job: Job) -> Images:
-    pixels, labels = load_images(FOLDER, split, root=job.images)
-    inputs = genprob.network_inputs(pixels[:count], DATASET)
-    return Images(inputs.to(job.device), torch.from_numpy(labels[:count]).to(job.device))
-
-
-def _train_and_save(place: int) -> None:
-    job, train, test = _WORKER["job"], _WORKER["train"], _WORKER["test"]
-    chosen = networks_of(job.family)[place]
-    torch.manual_seed(hash_seed(job.seed, place))
-    planes = [PLANES[digit] for digit in chosen.widths]
-    network = genprob.genprob_network(planes, CLASSES).to(job.device)
-    records, spectra, members = {}, [], {}
-    for epoch in fit(network, train, chosen, epochs=job.epochs):
-        rounded = copy.deepcopy(network)
-        round_weights(rounded)
-        last = epoch == job.epochs - 1
-        tested = test if last or epoch in TESTED_WHOLE else test[:TESTED]
-        records[epoch] = recorded(rounded, train, tested)
-        rows = network_spectra(rounded).assign(model_id=job.model_id(chosen.name, epoch))
-        spectra.append(rows)
-        if place < EVERY_EPOCH or last:
-            name = genprob.checkpoint_name(chosen.name, DATASET, epoch)
-            members[name] = genprob.checkpoint(rounded.state_dict(), records)
-    members[f"{chosen.name}_{DATASET}_{genprob.SPECTRA}"] = packed_spectra(pd.concat(spectra))
-    write_container(job.container(chosen.name), members)
-
-
-def fit(network: nn.Sequential, train: Images, chosen: Network, *, epochs: int) -> Iterator[int]:
+def fit(
+    network: nn.Sequential, train: Images, chosen: Network, recipe: Recipe, *, epochs: int
+) -> Iterator[int]:
     """Train, and yield the number of each epoch, from 0, when it is over.
 
     The weight decay is of all parameters, and part of the gradient, also of Adam's.
@@ -206,9 +206,9 @@ def fit(network: nn.Sequential, train: Images, chosen: Network, *, epochs: int) 
         network.parameters(), lr=chosen.learning_rate, weight_decay=chosen.weight_decay
     )
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, STEP, FACTOR)
-    augment = partial(shifted_and_mirrored, shift=SHIFT)
+    augment = partial(shifted_and_mirrored, shift=recipe.shift)
     for epoch in range(epochs):
-        train_epoch(network, shuffled_batches(train, BATCH, augment), optimizer)
+        train_epoch(network, shuffled_batches(train, recipe.batch, augment), optimizer)
         schedule.step()
         yield epoch
 
@@ -268,7 +268,7 @@ def _hallmarks_of(models: pd.DataFrame) -> Iterator[tuple[str, str, str, bool]]:
     if len(last) < FEWEST:
         return
     epochs = int(last["epoch"].iloc[0]) + 1
-    yield "epochs", f"{EPOCHS}", f"{epochs}", epochs == EPOCHS
+    yield "epochs", f"{NARROW.epochs}", f"{epochs}", epochs == NARROW.epochs
     yield _grid_hallmark(last)
     least = last["train_accuracy"].min()
     yield "least training accuracy", "at most .90", f"{least:.3f}", least <= 0.9

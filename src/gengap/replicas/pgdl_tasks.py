@@ -1,10 +1,10 @@
-"""The eight tasks of the PGDL replica: their networks, grids of hyper-parameters and images.
+"""The eight tasks of PGDL: their networks, and images; their grids are in `pgdl_tasks.toml`.
 
 A task has the kind of network and the names of hyper-parameters of the competition's task of the
-same number, with fewer and other values. Its name is `task<number>_fashion_mnist`, which none of
-the published tasks has. Sources: README of google-research/pgdl; for the channels of Tasks 4 and 5
-the sizes of their layers' activations, for the blocks of the others the real networks' numbers of
-parameters.
+same number, in the replica with fewer and other values. Its name is `task<number>_<data set>`,
+which none of the published tasks has. Sources: README of google-research/pgdl; for the channels of
+Tasks 4 and 5 the sizes of their layers' activations, for the blocks of the others the real
+networks' numbers of parameters.
 
 VGG-like (1, 8): blocks of two 3x3 convolutions and a 2x2 maximum pool, then dense layers.
 NiN, network in network (2, 6, 7, 9): for every three layers a 3x3 convolution of stride 2 and two
@@ -26,12 +26,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gengap.formats.images import load_images
+from gengap.formats.images import like_cifar, load_images
+from gengap.replicas.run import recipes_in
 from gengap.replicas.training import Images, shifted_and_mirrored
 
 ALL_CLASSES = tuple(range(10))
-DISTINCT = (1, 3, 5, 7, 8, 9)  # trouser, dress, sandal, sneaker, bag, ankle boot
-ALIKE = (0, 2, 3, 4, 6)  # T-shirt, pullover, dress, coat, shirt
+DECAYS = (0.6, 0.8, 0.9)  # of the epochs; near those of Tasks 4 and 5
 FIRST_CHANNELS = 10  # of a fully convolutional network, as published
 LEVELS = 255  # pixels have 8 bits, so that deflated shards are small
 
@@ -189,15 +189,36 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
+class WholeImages:
+    """The first images of a data set, as they are."""
+
+    dataset: str
+    count: int  # of training images; test images are all of the classes
+    classes: int = 10  # the first so many of the data set's
+    side: int = 32
+    channels: int = 3
+
+    def read(self, split: str, root: Path | None) -> Images:
+        """Inputs (N, C, side, side) in [-1, 1] of "train" or "test"."""
+        pixels, labels = load_images(self.dataset, split, root=root)
+        chosen = np.flatnonzero(labels < self.classes)[: self.count if split == "train" else None]
+        images = pixels[chosen]
+        images = images[..., None] if self.channels == 1 else like_cifar(images)
+        inputs = np.moveaxis(images, 3, 1).astype(np.float32, order="C") / (LEVELS / 2) - 1
+        return Images(torch.from_numpy(inputs), torch.from_numpy(labels[chosen]))
+
+
+@dataclass(frozen=True)
 class Task:
     """A grid of hyper-parameters and the training images that all its networks share."""
 
     layers: Callable[..., list[dict]]  # number of classes, hyper-parameters -> of config.json
     grid: dict[str, list]  # name -> possible values; the last varies fastest over the model ids
     fixed: dict[str, float]  # hyper-parameters that all networks share
-    images: ImageSet
+    images: ImageSet | WholeImages
     epochs: int  # after which training ends at the latest
-    augment: Callable[[Tensor], Tensor] | None = None
+    decays: tuple[float, ...]  # of the epochs, at which the learning rate falls
+    augment: Callable[[Tensor], Tensor] | None
 
     def settings(self) -> list[dict]:
         """The hyper-parameters of each network; its position is its id."""
@@ -206,125 +227,48 @@ class Task:
 
     def config(self, settings: dict) -> dict:
         """The content of config.json."""
-        layers = self.layers(len(self.images.classes), **settings)
-        shape = [self.images.side, self.images.side, self.images.channels]
+        images = self.images
+        classes = images.classes if isinstance(images, WholeImages) else len(images.classes)
+        layers = self.layers(classes, **settings)
+        shape = [images.side, images.side, images.channels]
         return {"model_config": layers, "input_shape": shape}
 
 
-CINIC_LIKE = ImageSet(first=12_000, count=250, side=10, channels=3, tint=0.1)
-FULLY_CONVOLUTIONAL = {
-    "nparams": [16_000, 40_000],
-    "depth": [2, 4],
-    "reverse": [False, True],
-    "wd": [0.0005],
-    "lr": [0.03, 0.06],
-    "bs": [16, 32],
-}
-TASKS = {
-    "task1_fashion_mnist": Task(
-        vgg_layers,
-        {
-            "convwidth": [16, 32],
-            "dropout_p": [0.0, 0.5],
-            "num_conv_blocks": [1, 2],
-            "num_dense_layers": [1, 2],
-            "weight_decay": [0.0005],
-            "bs": [16, 48],
-            "dense_width": [64],
-        },
-        fixed={"lr": 0.01},
-        images=ImageSet(first=0, count=500, side=14, channels=3, tint=0.1),
-        epochs=200,
-    ),
-    "task2_fashion_mnist": Task(
-        nin_layers,
-        {
-            "depth": [6, 9, 12],
-            "dropout_p": [0.0, 0.25],
-            "weight_decay": [0.0, 0.0005],
-            "bs": [32, 64],
-        },
-        fixed={"lr": 0.05, "conv": 32},
-        images=ImageSet(first=6000, count=600, side=14, channels=3, tint=0.1),
-        epochs=120,
-    ),
-    "task4_fashion_mnist": Task(
-        partial(fully_convolutional_layers, channels=3, batch_norm=True),
-        FULLY_CONVOLUTIONAL,
-        fixed={},
-        images=CINIC_LIKE,
-        epochs=150,
-    ),
-    "task5_fashion_mnist": Task(
-        partial(fully_convolutional_layers, channels=3, batch_norm=False),
-        # At 0.06 a narrow deep one stays at chance without batch normalization.
-        FULLY_CONVOLUTIONAL | {"lr": [0.03, 0.04]},
-        fixed={},
-        images=CINIC_LIKE,
-        epochs=200,
-    ),
-    "task6_fashion_mnist": Task(
-        nin_layers,
-        {
-            "weight_decay": [0.0005],
-            "bs": [32, 64],
-            "conv": [24, 36],
-            "depth": [9, 12],
-            "dropout_p": [0.0, 0.2],
-            "lr": [0.03, 0.1],
-        },
-        fixed={},
-        images=ImageSet(first=24_000, count=150, side=12, channels=3, tint=0.1, noise=0.05),
-        epochs=250,
-        augment=half_augmented,
-    ),
-    "task7_fashion_mnist": Task(
-        nin_layers,
-        {
-            "depth": [6, 9],
-            "dropout_p": [0.0, 0.2],
-            "weight_decay": [0.0005],
-            "bs": [25, 50],
-            "dense": ["32-32-32", "40-40", "48"],
-        },
-        fixed={"lr": 0.05, "conv": 32},
-        images=ImageSet(
-            first=30_000,
-            count=100,
-            side=12,
-            channels=4,
-            tint=0.1,
-            noise=0.1,
-            classes=ALIKE,
-        ),
-        epochs=250,
-        augment=half_augmented,
-    ),
-    "task8_fashion_mnist": Task(
-        vgg_layers,
-        {
-            "convwidth": [16, 32],
-            "dropout_p": [0.0, 0.25],
-            "num_conv_blocks": [1, 2],
-            "lr": [0.01, 0.03],
-            "bs": [32, 64],
-        },
-        fixed={"weight_decay": 1e-4, "dense_width": 32},
-        images=ImageSet(first=36_000, count=1000, side=14),
-        epochs=150,
-    ),
-    "task9_fashion_mnist": Task(
-        nin_layers,
-        {
-            "conv": [32, 48],
-            "depth": [9, 12],
-            "dropout_p": [0.0, 0.2],
-            "weight_decay": [0.0, 0.0005],
-            "bs": [32, 64],
-        },
-        fixed={"lr": 0.05},
-        images=ImageSet(first=42_000, count=200, side=14, channels=3, tint=0.1, classes=DISTINCT),
-        epochs=300,
-        augment=partial(shifted_and_mirrored, shift=1),
+LAYERS = {
+    "vgg": vgg_layers,
+    "nin": nin_layers,
+    "fully convolutional": partial(fully_convolutional_layers, channels=3, batch_norm=False),
+    "fully convolutional, batch normalization": partial(
+        fully_convolutional_layers, channels=3, batch_norm=True
     ),
 }
+AUGMENTATIONS = {
+    None: None,
+    "half": half_augmented,
+    "shifted by 1": partial(shifted_and_mirrored, shift=1),
+    "shifted by 4": partial(shifted_and_mirrored, shift=4),
+}
+
+
+def _task(
+    *, layers: str, images: dict, decays: list[float] = DECAYS, augment: str | None = None, **rest
+) -> Task:
+    """A task as the file `pgdl_tasks.toml` has it."""
+    if "classes" in images and "dataset" not in images:
+        images = images | {"classes": tuple(images["classes"])}
+    kind = WholeImages if "dataset" in images else ImageSet
+    return Task(
+        LAYERS[layers],
+        images=kind(**images),
+        decays=tuple(decays),
+        augment=AUGMENTATIONS[augment],
+        **rest,
+    )
+
+
+# Scale -> name -> task.
+RECIPES = {
+    scale: {name: _task(**fields) for name, fields in tasks.items()}
+    for scale, tasks in recipes_in("pgdl_tasks.toml").items()
+}
+TASKS = RECIPES["replica"]
