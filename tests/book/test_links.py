@@ -22,10 +22,11 @@ from typer.main import get_command
 
 from gengap.book.chapters import chapter_names
 from gengap.cli import app
-from gengap.cli.collections import ORIGINALS, RECIPES
+from gengap.cli.collections import ORIGINALS
 from gengap.cli.tables import EVERY
 from gengap.collection import COLLECTIONS
 from gengap.folders import repository
+from gengap.replicas import STUDIES
 from gengap.studies.published import reported
 from gengap.tables.details import DETAILS
 
@@ -292,7 +293,7 @@ def is_command(words: list[str]) -> bool:
     known = {
         "measure": [*COLLECTIONS, EVERY],
         "details": COLLECTIONS,
-        "train": RECIPES,
+        "train": [*STUDIES, EVERY],
         "fetch": ORIGINALS,
         "run": chapter_names(),
     }.get(words[1], ())

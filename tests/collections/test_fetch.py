@@ -1,7 +1,6 @@
 """Fetching from a made-up server on loopback: good, damaged, malicious and absent archives."""
 
 import io
-import json
 import re
 import tarfile
 import zipfile
@@ -10,20 +9,15 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from gengap import GengapError, open_collection
 from gengap.collections.cnnzoo import FILES
 from gengap.collections.fetch import (
-    BRAIN_MEASURES,
-    FINAL,
     fetch_cnnzoo,
     fetch_demogen,
     fetch_pgdl,
-    fetch_pgdl_participants,
 )
-from gengap.collections.participants import MEASURE, models_of, task_files
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -195,85 +189,6 @@ def test_what_is_no_zip_file_or_does_not_come_is_one_sentence(server):
         fetch_pgdl(["task1_v4"], address=address)
     with pytest.raises(GengapError, match="No task 'task3' in PGDL: choose from task1_v4"):
         fetch_pgdl(["task4", "task3"], address=address)
-
-
-def submit(served, task, measures, gaps, order):
-    """Put up a task's predictions, and the pairs of the scoring program in this order of models."""
-    for name, place in BRAIN_MEASURES.items():
-        (served / place).mkdir(parents=True, exist_ok=True)
-        (served / place / f"{task}.predict").write_text(json.dumps(measures[name], indent=4))
-    folder = served / FINAL / "correlations" / "VPM_1"
-    folder.mkdir(parents=True, exist_ok=True)
-    pairs = [[measures["VPM_1"][model], gaps[model]] for model in order]
-    np.save(folder / f"plot_{task}.npz", np.array(pairs).reshape(1, -1))
-
-
-def made_up(task, seed=0):
-    """Measures and gaps of a task's models, by `model_<id>`."""
-    models = [f"model_{number}" for number in models_of(task)]
-    values = np.random.default_rng(seed).normal(size=(len(BRAIN_MEASURES) + 1, len(models)))
-    gaps, *measures = [dict(zip(models, row.tolist())) for row in values]
-    return dict(zip(BRAIN_MEASURES, measures)), gaps
-
-
-@pytest.mark.parametrize("task", ["task1_v4", "task2_v1"])
-def test_the_participants_files_are_those_of_the_reference(server, reference, task):
-    served, address = server
-    known, configs = task_files(reference / "pgdl_participants", task)
-    models = pd.read_csv(known).set_index("model_id")
-    models.index = "model_" + models.index.astype(str)
-    measures = {name: models[MEASURE + name].to_dict() for name in BRAIN_MEASURES}
-    submit(served, task, measures, models["gen_gap"].to_dict(), models.index)
-    fetched, specs = task_files(fetch_pgdl_participants([task], address=address), task)
-    found = pd.read_csv(fetched)
-    expected = pd.read_csv(known)[found.columns]
-    pd.testing.assert_frame_equal(found, expected, check_exact=True)
-    found, expected = (json.loads(file.read_text()) for file in (specs, configs))
-    assert list(found) == list(expected)
-    for model, spec in found.items():
-        assert list(spec["hparams"].items()) == list(expected[model]["hparams"].items())
-        assert spec["metrics"]["gen_gap"] == expected[model]["metrics"]["gen_gap"]
-
-
-def test_gaps_go_to_their_models_in_whatever_order_the_pairs_were_written(server, tmp_path):
-    served, address = server
-    measures, gaps = made_up("task2_v1")
-    submit(served, "task2_v1", measures, gaps, sorted(gaps))  # by text: 1000 before 239
-    root = fetch_pgdl_participants(["task2_v1"], address=address)
-    assert root == tmp_path / "cache" / "pgdl_participants"
-    specs = json.loads(task_files(root, "task2_v1")[1].read_text())
-    assert {f"model_{n}": spec["metrics"]["gen_gap"] for n, spec in specs.items()} == gaps
-    for file in served.rglob("*.*"):
-        file.unlink()
-    assert fetch_pgdl_participants(["task2_v1"], address=address) == root  # nothing comes twice
-
-
-def test_what_the_participants_published_must_fit_together(server, tmp_path):
-    served, address = server
-    measures, gaps = made_up("task2_v1")
-    other, _ = made_up("task2_v1", seed=1)
-    submit(served, "task2_v1", measures | {"VPM_1": other["VPM_1"]}, gaps, gaps)
-    place = served / BRAIN_MEASURES["VPM_1"] / "task2_v1.predict"
-    place.write_text(json.dumps(measures["VPM_1"]))
-    with pytest.raises(GengapError, match="does not hold the values that were predicted"):
-        fetch_pgdl_participants(["task2_v1"], tmp_path / "here", address=address)
-    measures, gaps = made_up("task1_v4")
-    submit(served, "task1_v4", measures | {"VR": {"model_1": 0.5}}, gaps, gaps)
-    with pytest.raises(GengapError, match="VR of task1_v4 is not of the 96 models"):
-        fetch_pgdl_participants(["task1_v4"], tmp_path / "here", address=address)
-    assert not (tmp_path / "here").exists()
-    with pytest.raises(GengapError, match="No task 'task4' of the participants"):
-        fetch_pgdl_participants(["task4"], address=address)
-
-
-def test_pickled_pairs_are_refused(server):
-    served, address = server
-    measures, gaps = made_up("task2_v1")
-    submit(served, "task2_v1", measures, gaps, gaps)
-    plot = served / FINAL / "correlations" / "VPM_1" / "plot_task2_v1.npz.npy"
-    np.save(plot, np.array([{}, None], dtype=object), allow_pickle=True)
-    with pytest.raises(GengapError, match="plot_task2_v1.npz.npy cannot be read"):
-        fetch_pgdl_participants(["task2_v1"], address=address)
 
 
 # Downloads that go on where they stopped

@@ -1,4 +1,4 @@
-"""The kept scores of the participants' measures are those that their data give."""
+"""The participants' measures scored as officially, and the competition run again."""
 
 import itertools
 
@@ -7,86 +7,31 @@ import pandas as pd
 import pytest
 
 import gengap
-from gengap import GengapError
-from gengap.collections.participants import GRIDS, models_of, write_participants
+from gengap.collections.participants import TASKS
 from gengap.evaluation.baselines import BASELINE
 from gengap.evaluation.scores import cmi
 from gengap.evaluation.tasks import official_task
 from gengap.studies import pgdl as record
 from gengap.studies.published import reported
 
-KEPT = {
-    record.participants_scores: ["family", "measure", "score"],
-    record.participants_added_value: ["family", "measure"],
-}
 
-
-@pytest.fixture
-def nothing_at_hand(tmp_path, monkeypatch):
-    """Neither a reference folder nor a download; returns the folder of the cache."""
-    monkeypatch.setenv("GENGAP_REFERENCE", str(tmp_path / "reference"))
-    monkeypatch.setenv("GENGAP_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def downloaded(nothing_at_hand):
-    """The folder of a download: the squared gap as the only measure."""
-    folder = nothing_at_hand / "pgdl_participants"
-    for task in GRIDS:
-        gaps = {f"model_{number}": (7 * number % 101) / 101 for number in models_of(task)}
-        write_participants(folder, task, {"square": {m: g * g for m, g in gaps.items()}}, gaps)
-    return folder
-
-
-@pytest.mark.parametrize("table", KEPT)
-def test_recomputed_tables_are_the_kept_ones(reference, nothing_at_hand, table):
-    found = table(reference / "pgdl_participants")
-    pd.testing.assert_frame_equal(found, table(), rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("table", KEPT)
-def test_kept_tables_have_each_measure_once_and_in_order(nothing_at_hand, table):
-    kept, by = table(), KEPT[table]
-    assert not kept.duplicated(by).any()
-    pd.testing.assert_frame_equal(kept, kept.sort_values(by, ignore_index=True))
-    official = set(reported("pgdl_participants_scores")["measure"])
-    assert set(kept["measure"]) - {BASELINE} == official
-    assert set(kept["family"]) == set(GRIDS)
-    if "score" in by:
-        assert set(kept["score"]) == set(record.OFFICIAL)
-        assert len(kept) == 2 * (len(official) + 1) * len(record.OFFICIAL)
-    else:
-        assert len(kept) == 2 * len(official)
-
-
-def test_kept_scores_are_the_official_ones_to_twelve_digits(nothing_at_hand):
-    kept = record.participants_scores()
-    ours = kept[kept["score"] == "cmi"].set_index(["measure", "family"])["value"]
+def test_the_participants_scores_have_each_measure_once_and_are_the_official_ones():
+    found = record.participants_scores()
+    assert not found.duplicated(["family", "measure", "score"]).any()
     official = reported("pgdl_participants_scores").set_index(["measure", "task"])
+    measures = {*official.index.get_level_values("measure"), BASELINE}
+    assert set(found["measure"]) == measures and set(found["family"]) == set(TASKS)
+    assert len(found) == 2 * len(measures) * len(record.OFFICIAL)
+    ours = found[found["score"] == "cmi"].set_index(["measure", "family"])["value"]
     for row, score in official["published_cmi"].items():
         assert round(ours[row], 12) == score, row
 
 
-def test_data_at_hand_are_found_only_if_whole(nothing_at_hand, downloaded):
-    assert record.participants_folder() == downloaded
-    assert set(record.participants_added_value()["measure"]) == {"square"}
-    (downloaded / "task2_v1_models.csv").unlink()
-    assert record.participants_folder() is None
-    assert "VPM_1" in set(record.participants_added_value()["measure"])
-
-
-def test_what_is_kept_is_read_again(downloaded, data_folder):
-    record.keep_participants(downloaded)
-    (downloaded / "task1_v4_models.csv").unlink()
-    for table, measures in zip(KEPT, ({"square", BASELINE}, {"square"})):
-        assert set(table()["measure"]) == measures
-
-
-@pytest.mark.parametrize("table", KEPT)
-def test_neither_data_nor_table_is_one_sentence(nothing_at_hand, data_folder, table):
-    with pytest.raises(GengapError, match="gengap fetch pgdl-participants"):
-        table()
+def test_what_the_participants_measures_add_is_told_for_each():
+    found = record.participants_added_value()
+    official = reported("pgdl_participants_scores")
+    assert len(found) == 2 * official["measure"].nunique()
+    assert set(found["measure"]) == set(official["measure"]) and found["gain"].notna().all()
 
 
 def grid_of(task: str, gap: np.ndarray) -> pd.DataFrame:

@@ -346,39 +346,45 @@ def test_kept_fits_are_those_of_the_same_networks_and_settings(zoo, tmp_path, mo
     monkeypatch.setattr("gengap.tables.fits._file", lambda table: tmp_path / f"{table}.parquet")
     weights, index = (part[:60] for part in zoo)
     settings = {"inputs": [NORMS], "predictors": ["lgbm"], "seed": 2, "jobs": 1}
-    computed = score_table(weights, index, **settings)
-    first = score_table(weights, index, **settings, table="zoo.fits")
+    computed = prediction_table(weights, index, **settings)
+    settings |= {"table": "zoo.fits"}
+    first = prediction_table(weights, index, **settings)
     pd.testing.assert_frame_equal(first, computed)
     monkeypatch.setattr("gengap.tables.fits._called", None)  # nothing more can be computed
-    pd.testing.assert_frame_equal(score_table(weights, index, **settings, table="zoo.fits"), first)
+    pd.testing.assert_frame_equal(prediction_table(weights, index, **settings), first)
     others = index.assign(test_accuracy=index["test_accuracy"] / 2)
     for changed in ((weights * 2, index), (weights, others), (weights[:50], index[:50])):
         with pytest.raises(TypeError, match="NoneType"):
-            score_table(*changed, **settings, table="zoo.fits")
+            prediction_table(*changed, **settings)
     for other in ({"seed": 3}, {"inputs": ["hyper.learning_rate"]}, {"tuned_for": "cifar10"}):
         with pytest.raises(TypeError, match="NoneType"):
-            score_table(weights, index, **(settings | other), table="zoo.fits")
+            prediction_table(weights, index, **(settings | other))
 
 
-def test_scores_do_not_depend_on_the_number_of_processes(zoo):
+def test_predictions_do_not_depend_on_the_number_of_processes(zoo):
     weights, index = (part[:60] for part in zoo)
     settings = {"inputs": [NORMS, "hyper.learning_rate"], "seed": 2}
-    one = score_table(weights, index, **settings, jobs=1)
-    pd.testing.assert_frame_equal(one, score_table(weights, index, **settings, jobs=2))
-    assert list(one.columns) == [
-        "family", "predictor", "inputs", "reading", "iteration", "r2", "mae", "tau",
-    ]  # fmt: skip
-    assert len(one) == 2 * 3 * 3
-    assert one["reading"].unique().tolist() == list(READINGS)
+    one = prediction_table(weights, index, **settings, jobs=1)
+    pd.testing.assert_frame_equal(one, prediction_table(weights, index, **settings, jobs=2))
+    names = ["family", "predictor", "inputs", "model_id", "target"]
+    assert list(one.columns) == [*names, *READINGS]
+    assert len(one) == 2 * 3 * 30  # inputs, predictors, networks of the test half
+    accuracy = index.set_index("model_id")["test_accuracy"]
+    np.testing.assert_array_equal(one["target"], accuracy[one["model_id"]])
+
+
+def test_kept_predictions_have_six_decimals(zoo):
+    predictions = prediction_table(*zoo, inputs=[NORMS], predictors=["lgbm"], jobs=1)
+    pd.testing.assert_frame_equal(predictions, predictions.round(6))
 
 
 def test_scores_are_those_of_the_predictions(zoo):
-    scores = score_table(*zoo, inputs=[NORMS], predictors=["lgbm"], jobs=1)
-    predictions = prediction_table(*zoo, inputs=NORMS, predictor="lgbm", jobs=1)
-    accuracy = zoo[1].set_index("model_id")["test_accuracy"]
-    np.testing.assert_array_equal(predictions["target"], accuracy[predictions["model_id"]])
+    predictions = prediction_table(*zoo, inputs=[NORMS], predictors=["lgbm", "linear"], jobs=1)
+    scores = score_table(predictions)
+    names = ["family", "predictor", "inputs", "reading"]
+    assert list(scores.columns) == [*names, "r2", "mae", "tau"] and len(scores) == 2 * 2 * 3
     for row in scores.itertuples():
-        part = predictions[predictions["family"] == row.family]
+        part = predictions.query("family == @row.family and predictor == @row.predictor")
         assert row.r2 == r2(part["target"], part[row.reading])
         assert row.mae == pytest.approx((part["target"] - part[row.reading]).abs().mean())
         assert row.tau == plain_tau(part["target"], part[row.reading])
@@ -387,16 +393,15 @@ def test_scores_are_those_of_the_predictions(zoo):
 def test_rows_of_an_index_may_be_numbered_anyhow(zoo):
     weights, index = zoo
     settings = {"inputs": [NORMS], "predictors": ["linear"], "jobs": 1}
-    renumbered = index.set_axis(np.arange(110)[::-1] * 3)
-    pd.testing.assert_frame_equal(
-        score_table(weights, index, **settings), score_table(weights, renumbered, **settings)
-    )
+    renumbered = prediction_table(weights, index.set_axis(np.arange(110)[::-1] * 3), **settings)
+    pd.testing.assert_frame_equal(prediction_table(weights, index, **settings), renumbered)
 
 
 def test_a_family_can_be_fitted_with_the_configuration_of_another(zoo):
     settings = {"inputs": [NORMS], "predictors": ["linear"], "jobs": 1}
-    own = score_table(*zoo, **settings).set_index(["family", "reading"])
-    exchanged = score_table(*zoo, **settings, tuned_for="mnist").set_index(["family", "reading"])
+    own = score_table(prediction_table(*zoo, **settings)).set_index(["family", "reading"])
+    exchanged = score_table(prediction_table(*zoo, **settings, tuned_for="mnist"))
+    exchanged = exchanged.set_index(["family", "reading"])
     pd.testing.assert_frame_equal(own.loc[["mnist"]], exchanged.loc[["mnist"]])
     assert (own.loc["cifar10", "r2"] != exchanged.loc["cifar10", "r2"]).all()
 
@@ -407,12 +412,10 @@ def test_choosing_by_test_score_is_never_worse_on_the_test_half(zoo):
     wide = chosen.pivot(index=["family", "predictor"], columns="chosen_by", values="r2")
     assert len(wide) == 4
     assert (wide["test"] >= wide["validation"]).all()
-    own = [
-        score_table(*zoo, inputs=[NORMS], predictors=["linear"], tuned_for=dataset, jobs=1)
-        for dataset in DATASETS
-    ]
+    settings = {"inputs": [NORMS], "predictors": ["linear"], "jobs": 1}
+    own = [score_table(prediction_table(*zoo, **settings, tuned_for=name)) for name in DATASETS]
     best = pd.concat(own).query("reading == 'leak_free' and family == 'mnist'")["r2"].max()
-    assert wide.loc[("mnist", "linear"), "test"] == best
+    assert wide.loc[("mnist", "linear"), "test"] == pytest.approx(best, abs=1e-5)
 
 
 def test_the_curve_rises_and_leaves_out_sizes_that_a_family_lacks(zoo):
@@ -431,7 +434,16 @@ def test_the_curve_rises_and_leaves_out_sizes_that_a_family_lacks(zoo):
 def test_transfer_between_zoos_that_encode_accuracy_alike_works_and_fails_where_they_do_not(zoo):
     weights, index = zoo
     alike = transfer_table(weights, index, inputs=NORMS, jobs=1)
-    assert list(alike.columns) == ["trained_on", "tested_on", "reading", "r2", "mae", "tau"]
+    assert list(alike.columns) == [
+        "trained_on",
+        "tested_on",
+        "reading",
+        "r2",
+        "mae",
+        "tau",
+        "low",
+        "high",
+    ]
     assert len(alike) == 2 * 2 * 3
     assert alike["tau"].min() > 0.5
     mirrored = index.copy()

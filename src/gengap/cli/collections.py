@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from gengap.cli.options import Device, Scheduler, Workers
+from gengap.cli.tables import EVERY
 from gengap.errors import GengapError
 from gengap.replicas import STUDIES, Scale
 
@@ -14,7 +15,6 @@ from gengap.replicas import STUDIES, Scale
 ORIGINALS = {
     "cnnzoo": "gengap.collections.fetch:fetch_cnnzoo",
     "pgdl": "gengap.collections.fetch:fetch_pgdl",
-    "pgdl-participants": "gengap.collections.fetch:fetch_pgdl_participants",
     "demogen": "gengap.collections.fetch:fetch_demogen",
 }
 
@@ -94,21 +94,20 @@ def train(
     from gengap.tables.engine import on_scheduler
 
     usable_device(device)
-    if collection not in [*STUDIES, "all"]:
-        raise GengapError(
-            f"the collection {collection!r} cannot be trained; those are: {', '.join(STUDIES)}, all"
-        )
-    if collection == "all" and dataset:
+    if collection not in [*STUDIES, EVERY]:
+        known = ", ".join([*STUDIES, EVERY])
+        raise GengapError(f"the collection {collection!r} cannot be trained; those are: {known}")
+    if collection == EVERY and dataset:
         raise GengapError("all trains every family; leave out --dataset, or name a collection")
     if stack and collection != "cnnzoo":
         raise GengapError(f"{collection} is trained without --stack; leave it out")
     wanted: dict[str, object] = {"networks": networks, "epochs": epochs, "seed": seed}
     wanted |= {"stack": stack, "workers": workers, "images": images}
     options = {name: value for name, value in wanted.items() if value is not None}
-    home = out or Path("trained") / ("" if collection == "all" else collection)
+    home = out or Path("trained") / ("" if collection == EVERY else collection)
     with on_scheduler(scheduler):
-        for study in STUDIES if collection == "all" else [collection]:
-            root = home / study if collection == "all" else home
+        for study in STUDIES if collection == EVERY else [collection]:
+            root = home / study if collection == EVERY else home
             for family in [dataset] if dataset else recipes_of(study, scale):
                 _train_family(study, family, root, scale, device, options)
             _show_trained(study, root, scale)

@@ -13,31 +13,12 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from gengap import folders
-from gengap.collections import cnnzoo, demogen, participants, pgdl
+from gengap.collections import cnnzoo, demogen, pgdl
 from gengap.errors import GengapError
-from gengap.formats.predictions import read_predictions
 
 SMALL_CNN_ZOO = "https://storage.googleapis.com/gresearch/smallcnnzoo-dataset/"
 PGDL = "https://storage.googleapis.com/gresearch/pgdl/"
 DEMOGEN = "https://storage.googleapis.com/margin_dist_public_files/"
-BRAIN = "https://raw.githubusercontent.com/cadurosar/pgdl/"
-FINAL = "d116a175b15b70d09e90fee85bb5a2049f8251fa"
-TRIALS = "803a558e089812582fb61a8069d0135b85e2dbd3"  # left out of the final version
-SAMPLE = "ac0f127d7de5e74ef3fb5416918845809732168b"
-# A measure of team BrAIn -> the commit and folder of its predictions.
-BRAIN_MEASURES = {
-    "VPM_1": f"{FINAL}/ingestions/VPM_1",
-    "VPM_80": f"{FINAL}/ingestions/VPM_80",
-    "VR": f"{FINAL}/ingestions/VR",
-    "RBF_smoothness_max": f"{TRIALS}/RBF_submission",
-    "manifold_mixup": f"{TRIALS}/manifold_mixup_submission",
-    "sample_result_submission": f"{SAMPLE}/sample_result_submission",
-    "sharpness": f"{TRIALS}/sharpness_submission",
-    "smoothness_gap": f"{TRIALS}/smoothness_gap_submission",
-    "smoothness_rate": f"{TRIALS}/smoothness_rate_submission",
-    "train_cross_entropy": f"{TRIALS}/training_accuracy_submission",
-    "vc_dim": f"{TRIALS}/vc_dim_submission",
-}
 
 
 def fetch_cnnzoo(
@@ -134,43 +115,6 @@ def fetch_pgdl(
         if not zipfile.is_zipfile(file):
             raise GengapError(f"{file} is damaged or no zip file: delete it and fetch again.")
     return folder
-
-
-def fetch_pgdl_participants(
-    datasets: Iterable[str] = tuple(participants.GRIDS),
-    folder: Path | None = None,
-    *,
-    address: str = BRAIN,
-) -> Path:
-    """What team BrAIn published of PGDL's public tasks; returns the folder of four small files.
-
-    Eleven measures and the generalization gap of 96 networks (task1_v4) and of 54 (task2_v1), whose
-    hyper-parameters follow from their ids; 24 files of some kilobytes. Licence MIT. Source:
-    cadurosar/pgdl at fixed commits; gaps from `correlations`, the rest from `.predict` files.
-    `folder` defaults to `pgdl_participants` in the cache; what is there already is kept.
-
-    Raises: GengapError for an unknown task, a failed download or files that do not fit each other.
-    """
-    folder = Path(folder or folders.cache() / "pgdl_participants")
-    for task in datasets:
-        if task not in participants.GRIDS:
-            known = ", ".join(participants.GRIDS)
-            raise GengapError(f"No task {task!r} of the participants: choose from {known}.")
-        if not all(file.exists() for file in participants.task_files(folder, task)):
-            measures, gaps = _submitted(task, address)
-            participants.write_participants(folder, task, measures, gaps)
-    return folder
-
-
-def _submitted(task: str, address: str) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """The team's measures and the gaps of one task, by `model_<id>`."""
-    downloads = folders.cache() / "archives" / "pgdl_participants"
-    measures = {}
-    for name, place in BRAIN_MEASURES.items():
-        file = _download(f"{address}{place}/{task}.predict", downloads / name)
-        measures[name] = read_predictions(file)
-    scored = _download(f"{address}{FINAL}/correlations/VPM_1/plot_{task}.npz.npy", downloads)
-    return measures, participants.read_gaps(scored, measures["VPM_1"])
 
 
 def _archive_of(task: str) -> str:

@@ -1,17 +1,14 @@
 """The public record of the PGDL competition, scored again: real measures on its public tasks.
 
-The data are not part of this project. Where they are at hand the scores are computed from them;
-elsewhere they are read from tables kept in `data/tables`, whose values are the same.
+What became of the competition's claims, and the competition run again on other networks.
 """
 
 import re
-from functools import partial
-from pathlib import Path
 
 import pandas as pd
 
 from gengap import folders
-from gengap.collections.participants import GRIDS, read_participants, task_files
+from gengap.collections.participants import read_participants
 from gengap.errors import GengapError
 from gengap.evaluation.baselines import TRAIN_ACCURACY, TRAIN_LOSS, added_value_table
 from gengap.evaluation.judgement import judged
@@ -23,7 +20,6 @@ OFFICIAL = ("cmi", "kendall_tau", "granulated_tau", "pearson")  # scores on the 
 PHASES = {"public": (1, 2), "phase one": (4, 5), "phase two": (6, 7, 8, 9)}
 TASK = re.compile(r"task(\d+)")
 WINNER = "davies_bouldin_mixup"
-SCORES, ADDED_VALUE = "pgdl_participants", "pgdl_participants_added_value"  # names of kept tables
 
 
 def official_scores(values: pd.DataFrame, index: pd.DataFrame, **options) -> pd.DataFrame:
@@ -125,55 +121,26 @@ def by_model(table: pd.DataFrame) -> pd.DataFrame:
     return table.pivot(index="model_id", columns="measure", values="value")
 
 
-def participants_folder() -> Path | None:
-    """Where the participants' data are at hand, or None: then the kept tables are read.
-
-    `pgdl_participants` in the reference folder, or in the cache after `gengap fetch
-    pgdl-participants`, if all four files are there.
-    """
-    for parent in (folders.reference(), folders.cache()):
-        folder = parent / "pgdl_participants"
-        if all(file.is_file() for task in GRIDS for file in task_files(folder, task)):
-            return folder
-    return None
-
-
-def participants_scores(folder: Path | None = None) -> pd.DataFrame:
+def participants_scores() -> pd.DataFrame:
     """Our scores of the participants' measures, and of the baseline of hyper-parameters alone.
 
     As `official_scores` (1,000 permutations, 200 bootstraps, seed 0) gives them, sorted by task,
-    measure and score. folder: of the data; without it that of `participants_folder`, or else the
-    kept table.
-
-    Raises: GengapError if neither is there, or as `read_participants` does.
+    measure and score.
     """
-    folder = folder or participants_folder()
-    if folder is None:
-        return _kept(SCORES)
-    table, index, _ = read_participants(folder)
+    table, index, _ = read_participants()
     scores = official_scores(by_model(table), index)
     return scores.sort_values(["family", "measure", "score"], ignore_index=True)
 
 
-def participants_added_value(folder: Path | None = None) -> pd.DataFrame:
+def participants_added_value() -> pd.DataFrame:
     """What each of the participants' measures adds to the hyper-parameters alone.
 
     The columns of `added_value_table` (1,000 bootstraps, seed 0), a row per task and measure,
-    sorted by them. folder: as for `participants_scores`.
+    sorted by them.
     """
-    folder = folder or participants_folder()
-    if folder is None:
-        return _kept(ADDED_VALUE)
-    table, index, _ = read_participants(folder)
+    table, index, _ = read_participants()
     gains = added_value_table(by_model(table), index)
     return gains.sort_values(["family", "measure"], ignore_index=True)
-
-
-def keep_participants(folder: Path) -> None:
-    """Compute both kept tables anew from the participants' data and write them to data/tables."""
-    tables = {SCORES: participants_scores(folder), ADDED_VALUE: participants_added_value(folder)}
-    for name, table in tables.items():
-        folders.write_atomically(_file(name), partial(table.to_parquet, index=False))
 
 
 def measure_costs() -> pd.DataFrame:
@@ -183,16 +150,3 @@ def measure_costs() -> pd.DataFrame:
     others, as `tests/benchmarks/pgdl_measures.py` wrote them.
     """
     return pd.read_csv(folders.data() / "tables" / "pgdl_costs.csv")
-
-
-def _kept(name: str) -> pd.DataFrame:
-    if not _file(name).is_file():
-        raise GengapError(
-            f"there is neither the table {_file(name)} nor the data it is computed from; get them by"
-            " gengap fetch pgdl-participants"
-        )
-    return pd.read_parquet(_file(name))
-
-
-def _file(name: str) -> Path:
-    return folders.data() / "tables" / f"{name}.parquet"

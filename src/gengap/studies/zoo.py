@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from gengap.collections.cnnzoo import DATASETS
 from gengap.evaluation.regression import r2
+from gengap.evaluation.resampling import bootstrap_interval
 from gengap.evaluation.scores import plain_tau
 from gengap.measures.weight_features import ALL_LAYER_STATISTICS, INPUT_SETS, input_features
 from gengap.studies.published import reported
@@ -46,6 +47,7 @@ from gengap.tables.fits import kept_results
 from gengap.tables.identity import digest, record_hashes, source_hash
 
 READINGS = ("published", "leaky", "leak_free")
+DIGITS = 6  # of a kept prediction: of an accuracy that was counted on 10,000 images
 TRANSFER_TREES = 4000
 
 
@@ -68,7 +70,7 @@ class Problem:
         return zlib.crc32(words.encode()) & 0x7FFFFFFF
 
 
-def score_table(
+def prediction_table(
     weights: np.ndarray,
     index: pd.DataFrame,
     *,
@@ -80,37 +82,36 @@ def score_table(
     table: str | None = None,
     device: str = "cpu",
 ) -> pd.DataFrame:
-    """Scores of every predictor on every input set of every family, in the three readings.
+    """True and predicted test accuracy of each network in the test halves.
 
     `tuned_for` names the data set whose configurations are used, by default each family's own.
-    Columns: family, predictor, inputs, reading, iteration, r2, mae (a fraction), tau.
+    Columns: family, predictor, inputs, model_id, target, then one prediction for each reading, to
+    DIGITS decimals.
     """
     tasks = (
-        partial(_scores, problem, predictor, tuned_for or problem.family, seed, device)
+        partial(_predictions, problem, predictor, tuned_for or problem.family, seed, device)
         for problem in _problems(weights, index, inputs, seed)
         for predictor in predictors
     )
     number = index["family"].nunique() * len(inputs) * len(predictors)
-    return _run(_scores, tasks, number, jobs, table)
+    return _run(_predictions, tasks, number, jobs, table)
 
 
-def prediction_table(
-    weights: np.ndarray,
-    index: pd.DataFrame,
-    *,
-    predictor: str = "lgbm",
-    inputs: str = ALL_LAYER_STATISTICS,
-    seed: int = 0,
-    jobs: int | None = None,
-    table: str | None = None,
-) -> pd.DataFrame:
-    """True and predicted test accuracy of each network in the test halves.
+def score_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Scores of every predictor on every input set of every family, in the three readings.
 
-    Columns: family, model_id, target, then one prediction for each reading.
+    predictions: of `prediction_table`. Columns: family, predictor, inputs, reading, r2, mae (a
+    fraction), tau.
     """
-    problems = _problems(weights, index, [inputs], seed)
-    tasks = (partial(_predictions, problem, predictor, seed) for problem in problems)
-    return _run(_predictions, tasks, index["family"].nunique(), jobs, table)
+    names = ["family", "predictor", "inputs"]
+    rows = [
+        dict(zip(names, key, strict=True))
+        | {"reading": reading}
+        | _score(part["target"], part[reading])
+        for key, part in predictions.groupby(names, sort=False)
+        for reading in READINGS
+    ]
+    return pd.DataFrame(rows)
 
 
 def selection_table(
@@ -189,7 +190,7 @@ def transfer_table(
 
     At most 4,000 trees; the stopping set belongs to the family it is trained on, so off the
     diagonal no reading sees its test networks. Columns: trained_on, tested_on, reading, r2, mae,
-    tau.
+    tau, and low and high, the ends of tau's bootstrap interval over the networks of the test half.
 
     Source: Unterthiner et al. 2020, figure 4 (Kendall's tau).
     """
@@ -277,31 +278,18 @@ def _readings(problem, predictor, tuned_for, seed, **options) -> dict[str, Fit]:
     ) | _fit_problem(problem, predictor, parts.train, compared, *settings, **options)
 
 
-def _score(target, predictions, rows) -> dict[str, float]:
-    target, predictions = target[rows], predictions[rows]
-    error = float(np.abs(target - predictions).mean())
-    return {"r2": r2(target, predictions), "mae": error, "tau": plain_tau(target, predictions)}
+def _score(target: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    error = float(np.abs(target - predicted).mean())
+    return {"r2": r2(target, predicted), "mae": error, "tau": plain_tau(target, predicted)}
 
 
-def _scores(problem, predictor, tuned_for, seed, device):
+def _predictions(problem, predictor, tuned_for, seed, device):
     fits = _readings(problem, predictor, tuned_for, seed, device=device)
     labels = {"family": problem.family, "predictor": predictor, "inputs": problem.inputs}
+    found = {reading: fit.predictions.round(DIGITS) for reading, fit in fits.items()}
     return [
-        {**labels, "reading": reading, "iteration": fit.iteration}
-        | _score(problem.target, fit.predictions, problem.parts.test)
-        for reading, fit in fits.items()
-    ]
-
-
-def _predictions(problem, predictor, seed):
-    fits = _readings(problem, predictor, problem.family, seed)
-    return [
-        {
-            "family": problem.family,
-            "model_id": problem.models[row],
-            "target": problem.target[row],
-            **{reading: float(fit.predictions[row]) for reading, fit in fits.items()},
-        }
+        {**labels, "model_id": problem.models[row], "target": problem.target[row]}
+        | {reading: float(predicted[row]) for reading, predicted in found.items()}
         for row in problem.parts.test
     ]
 
@@ -324,7 +312,8 @@ def _curve_point(problem, predictor, size, repeat, seed):
     stop_on = {"leak_free": parts.validation}
     fits = _fit_problem(problem, predictor, parts.train, stop_on, problem.family, seed + repeat)
     labels = {"family": problem.family, "predictor": predictor}
-    score = _score(problem.target, fits["leak_free"].predictions, parts.test)
+    test, predicted = parts.test, fits["leak_free"].predictions
+    score = _score(problem.target[test], predicted[test])
     return [{**labels, "networks": size, "repeat": repeat, **score}]
 
 
@@ -343,12 +332,15 @@ def _transfers(source, problems, seed):
         parts=moved,
     )
     fits = _readings(joined, "lgbm", source.family, seed, trees=TRANSFER_TREES)
-    return [
-        {"trained_on": source.family, "tested_on": problem.family, "reading": reading}
-        | _score(joined.target, fit.predictions, problem.parts.test + at[problem.family])
-        for problem in problems
-        for reading, fit in fits.items()
-    ]
+    rows = []
+    for problem in problems:
+        test = problem.parts.test + at[problem.family]
+        names = {"trained_on": source.family, "tested_on": problem.family}
+        for reading, found in fits.items():
+            pair = joined.target[test], found.predictions[test]
+            ends = zip(("low", "high"), bootstrap_interval(plain_tau, *pair), strict=True)
+            rows.append({**names, "reading": reading, **_score(*pair), **dict(ends)})
+    return rows
 
 
 def _gains(problem, seed):

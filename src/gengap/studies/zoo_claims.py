@@ -1,0 +1,65 @@
+"""What Unterthiner et al. 2020 claim of weights and accuracies, on networks at hand."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from gengap.evaluation.regression import r2
+from gengap.measures.weight_features import ALL_LAYER_STATISTICS
+from gengap.studies.claims import Found, claim, claim_table, found
+
+STATISTICS, LINEAR = ("lgbm", ALL_LAYER_STATISTICS), ("linear", ALL_LAYER_STATISTICS)
+WEIGHTS, HYPER = ("lgbm", "weights"), ("lgbm", "hyper")
+LAST, *OTHERS = (("lgbm", f"weights.{layer}") for layer in (3, 0, 1, 2))
+SURE, LAYERS = "How sure is it?", "Weights predict accuracy"
+# Text, where the chapter shows it, the fit, those it is compared with, and the bound.
+CLAIMS = [
+    ("Statistics of the weights predict almost perfectly: R2 above 0.9", SURE, STATISTICS, [], 0.9),
+    ("Statistics say more than the weights: difference of R2", LAYERS, STATISTICS, [WEIGHTS], 0.0),
+    ("The last layer says more than any other: difference of R2", LAYERS, LAST, OTHERS, 0.0),
+    ("Boosting says more than a linear model: difference of R2", LAYERS, STATISTICS, [LINEAR], 0.0),
+    ("Weights say more than hyper-parameters: difference of R2", LAYERS, WEIGHTS, [HYPER], 0.0),
+    ("Hyper-parameters alone predict well: R2 above 0.8", LAYERS, HYPER, [], 0.8),
+]
+
+
+def claims(
+    predictions: pd.DataFrame, transfers: pd.DataFrame, published: pd.Series
+) -> pd.DataFrame:
+    """The table of `claim_table`, of leak-free fits.
+
+    predictions: of `prediction_table`, with all inputs and predictors. transfers: of
+    `transfer_table`. published: R2 by family, predictor and inputs. Intervals are bootstraps over
+    the networks of the test half, joint for fits that are compared.
+    """
+    by = dict(list(predictions.groupby(["family", "predictor", "inputs"], sort=False)))
+    families = predictions["family"].unique()
+    rows = []
+    for text, section, fit, others, above in CLAIMS:
+        numbers = {family: _lead_of(by, family, [fit, *others]) for family in families}
+        stated = [_lead([published[family, *one] for one in (fit, *others)]) for family in families]
+        shown = f"{min(stated):.2f} to {max(stated):.2f}"
+        rows.append(claim(text, shown, numbers, section, above=above))
+    text = "The order carries over: Kendall's tau on the harder of the other data sets"
+    numbers = {family: _worst_transfer(transfers, family) for family in families}
+    return claim_table([*rows, claim(text, "a figure", numbers, "From one data set to another")])
+
+
+def _lead(scores: Sequence[float]) -> float:
+    """How far the first lies above the best of the others, or the only one above 0."""
+    return scores[0] - max(scores[1:], default=0.0)
+
+
+def _lead_of(by: dict, family: str, fits: Sequence[tuple[str, str]]) -> Found:
+    def lead(target: np.ndarray, *predicted: np.ndarray) -> float:
+        return _lead([r2(target, one) for one in predicted])
+
+    parts = [by[family, *fit] for fit in fits]
+    return found(lead, parts[0]["target"], *(part["leak_free"] for part in parts))
+
+
+def _worst_transfer(transfers: pd.DataFrame, family: str) -> Found:
+    others = transfers.query("trained_on == @family and tested_on != @family")
+    worst = others[others["reading"] == "leak_free"].nsmallest(1, "tau").iloc[0]
+    return Found(worst["tau"], worst["low"], worst["high"])
