@@ -92,13 +92,13 @@ def test_the_collection_is_opened_by_its_name_and_measured(data_folder, monkeypa
     described.to_csv(root / "digits" / "index.csv", index=False)
 
     linear = gengap.open_collection("linear", root=root)
-    table = gengap.measure_table(linear, ["parameter_norm", "training_loss"])
+    table = gengap.measure_table(linear, ["parameter_norm", "inverse_margin"])
     norms = table[table["measure"] == "parameter_norm"].set_index("model_id")["value"]
     for model_id, layer in layers.items():
         expected = sum(float(part.detach().square().sum()) for part in layer.parameters())
         assert norms[model_id] == pytest.approx(expected, rel=1e-6)
-    losses = table[table["measure"] == "training_loss"]
-    assert set(losses["note"]) == {"linear has weights, but no training inputs"}
+    margins = table[table["measure"] == "inverse_margin"]
+    assert set(margins["note"]) == {"linear has weights, but no training inputs"}
 
 
 def test_the_chapter_is_executed_with_the_profile_that_is_shown(tmp_path, monkeypatch):

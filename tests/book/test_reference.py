@@ -140,7 +140,7 @@ def test_what_a_measure_needs_is_tried(tiny):
     needs = {name: reference.needs(MEASURES[name], model) for name in MEASURES}
     assert needs["parameter_norm"] == needs["vc_dimension"] == "weights"
     assert needs["distance_from_initialization"] == "initial weights"
-    assert needs["training_loss"] == needs["path_norm"] == "training images"
+    assert needs["inverse_margin"] == needs["path_norm"] == "training images"
     # The tiny networks have no convolution: that is not available, whatever else is given.
     assert needs["stable_quality"] == "weights"
 

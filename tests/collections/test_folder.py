@@ -117,7 +117,7 @@ def test_every_measure_is_a_number_or_not_available(folder, tmp_path):
     assert set(rows.index) == set(MEASURES)
     assert (rows["value"].notna() | (rows["note"] != "")).all()
     assert rows.loc["parameter_norm", "value"] > 0
-    assert "training images" in rows.loc["training_loss", "note"]
+    assert "training images" in rows.loc["inverse_margin", "note"]
     assert "initial weights" in rows.loc["distance_from_initialization", "note"]
 
 

@@ -52,4 +52,4 @@ def test_an_unknown_measure_is_answered_with_the_nearest():
 
 def test_no_name_means_all_measures():
     assert list(chosen_measures()) == list(MEASURES)
-    assert {"parameter_norm", "training_loss", "inverse_margin"} < set(MEASURES)
+    assert {"parameter_norm", "path_norm", "inverse_margin"} < set(MEASURES)

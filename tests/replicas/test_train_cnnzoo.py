@@ -240,7 +240,7 @@ def leave_network(zoo, number, value=0.0):
 def test_rows_of_a_diverged_network_are_left_out_of_its_part(tmp_path):
     for number, value in enumerate([0.0, np.nan, 0.0]):
         leave_network(zoo_below(tmp_path), number, value)
-    trainer.pack(zoo_below(tmp_path), range(3))
+    zoo_below(tmp_path).keep(range(3))
     index = gengap.open_collection("cnnzoo", root=tmp_path).index()
     assert list(index["run"]) == [f"mnist/{i:06d}" for i in (0, 0, 1, 2, 2)]
     assert list(index["epoch"]) == [0, 2, 0, 0, 2]
@@ -251,18 +251,18 @@ def test_a_part_is_written_once_when_its_networks_are_finished_in_order(tmp_path
     zoo, wanted = zoo_below(tmp_path), range(5)
     for number in (0, 2, 3):
         leave_network(zoo, number)
-    trainer.pack(zoo, wanted)
+    zoo.keep(wanted)
     assert not list(zoo.folder.glob("*.zip"))  # the second part waits for the first
     assert zoo.missing(wanted) == [1, 4]
     leave_network(zoo, 1)
-    trainer.pack(zoo, wanted)
+    zoo.keep(wanted)
     names = ["part_000000-000001.zip", "part_000002-000003.zip"]
     assert sorted(file.name for file in zoo.folder.glob("*.zip")) == names
     assert not list((zoo.folder / "networks").iterdir()) and zoo.missing(wanted) == [4]
     first = {file: file.stat().st_mtime_ns for file in zoo.folder.glob("*.zip")}
     leave_network(zoo, 0)  # as a kill between writing the part and removing the file leaves it
     leave_network(zoo, 4)
-    trainer.pack(zoo, wanted)
+    zoo.keep(wanted)
     after = {file: file.stat().st_mtime_ns for file in zoo.folder.glob("*.zip")}
     assert first.items() <= after.items()
     assert (zoo.folder / "part_000004-000004.zip").exists()
@@ -277,7 +277,7 @@ def test_the_same_networks_give_the_same_bytes(tmp_path):
     for name in ("one", "two"):
         zoo = zoo_below(tmp_path / name)
         leave_network(zoo, 0)
-        trainer.pack(zoo, range(1))
+        zoo.keep(range(1))
         found.append((zoo.folder / "part_000000-000000.zip").read_bytes())
     assert found[0] == found[1]
 

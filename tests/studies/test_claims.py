@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from gengap.evaluation.regression import r2
-from gengap.studies.claims import Found, claim, claim_table, found
+from gengap.studies.claims import Found, claim, claim_table, lead
 from gengap.studies.zoo_claims import CLAIMS, claims
 
 ABOVE, BELOW, ACROSS = Found(0.5, 0.3, 0.7), Found(-0.5, -0.7, -0.3), Found(0.1, -0.1, 0.3)
@@ -39,11 +39,17 @@ def test_a_row_tells_number_and_interval():
     assert table.loc["c"].to_dict() == expected | {"shown in": "There"}
 
 
-def test_a_number_is_the_statistic_and_its_interval_a_bootstrap():
-    values = np.random.default_rng(0).normal(1, 1, 400)
-    mean = found(np.mean, values)
-    assert mean.value == values.mean()
-    assert (mean.high - mean.low) / 2 == pytest.approx(1.96 / 20, rel=0.15)
+def test_a_lead_is_over_the_best_of_the_others_and_its_interval_a_bootstrap():
+    target = np.random.default_rng(0).normal(1, 1, 400)
+
+    def mean_of_product(x, y):
+        return (x * y).mean()
+
+    alone = lead(mean_of_product, target, [np.ones(400)])
+    assert alone.value == pytest.approx(target.mean())
+    assert (alone.high - alone.low) / 2 == pytest.approx(1.96 / 20, rel=0.15)
+    rivals = [np.full(400, factor) for factor in (3.0, 1.0, 2.0)]
+    assert lead(mean_of_product, target, rivals).value == pytest.approx(target.mean())
 
 
 def zoo_predictions(quality):

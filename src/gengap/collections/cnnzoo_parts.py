@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from gengap.errors import GengapError
-from gengap.folders import write_atomically
+from gengap.formats.containers import write_container
 
 NAME = re.compile(r"part_(\d+)-(\d+)\.zip")
 WEIGHTS = "weights.npy"
@@ -103,12 +103,4 @@ def _unreadable(part: Path, error: Exception) -> GengapError:
 
 def write_part(folder: Path, networks: range, contents: dict[str, bytes]) -> None:
     """Write a part, all of it or nothing; the same contents give the same bytes."""
-
-    def write(path: Path) -> None:
-        with zipfile.ZipFile(path, "w") as container:
-            for name, content in contents.items():
-                member = zipfile.ZipInfo(name)  # of 1980
-                member.external_attr = 0o644 << 16  # who may read it where it is unpacked
-                container.writestr(member, content, zipfile.ZIP_DEFLATED, compresslevel=9)
-
-    write_atomically(folder / part_name(networks), write)
+    write_container(folder / part_name(networks), contents.items())

@@ -3,9 +3,8 @@
 Nothing is unpacked to the disk.
 """
 
-import io
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,13 +57,17 @@ def _member_names(container: Path) -> list[str]:
         ) from error
 
 
-def write_container(file: Path, members: Mapping[str, bytes]) -> None:
-    """Write a container of members, by name, deflated; it is whole or not there.
+def write_container(file: Path, members: Iterable[tuple[str, bytes]]) -> None:
+    """Write a container of members, name and content, deflated; it is whole or not there.
 
     Equal members make equal bytes: all have the date that ZipInfo has of itself, in 1980.
     """
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, 9)
-    write_atomically(file, lambda path: path.write_bytes(buffer.getbuffer()))
+
+    def write(path: Path) -> None:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in members:
+                member = zipfile.ZipInfo(name)
+                member.external_attr = 0o644 << 16  # who may read it where it is unpacked
+                archive.writestr(member, content, zipfile.ZIP_DEFLATED, 9)
+
+    write_atomically(file, write)

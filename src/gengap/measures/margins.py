@@ -29,40 +29,6 @@ EIGHTH = (8, 9, 6, 7, 5, 4, 3, 2)
 
 
 @measure
-def training_loss(model: Model) -> float:
-    r"""Mean cross-entropy of the softmax outputs on the training sample. Unit: nats.
-
-    .. math:: -\frac1N \sum_{n=1}^N \ln \operatorname{softmax}(f(x_n))_{y_n}
-
-    Source:
-        Jiang et al. 2020 (Fantastic Generalization Measures), the cross-entropy that training is
-        stopped at; weight decay is no part of it.
-
-    Raises:
-        NotAvailable: if the collection has no training sample.
-    """
-    logits, labels = model.logits.cpu().double(), model.sample[1].cpu()
-    return float(nn.functional.cross_entropy(logits, labels))
-
-
-@measure
-def training_accuracy(model: Model) -> float:
-    r"""Fraction of the training sample that is classified correctly.
-
-    .. math:: \frac1N \sum_{n=1}^N [\, y_n = \textstyle\operatorname{argmax}_k f_k(x_n) \,]
-
-    The sign is plain: the gap is this minus the test accuracy, so more of it is more gap.
-
-    Source:
-        the competition's definition of the gap (Jiang et al. 2020, arXiv 2012.07976).
-
-    Raises:
-        NotAvailable: if the collection has no training sample.
-    """
-    return float((model.logits.argmax(dim=1) == model.sample[1]).double().mean())
-
-
-@measure
 def inverse_margin(model: Model, *, quantile: float = 0.1) -> float:
     r"""One over the squared margin at a low quantile of the training sample. Unit: 1 / logit².
 

@@ -176,8 +176,7 @@ class Zoo(Run):
 
     def together(self, missing: list[int]) -> Iterator[list[int]]:
         """Networks that share what shapes the computation, in the order of their first ones."""
-        on_cpu = torch.device(self.device).type == "cpu"
-        size = self.stack or (1 if on_cpu else GPU_STACK)
+        size = self.stack or (1 if self.on_cpu else GPU_STACK)
         groups = self.configurations(missing).groupby(SHARED).groups.values()
         parts = [[*group[i : i + size]] for group in groups for i in range(0, len(group), size)]
         return iter(sorted(parts))
@@ -191,7 +190,6 @@ class Zoo(Run):
 
     def train(self, held: dict[str, Images], networks: list[int]) -> None:
         rows = self.configurations(networks)
-        on_cpu = torch.device(self.device).type == "cpu"
         done = train_stack(
             rows,
             draw_stack(rows, seed=self.seed),
@@ -199,7 +197,7 @@ class Zoo(Run):
             held["test"],
             checkpoints=checkpoint_epochs(self.epochs),
             seed=self.seed,
-            kind=CompiledStack if on_cpu else TorchStack,
+            kind=CompiledStack if self.on_cpu else TorchStack,
         )
         steps = np.array([checkpoint["step"] for checkpoint in done])
         for position, network in enumerate(networks):
@@ -213,7 +211,20 @@ class Zoo(Run):
         return [part for part in part_files(self.folder) if networks_in(part).start == network]
 
     def keep(self, networks: range) -> None:
-        pack(self, networks)
+        """Write the parts whose networks are all finished, in order; remove these networks' files.
+
+        A part ends at a multiple of PART, or with the last network. Rows that are not finite, of
+        networks that diverged, are left out, as in the published tables.
+        """
+        for network in range(_packed(self.folder)):  # what a killed run has left beside their part
+            _file(self.folder, network).unlink(missing_ok=True)
+        while (first := _packed(self.folder)) < len(networks):
+            part = networks[first : (first // PART + 1) * PART]
+            if not all(_file(self.folder, network).exists() for network in part):
+                return
+            write_part(self.folder, part, _contents(self.folder, self.configurations(part)))
+            for network in part:
+                _file(self.folder, network).unlink()
 
 
 def checkpoint_epochs(epochs: int) -> list[int]:
@@ -241,23 +252,6 @@ def _packed(out: Path) -> int:
     """How many networks lie in parts, the first ones always."""
     parts = part_files(out)
     return networks_in(parts[-1]).stop if parts else 0
-
-
-def pack(zoo: Zoo, wanted: range) -> None:
-    """Write the parts whose networks are all finished, in order, and remove these networks' files.
-
-    A part ends at a multiple of PART, or with the last network. Rows that are not finite, of
-    networks that diverged, are left out, as in the published tables.
-    """
-    for network in range(_packed(zoo.folder)):  # what a killed run has left beside their part
-        _file(zoo.folder, network).unlink(missing_ok=True)
-    while (first := _packed(zoo.folder)) < len(wanted):
-        networks = wanted[first : (first // PART + 1) * PART]
-        if not all(_file(zoo.folder, network).exists() for network in networks):
-            return
-        write_part(zoo.folder, networks, _contents(zoo.folder, zoo.configurations(networks)))
-        for network in networks:
-            _file(zoo.folder, network).unlink()
 
 
 def _contents(out: Path, configurations: DataFrame) -> dict[str, bytes]:
@@ -309,19 +303,15 @@ def _hallmark_of_ranges(index: DataFrame) -> tuple:
         return ", ".join(f"{name} {low:.2g} to {high:.2g}" for name, (low, high) in ends.items())
 
     found = {name: (index[f"hp_{name}"].min(), index[f"hp_{name}"].max()) for name in RANGES}
-    inside = [
-        RANGES[name][0] <= low and high <= RANGES[name][1] for name, (low, high) in found.items()
-    ]
-    return "sampling ranges", told(RANGES), told(found), all(inside)
+    met = all(
+        RANGES[name][0] <= low <= high <= RANGES[name][1] for name, (low, high) in found.items()
+    )
+    return "sampling ranges", told(RANGES), told(found), met
 
 
 def _hallmark_of_fractions(index: DataFrame) -> tuple:
     shares = last_checkpoints(index)["hp_train_fraction"].value_counts(normalize=True).sort_index()
     found = ", ".join(f"{fraction:g} ({share:.2f})" for fraction, share in shares.items())
     wanted = ", ".join(f"{fraction:g} ({share:g})" for fraction, share in TRAIN_FRACTIONS.items())
-    return (
-        "train_fraction and its weights",
-        wanted,
-        found,
-        list(shares.index) == list(TRAIN_FRACTIONS),
-    )
+    met = list(shares.index) == list(TRAIN_FRACTIONS)
+    return "train_fraction and its weights", wanted, found, met

@@ -7,7 +7,6 @@ code was released. What this recipe chooses is said in `Recipe` and its neighbou
 import copy
 import json
 import math
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from gengap.collections.demogen import (
     packed_weights,
 )
 from gengap.collections.demogen_networks import nin, resnet32
-from gengap.folders import write_atomically
+from gengap.formats.containers import write_container
 from gengap.formats.images import (
     CLASSES,
     load_images,
@@ -153,7 +152,8 @@ class Grid(Run):
                 accuracy, loss = evaluate(network, held[split].images)
                 record = {"Accuracy": accuracy, "CrossEntropy": loss, "global_step": steps}
                 members[file] = json.dumps(record, indent=1).encode()
-            write_container(self.folder(name), members)
+            packed = ((f"{name}/{file}", content) for file, content in members.items())
+            write_container(container_of(self.folder(name)), packed)
 
 
 def halved(pixels: np.ndarray) -> np.ndarray:
@@ -177,22 +177,6 @@ def split_of(images: np.ndarray, labels: np.ndarray, device: str) -> Split:
     pixels = torch.from_numpy(colored).movedim(-1, 1).contiguous().float().to(device)
     inputs = torch.from_numpy(per_image_standardization(colored)).to(device)
     return Split(Images(pixels, known), Images(inputs, known))
-
-
-def write_container(folder: Path, members: dict[str, bytes]) -> None:
-    """Write a network's files as the container that takes the place of its folder.
-
-    It has no times in it: the same files give the same bytes.
-    """
-
-    def write(path: Path) -> None:
-        with zipfile.ZipFile(path, "w") as packed:
-            for name, content in members.items():
-                member = zipfile.ZipInfo(f"{folder.name}/{name}")  # of 1980
-                member.external_attr = 0o644 << 16
-                packed.writestr(member, content, zipfile.ZIP_DEFLATED, compresslevel=9)
-
-    write_atomically(container_of(folder), write)
 
 
 def initialized(family: str, settings: dict, width: int, classes: int) -> nn.Sequential:

@@ -169,7 +169,7 @@ class Family(Run):
         for place in networks:
             chosen = networks_of(self.family, self.recipe)[place]
             members = self.trained(place, chosen, held["train"], held["test"])
-            write_container(self.container(place), members)
+            write_container(self.container(place), members.items())
 
     def trained(
         self, place: int, chosen: "Network", train: Images, test: Images
@@ -215,15 +215,10 @@ def fit(
 
 def recorded(network: nn.Sequential, train: Images, test: Images) -> dict[str, float]:
     """Accuracies and losses as `checkpoint` wants them."""
-    (train_accuracy, train_loss), (test_accuracy, test_loss) = (
-        evaluate(network, split) for split in (train, test)
-    )
-    return {
-        "train_accuracy": train_accuracy,
-        "test_accuracy": test_accuracy,
-        "train_loss": train_loss,
-        "test_loss": test_loss,
-    }
+    found = {}
+    for split, images in {"train": train, "test": test}.items():
+        found[f"{split}_accuracy"], found[f"{split}_loss"] = evaluate(network, images)
+    return found
 
 
 def packed_spectra(rows: pd.DataFrame) -> bytes:

@@ -10,7 +10,6 @@ and compared with STOP, is of the rounded one.
 
 import copy
 import json
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from pandas import DataFrame, Series
 from torch import nn
 
 from gengap.errors import GengapError
-from gengap.folders import write_atomically
+from gengap.formats.containers import write_container
 from gengap.formats.images import SPLITS
 from gengap.formats.keras import network_from_config, write_weights
 from gengap.formats.tfrecord import write_tfrecord
@@ -35,9 +34,7 @@ from gengap.replicas.training import (
     train_epoch,
 )
 
-STOP = (
-    0.01  # nats: training stops after the first epoch with a cross-entropy below it, as published
-)
+STOP = 0.01  # nats: the first epoch with a cross-entropy below it is the last, as published
 LARGEST_LOSS = 0.1  # nats: what a network that does not come to STOP may have at its end
 LEAST_ACCURACY = 0.95  # of training, of every published network
 STOPPED = 0.75  # of a task's networks, at least, stopped at STOP
@@ -219,12 +216,5 @@ def pack(folder: Path) -> None:
     """Write `folder`.zip, from which the folder unpacks; the same files give the same bytes."""
     # Hidden files are what a killed run has left half written.
     files = sorted(file for file in folder.rglob("[!.]*") if file.is_file())
-
-    def write(path: Path) -> None:
-        with zipfile.ZipFile(path, "w") as packed:
-            for file in files:
-                member = zipfile.ZipInfo(file.relative_to(folder.parent).as_posix())  # of 1980
-                member.external_attr = 0o644 << 16  # who may read it where it is unpacked
-                packed.writestr(member, file.read_bytes(), zipfile.ZIP_DEFLATED)
-
-    write_atomically(folder.with_name(f"{folder.name}.zip"), write)
+    members = ((file.relative_to(folder.parent).as_posix(), file.read_bytes()) for file in files)
+    write_container(folder.with_name(f"{folder.name}.zip"), members)

@@ -54,6 +54,10 @@ class Run:
         return self.RECIPES[self.scale][self.family]
 
     @property
+    def on_cpu(self) -> bool:
+        return torch.device(self.device).type == "cpu"
+
+    @property
     def settings_file(self) -> Path:
         """Where the settings lie that all networks of the family share."""
         return self.out / self.family / "training.json"
@@ -128,7 +132,6 @@ def train(
         run.prepare()
         write_json(run.settings_file, settings)
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="network") as bar:
-        on_cpu = torch.device(run.device).type == "cpu"
         finished = engine.results(
             _trained,
             run.together(missing) if missing else (),
@@ -136,7 +139,7 @@ def train(
             arguments=(run,),
             workers=workers,
             device=run.device,
-            environment=MALLOC if on_cpu else None,
+            environment=MALLOC if run.on_cpu else None,
         )
         for _, count in finished:
             run.keep(wanted)
@@ -183,7 +186,7 @@ def keep_sample(study: str, out: Path, scale: Scale, networks: int) -> Path:
 
 
 def _held(run: Run) -> tuple[Run, object]:
-    if torch.device(run.device).type == "cpu":
+    if run.on_cpu:
         torch.set_flush_denormal(True)  # numbers too small for float32's usual form are slow
     return run, run.hold()
 

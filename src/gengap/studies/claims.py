@@ -4,7 +4,7 @@ A claim says that a number lies above a bound. It *holds* where the 95 % interva
 lie above it, *fails* where all lie below it, and *depends* on the networks otherwise.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +22,26 @@ class Found:
     high: float
 
 
-def found(statistic: Callable[..., float], *arrays: np.ndarray, **options: object) -> Found:
-    """`statistic(*arrays)` with the ends of `bootstrap_interval`, which takes the options."""
-    arrays = [np.asarray(array) for array in arrays]
-    return Found(statistic(*arrays), *bootstrap_interval(statistic, *arrays, **options))
+def lead(
+    statistic: Callable[[np.ndarray, np.ndarray], float],
+    target: np.ndarray,
+    columns: Sequence[np.ndarray],
+    **options: object,
+) -> Found:
+    """How far `statistic(target, column)` of the first lies above the best of the others, or 0.
+
+    Bootstraps, which take the options of `bootstrap_interval`, draw rows of all columns jointly.
+    """
+
+    def of(target: np.ndarray, *columns: np.ndarray) -> float:
+        return ahead([statistic(target, column) for column in columns])
+
+    arrays = [np.asarray(array) for array in (target, *columns)]
+    return Found(of(*arrays), *bootstrap_interval(of, *arrays, **options))
+
+
+def ahead(scores: Sequence[float]) -> float:
+    return scores[0] - max(scores[1:], default=0.0)
 
 
 def claim(

@@ -1,13 +1,10 @@
 """What Unterthiner et al. 2020 claim of weights and accuracies, on networks at hand."""
 
-from collections.abc import Sequence
-
-import numpy as np
 import pandas as pd
 
 from gengap.evaluation.regression import r2
 from gengap.measures.weight_features import ALL_LAYER_STATISTICS
-from gengap.studies.claims import Found, claim, claim_table, found
+from gengap.studies.claims import Found, ahead, claim, claim_table, lead
 
 STATISTICS, LINEAR = ("lgbm", ALL_LAYER_STATISTICS), ("linear", ALL_LAYER_STATISTICS)
 WEIGHTS, HYPER = ("lgbm", "weights"), ("lgbm", "hyper")
@@ -37,26 +34,17 @@ def claims(
     families = predictions["family"].unique()
     rows = []
     for text, section, fit, others, above in CLAIMS:
-        numbers = {family: _lead_of(by, family, [fit, *others]) for family in families}
-        stated = [_lead([published[family, *one] for one in (fit, *others)]) for family in families]
+        fits = fit, *others
+        stated = [ahead([published[family, *one] for one in fits]) for family in families]
         shown = f"{min(stated):.2f} to {max(stated):.2f}"
+        numbers = {}
+        for family in families:
+            predicted = [by[family, *one]["leak_free"] for one in fits]
+            numbers[family] = lead(r2, by[family, *fit]["target"], predicted)
         rows.append(claim(text, shown, numbers, section, above=above))
     text = "The order carries over: Kendall's tau on the harder of the other data sets"
     numbers = {family: _worst_transfer(transfers, family) for family in families}
     return claim_table([*rows, claim(text, "a figure", numbers, "From one data set to another")])
-
-
-def _lead(scores: Sequence[float]) -> float:
-    """How far the first lies above the best of the others, or the only one above 0."""
-    return scores[0] - max(scores[1:], default=0.0)
-
-
-def _lead_of(by: dict, family: str, fits: Sequence[tuple[str, str]]) -> Found:
-    def lead(target: np.ndarray, *predicted: np.ndarray) -> float:
-        return _lead([r2(target, one) for one in predicted])
-
-    parts = [by[family, *fit] for fit in fits]
-    return found(lead, parts[0]["target"], *(part["leak_free"] for part in parts))
 
 
 def _worst_transfer(transfers: pd.DataFrame, family: str) -> Found:

@@ -1,0 +1,58 @@
+"""What Jaegerman et al. 2021 claim of probes by singular values, on networks at hand."""
+
+import numpy as np
+import pandas as pd
+from pandas import DataFrame
+from scipy import stats
+
+from gengap.studies.claims import Found, claim, claim_table, lead
+
+PROBES = {"log_effective_rank": "Effective rank", "stable_quality": "Stable quality"}
+NORMS = ["log_frobenius_norm", "log_spectral_norm"]
+OUTCOMES = {"test_accuracy": "test accuracy", "gap": "the gap"}
+LEAST = 0.5  # the correlation from which we say that a probe ranks networks
+EARLY = 20  # epochs, of 70, after which a probe is to know the end
+SAME, FUTURE = "As published: measure and outcome of the same epoch", "What a probe is for"
+
+
+def claims(epochs: DataFrame, published: DataFrame) -> DataFrame:
+    """The table of `claim_table`, of Spearman's correlations over the networks of each family.
+
+    epochs: of `epoch_table`. published: correlations after the last epoch, indexed by family and
+    outcome, a column for each measure, positive for the gap where a larger measure goes with a
+    larger training minus test accuracy. Intervals are bootstraps over networks.
+    """
+    last = epochs.groupby("network").tail(1).droplevel("epoch")
+    early = epochs.xs(EARLY, level="epoch").reindex(last.index)
+    rows = []
+    for probe, name in PROBES.items():
+        for outcome, told in OUTCOMES.items():
+            stated = published.xs(outcome, level="outcome")
+            rivals = stated[NORMS].max(axis=1)
+            for text, others, above in (
+                (f"{name} ranks {told}: correlation above {LEAST}", [], LEAST),
+                (f"{name} ranks {told} better than norms do: difference", NORMS, 0.0),
+            ):
+                numbers = _leads(last, last[[probe, *others]], outcome)
+                shown = stated[probe] - (rivals if others else 0)
+                rows.append(claim(text, _range(shown), numbers, SAME, above=above))
+        text = f"{name} after {EARLY} epochs ranks final test accuracy: correlation above {LEAST}"
+        numbers = _leads(last, early[[probe]], "test_accuracy")
+        rows.append(claim(text, "stated", numbers, FUTURE, above=LEAST))
+    return claim_table(rows)
+
+
+def _range(values: pd.Series) -> str:
+    return f"{values.min():.2f} to {values.max():.2f}"
+
+
+def _leads(last: DataFrame, measures: DataFrame, outcome: str) -> dict[str, Found]:
+    """By family, how far the first measure's correlation lies above the best of the others."""
+    return {
+        family: lead(_spearman, rows[outcome], measures.loc[rows.index].T.to_numpy())
+        for family, rows in last.groupby("family", sort=False)
+    }
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> float:
+    return np.corrcoef(stats.rankdata([x, y], axis=1))[0, 1]
