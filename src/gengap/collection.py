@@ -154,7 +154,7 @@ class Collection:
     def select(self, query: str) -> "Collection":
         """This collection restricted to the index rows for which a pandas query holds.
 
-        Example: `zoo.select("family == 'fashion_mnist' and epoch == 5")`.
+        Example: `zoo.select("family == 'fashion_mnist' and epoch == 86")`.
         """
         chosen = object.__new__(type(self))
         chosen.__dict__.update(self.__dict__, _index=matching(self._index, query))

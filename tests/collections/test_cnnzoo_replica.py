@@ -9,6 +9,7 @@ import torch
 import gengap
 from gengap.collections.cnnzoo import finite_rows, last_checkpoints
 from gengap.formats.images import embedded_images, load_images, network_inputs
+from gengap.replicas.cnnzoo import hallmarks
 
 FAMILIES = ("mnist", "fashion_mnist", "cifar10")
 CHECKED = 12  # models of each test, drawn anew for each release of the replica by its own size
@@ -39,15 +40,16 @@ def check(model, split, pixels, labels):
     assert abs(accuracy(model, pixels, labels) - recorded) <= 1e-4 + 1e-12, model.record["model_id"]
 
 
-def test_the_replica_is_as_large_as_the_book_says_and_spans_chance_to_good(zoo):
+def test_the_replica_is_in_the_regime_of_the_paper(zoo):
+    found = hallmarks(zoo.index())
+    assert found["met"].all(), found[~found["met"]]
+
+
+def test_networks_span_chance_to_good(zoo):
     last = last_checkpoints(zoo.index())
-    sizes = {"fashion_mnist": (600, 0.8), "mnist": (300, 0.9), "cifar10": (300, 0.4)}
-    for family, (networks, best) in sizes.items():
+    for family, best in {"fashion_mnist": 0.85, "mnist": 0.97, "cifar10": 0.4}.items():
         accuracies = last[last["family"] == family]["test_accuracy"]
-        assert len(accuracies) >= networks
         assert accuracies.min() <= 0.11 and accuracies.max() >= best
-    checkpoints = zoo.index().groupby("run")["epoch"].nunique()
-    assert (checkpoints >= 5).sum() >= 50
 
 
 def test_every_weight_of_the_replica_is_finite(zoo):

@@ -154,6 +154,12 @@ def test_the_kept_spectra_are_those_of_the_networks_at_all_epochs(opened):
         )
 
 
+def test_the_index_tells_of_how_many_images_an_accuracy_is(trained):
+    index = gengap.open_collection("genprob", trained).index()
+    tested = index[index["family"] == FAMILY].groupby("epoch")["test_images"].first()
+    assert tested.to_dict() == {0: 10_000, 1: TESTED, 2: 10_000}
+
+
 def test_families_share_a_folder_that_has_only_what_is_documented(trained):
     networks = [*networks_of(FAMILY, NARROW)[:3], networks_of(OTHER, NARROW)[0]]
     assert {path.name for path in trained.iterdir()} == {

@@ -35,7 +35,7 @@ from gengap.collections.genprob_networks import CELLS, genprob_network
 from gengap.errors import GengapError, NotAvailable
 from gengap.formats.containers import Member, files_below
 from gengap.formats.images import image_counts, like_cifar, load_images
-from gengap.formats.places import Place
+from gengap.formats.places import Place, naming, read_json
 from gengap.formats.state_dicts import (
     check_finite,
     read_checkpoint,
@@ -53,6 +53,7 @@ DATASETS = {
     "CIFAR100": ("cifar100", (129.3, 124.1, 112.4), (68.2, 65.4, 70.4)),
     "FashionMNIST": ("fashion_mnist", (72.9,) * 3, (90.0,) * 3),
 }
+SETTINGS = "training.json"  # of a family, from training: how many images were tested
 SPECTRA = "spectra.parquet"  # how the names of tables of kept spectra end
 FILE = re.compile(r"(.+)_([^_/]+)_epoch_(\d+)\.pth\.tar")
 STATISTIC = re.compile(r"(train|test)_(acc1|loss)_epoch_(\d+)")
@@ -186,16 +187,26 @@ class GenProb(Collection):
             for network in sorted(networks)
         }
         unit = accuracy_unit(family, recorded)
-        sizes = image_counts(*self._images_of(family.rpartition("_")[2]))
-        counts = dict(zip(IMAGE_COUNTS, sizes, strict=True))
+        train, test = image_counts(*self._images_of(family.rpartition("_")[2]))
+        few, whole = self._tested(family)
         return [
             {"model_id": f"{family}/{network}/epoch_{epoch}", "family": family, "epoch": epoch}
             | {name: v / unit if "accuracy" in name else v for name, v in record.items()}
-            | counts
+            | dict(zip(IMAGE_COUNTS, (train, few if few and epoch not in whole else test)))
             | hyper_parameters(network)
             for network, records in recorded.items()
             for epoch, record in records.items()
         ]
+
+    def _tested(self, family: str) -> tuple[int | None, set[int]]:
+        """How many images most epochs were tested on, and the epochs tested on all."""
+        file = self.root / family / SETTINGS
+        if not file.exists():  # as beside the published networks
+            return None, set()
+        settings = read_json(file)
+        with naming(file):
+            whole = {*settings.get("tested_whole", ()), settings["epochs"] - 1}
+            return settings.get("tested"), whole
 
 
 def read_spectra(file: Path | Member) -> DataFrame:
