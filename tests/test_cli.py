@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
@@ -211,6 +212,19 @@ def test_measure_counts_what_is_missing_and_why(tiny, run):
     assert "--retry" in result.stdout
 
 
+def test_values_are_written_as_csv_on_request(tiny, run, tmp_path):
+    result = run("measure", "tiny", "-m", "parameter_norm", "--csv", tmp_path / "values.csv")
+    assert result.exit_code == 0, result.output
+    assert f"csv: {tmp_path / 'values.csv'}" in result.stdout
+    rows = pd.read_csv(tmp_path / "values.csv")
+    assert list(rows["model_id"]) == list(tiny.index()["model_id"])
+    assert rows["value"].notna().all() and set(rows["measure"]) == {"parameter_norm"}
+
+
+def test_the_version_is_told(run):
+    assert run("--version").stdout == f"gengap {metadata.version('gengap')}\n"
+
+
 def test_details_are_kept_and_written_as_csv_on_request(tiny, run, tmp_path):
     with pytest.warns(UserWarning, match="4 models have no rows"):
         result = run("details", "tiny", "margins", "--csv", tmp_path / "rows.csv")
@@ -281,8 +295,8 @@ MISTAKES = {
     "--root is the folder of one collection": ["score", __file__, "--root", "."],
     "no model of tiny fits": ["score", __file__, "-c", "tiny", "--query", "epoch == 7"],
     "measure all takes all models": ["measure", "all", "--query", "epoch == 1"],
-    "leave out --query and --root": ["measure", "all", "--root", "."],
-    "no collection 'tini'": ["measure", "tini"],
+    "no collection 'tini'; did you mean 'tiny'?": ["measure", "tini"],
+    "leave out --query, --root and --csv": ["measure", "all", "--csv", "x.csv"],
     "no measure 'norm'": ["measure", "tiny", "-m", "norm"],
     "query 'famly == 1' is not understood": ["measure", "tiny", "--query", "famly == 1"],
     "holds no model": ["measure", "tiny", "--query", "epoch == 7"],

@@ -15,7 +15,7 @@ from pandas import DataFrame, Series
 from torch import Tensor, nn
 
 from gengap import folders
-from gengap.errors import GengapError, NotAvailable
+from gengap.errors import GengapError, NotAvailable, nearest
 from gengap.model import Model
 
 # Public name -> where its class is; a class is imported only when its collection is opened.
@@ -210,7 +210,7 @@ def open_collection(
     device: where networks and samples are put, as torch names it: "cpu", "cuda", "cuda:1".
     """
     if name not in COLLECTIONS:
-        raise GengapError(f"no collection {name!r}; there are: {', '.join(sorted(COLLECTIONS))}")
+        raise GengapError(f"no collection {name!r}; {nearest(name, COLLECTIONS)}")
     collection = pkgutil.resolve_name(COLLECTIONS[name])
     if root is not None and not collection.is_root(root):
         raise GengapError(f"root {root} of {name} is no folder that can be read; give its own")

@@ -1,4 +1,14 @@
-"""The two errors that users meet."""
+"""The two errors that users meet, and how a message names what there is."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The part of a message about an unknown name that says which ones there are."""
+    known = sorted(known)
+    close = get_close_matches(name, known, 1)
+    return f"{f'did you mean {close[0]!r}? ' if close else ''}there are: {', '.join(known)}"
 
 
 class GengapError(Exception):

@@ -11,15 +11,7 @@ from gengap.evaluation.regression import r2
 from gengap.evaluation.scores import plain_tau
 from gengap.measures.weight_features import ALL_LAYER_STATISTICS, INPUT_SETS, input_features
 from gengap.studies import zoo_predictors as predictors
-from gengap.studies.zoo import (
-    READINGS,
-    importance_table,
-    learning_curve,
-    prediction_table,
-    score_table,
-    selection_table,
-    transfer_table,
-)
+from gengap.studies.zoo import READINGS, Fits, score_table
 from gengap.studies.zoo_predictors import (
     PREDICTORS,
     batch_size,
@@ -342,30 +334,36 @@ def test_a_fit_repeats_with_its_seed_and_leaves_torchs_generator_alone(predictor
 # The tables
 
 
+def fitted(name, weights, index, *arguments, seed=0, jobs=1, table=None, **options):
+    """A table of the fits on networks."""
+    fits = Fits(weights, index, seed=seed, jobs=jobs, table=table)
+    return getattr(fits, name)(*arguments, **options)
+
+
 def test_kept_fits_are_those_of_the_same_networks_and_settings(zoo, tmp_path, monkeypatch):
     monkeypatch.setattr("gengap.tables.fits._file", lambda table: tmp_path / f"{table}.parquet")
     weights, index = (part[:60] for part in zoo)
     settings = {"inputs": [NORMS], "predictors": ["lgbm"], "seed": 2, "jobs": 1}
-    computed = prediction_table(weights, index, **settings)
+    computed = fitted("predictions", weights, index, **settings)
     settings |= {"table": "zoo.fits"}
-    first = prediction_table(weights, index, **settings)
+    first = fitted("predictions", weights, index, **settings)
     pd.testing.assert_frame_equal(first, computed)
     monkeypatch.setattr("gengap.tables.fits._called", None)  # nothing more can be computed
-    pd.testing.assert_frame_equal(prediction_table(weights, index, **settings), first)
+    pd.testing.assert_frame_equal(fitted("predictions", weights, index, **settings), first)
     others = index.assign(test_accuracy=index["test_accuracy"] / 2)
     for changed in ((weights * 2, index), (weights, others), (weights[:50], index[:50])):
         with pytest.raises(TypeError, match="NoneType"):
-            prediction_table(*changed, **settings)
+            fitted("predictions", *changed, **settings)
     for other in ({"seed": 3}, {"inputs": ["hyper.learning_rate"]}, {"tuned_for": "cifar10"}):
         with pytest.raises(TypeError, match="NoneType"):
-            prediction_table(weights, index, **(settings | other))
+            fitted("predictions", weights, index, **(settings | other))
 
 
 def test_predictions_do_not_depend_on_the_number_of_processes(zoo):
     weights, index = (part[:60] for part in zoo)
     settings = {"inputs": [NORMS, "hyper.learning_rate"], "seed": 2}
-    one = prediction_table(weights, index, **settings, jobs=1)
-    pd.testing.assert_frame_equal(one, prediction_table(weights, index, **settings, jobs=2))
+    one = fitted("predictions", weights, index, **settings, jobs=1)
+    pd.testing.assert_frame_equal(one, fitted("predictions", weights, index, **settings, jobs=2))
     names = ["family", "predictor", "inputs", "model_id", "target"]
     assert list(one.columns) == [*names, *READINGS]
     assert len(one) == 2 * 3 * 30  # inputs, predictors, networks of the test half
@@ -374,12 +372,12 @@ def test_predictions_do_not_depend_on_the_number_of_processes(zoo):
 
 
 def test_kept_predictions_have_six_decimals(zoo):
-    predictions = prediction_table(*zoo, inputs=[NORMS], predictors=["lgbm"], jobs=1)
+    predictions = fitted("predictions", *zoo, inputs=[NORMS], predictors=["lgbm"], jobs=1)
     pd.testing.assert_frame_equal(predictions, predictions.round(6))
 
 
 def test_scores_are_those_of_the_predictions(zoo):
-    predictions = prediction_table(*zoo, inputs=[NORMS], predictors=["lgbm", "linear"], jobs=1)
+    predictions = fitted("predictions", *zoo, inputs=[NORMS], predictors=["lgbm", "linear"], jobs=1)
     scores = score_table(predictions)
     names = ["family", "predictor", "inputs", "reading"]
     assert list(scores.columns) == [*names, "r2", "mae", "tau"] and len(scores) == 2 * 2 * 3
@@ -393,33 +391,37 @@ def test_scores_are_those_of_the_predictions(zoo):
 def test_rows_of_an_index_may_be_numbered_anyhow(zoo):
     weights, index = zoo
     settings = {"inputs": [NORMS], "predictors": ["linear"], "jobs": 1}
-    renumbered = prediction_table(weights, index.set_axis(np.arange(110)[::-1] * 3), **settings)
-    pd.testing.assert_frame_equal(prediction_table(weights, index, **settings), renumbered)
+    renumbered = fitted(
+        "predictions", weights, index.set_axis(np.arange(110)[::-1] * 3), **settings
+    )
+    pd.testing.assert_frame_equal(fitted("predictions", weights, index, **settings), renumbered)
 
 
 def test_a_family_can_be_fitted_with_the_configuration_of_another(zoo):
     settings = {"inputs": [NORMS], "predictors": ["linear"], "jobs": 1}
-    own = score_table(prediction_table(*zoo, **settings)).set_index(["family", "reading"])
-    exchanged = score_table(prediction_table(*zoo, **settings, tuned_for="mnist"))
+    own = score_table(fitted("predictions", *zoo, **settings)).set_index(["family", "reading"])
+    exchanged = score_table(fitted("predictions", *zoo, **settings, tuned_for="mnist"))
     exchanged = exchanged.set_index(["family", "reading"])
     pd.testing.assert_frame_equal(own.loc[["mnist"]], exchanged.loc[["mnist"]])
     assert (own.loc["cifar10", "r2"] != exchanged.loc["cifar10", "r2"]).all()
 
 
 def test_choosing_by_test_score_is_never_worse_on_the_test_half(zoo):
-    chosen = selection_table(*zoo, predictors=["linear", "lgbm"], inputs=NORMS, jobs=1)
+    chosen = fitted("selections", *zoo, predictors=["linear", "lgbm"], inputs=NORMS, jobs=1)
     assert list(chosen.columns) == ["family", "predictor", "chosen_by", "tuned_for", "r2"]
     wide = chosen.pivot(index=["family", "predictor"], columns="chosen_by", values="r2")
     assert len(wide) == 4
     assert (wide["test"] >= wide["validation"]).all()
     settings = {"inputs": [NORMS], "predictors": ["linear"], "jobs": 1}
-    own = [score_table(prediction_table(*zoo, **settings, tuned_for=name)) for name in DATASETS]
+    own = [
+        score_table(fitted("predictions", *zoo, **settings, tuned_for=name)) for name in DATASETS
+    ]
     best = pd.concat(own).query("reading == 'leak_free' and family == 'mnist'")["r2"].max()
     assert wide.loc[("mnist", "linear"), "test"] == pytest.approx(best, abs=1e-5)
 
 
 def test_the_curve_rises_and_leaves_out_sizes_that_a_family_lacks(zoo):
-    curve = learning_curve(*zoo, [10, 25, 30], predictors=["lgbm"], inputs=NORMS, jobs=1)
+    curve = fitted("learning_curve", *zoo, [10, 25, 30], predictors=["lgbm"], inputs=NORMS, jobs=1)
     assert list(curve.columns) == [
         "family", "predictor", "networks", "repeat", "r2", "mae", "tau",
     ]  # fmt: skip
@@ -433,7 +435,7 @@ def test_the_curve_rises_and_leaves_out_sizes_that_a_family_lacks(zoo):
 
 def test_transfer_between_zoos_that_encode_accuracy_alike_works_and_fails_where_they_do_not(zoo):
     weights, index = zoo
-    alike = transfer_table(weights, index, inputs=NORMS, jobs=1)
+    alike = fitted("transfers", weights, index, inputs=NORMS, jobs=1)
     assert list(alike.columns) == [
         "trained_on",
         "tested_on",
@@ -449,7 +451,7 @@ def test_transfer_between_zoos_that_encode_accuracy_alike_works_and_fails_where_
     mirrored = index.copy()
     other = mirrored["family"] == "cifar10"
     mirrored.loc[other, "test_accuracy"] = 1 - mirrored.loc[other, "test_accuracy"]
-    unlike = transfer_table(weights, mirrored, inputs=NORMS, jobs=1)
+    unlike = fitted("transfers", weights, mirrored, inputs=NORMS, jobs=1)
     across = unlike["trained_on"] != unlike["tested_on"]
     assert unlike.loc[~across, "tau"].min() > 0.5
     assert unlike.loc[across, "tau"].max() < -0.5
@@ -457,15 +459,15 @@ def test_transfer_between_zoos_that_encode_accuracy_alike_works_and_fails_where_
 
 def test_the_diagonal_of_the_transfer_is_a_fit_on_the_family_alone(zoo):
     weights, index = zoo
-    transfer = transfer_table(weights, index, inputs=NORMS, jobs=1, seed=4)
+    transfer = fitted("transfers", weights, index, inputs=NORMS, jobs=1, seed=4)
     rows = np.flatnonzero(index["family"] == "cifar10")
-    alone = transfer_table(weights[rows], index.iloc[rows], inputs=NORMS, jobs=1, seed=4)
+    alone = fitted("transfers", weights[rows], index.iloc[rows], inputs=NORMS, jobs=1, seed=4)
     diagonal = transfer.query("trained_on == 'cifar10' and tested_on == 'cifar10'")
     pd.testing.assert_frame_equal(diagonal.reset_index(drop=True), alone)
 
 
 def test_importance_sums_to_one_and_finds_the_tensor_that_carries_accuracy(zoo):
-    importance = importance_table(*zoo, jobs=1)
+    importance = fitted("importances", *zoo, jobs=1)
     assert list(importance.columns) == ["family", "layer", "tensor", "statistic", "gain"]
     assert importance.groupby("family")["gain"].sum().to_numpy() == pytest.approx([1, 1])
     assert len(importance) == 2 * input_features(ALL_LAYER_STATISTICS, *zoo).shape[1]

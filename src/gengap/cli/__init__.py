@@ -4,6 +4,8 @@ Imports stand inside the commands: PyTorch takes seconds, and `gengap --help` mu
 """
 
 import warnings
+from importlib import metadata
+from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
@@ -38,8 +40,20 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,  # plain help keeps the lines of the examples
     pretty_exceptions_enable=False,
-    help="Reproduced results on predicting generalization: a book, its numbers, and your measures.",
+    invoke_without_command=True,
 )
+
+
+@app.callback()
+def program(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    """Reproduced results on predicting generalization: a book, its numbers, and your measures."""
+    if version:
+        typer.echo(f"gengap {metadata.version('gengap')}")
+        raise typer.Exit()
+
+
 app.command("list")(list_everything)
 app.command()(measure)
 app.command()(details)

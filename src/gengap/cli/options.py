@@ -12,6 +12,7 @@ Root = Annotated[
 Query = Annotated[
     str | None, typer.Option(help="Only the models for which this pandas query holds.")
 ]
+Csv = Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write the rows there as well.")]
 Device = Annotated[str, typer.Option(help="Where to compute, as PyTorch names it: cpu, cuda.")]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Processes of one thread on a CPU (the number of cores).")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gengap.cli.options import Device, Query, Root, Scheduler, Workers
+from gengap.cli.options import Csv, Device, Query, Root, Scheduler, Workers
 from gengap.errors import GengapError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def measure(
             help="Your own measures, functions under @gengap.measure; without -m, only these.",
         ),
     ] = None,
+    csv: Csv = None,
     query: Query = None,
     root: Root = None,
     device: Device = "cpu",
@@ -60,16 +61,17 @@ def measure(
       gengap measure cnnzoo
       gengap measure cnnzoo -m parameter_norm -m inverse_margin --query "family == 'mnist'"
       gengap measure cnnzoo --module my_measures.py --device cuda
+      gengap measure pgdl -m path_norm --csv values.csv
       gengap measure all --scheduler tcp://127.0.0.1:8786
     """
     from gengap.collection import embedded_collections, open_collection
     from gengap.submission.measure_file import measures_in
     from gengap.tables.values import measure_table
 
-    if collection == EVERY and (query or root):
+    if collection == EVERY and (query or root or csv):
         raise GengapError(
-            "measure all takes all models of every embedded collection; leave out --query and"
-            " --root, or name one collection"
+            "measure all takes all models of every embedded collection; leave out --query, --root"
+            " and --csv, or name one collection"
         )
     own = measures_in(module) if module else None
     for name in embedded_collections() if collection == EVERY else [collection]:
@@ -79,6 +81,7 @@ def measure(
             chosen, names or own, retry=retry, workers=workers, scheduler=scheduler
         )
         _show(rows, chosen)
+        _write(rows, csv)
 
 
 def details(
@@ -89,9 +92,7 @@ def details(
             help="margins: signatures of margin distributions; spectra: of each layer's weights."
         ),
     ],
-    csv: Annotated[
-        Path | None, typer.Option(metavar="FILE.csv", help="Write the rows there as well.")
-    ] = None,
+    csv: Csv = None,
     query: Query = None,
     root: Root = None,
     device: Device = "cpu",
@@ -110,7 +111,6 @@ def details(
       gengap details demogen margins --csv signatures.csv --root originals/demogen --device cuda
     """
     from gengap.collection import open_collection
-    from gengap.folders import write_atomically
     from gengap.tables.details import detail_table
     from gengap.tables.store import table_file
 
@@ -118,11 +118,17 @@ def details(
     chosen = opened.select(query) if query else opened
     rows = detail_table(chosen, detail, workers=workers, scheduler=scheduler)
     typer.echo(f"{len(rows)} rows of {rows['model_id'].nunique()} models")
+    _write(rows, csv)
+    if table_file(opened, detail).exists():
+        typer.echo(f"table: {table_file(opened, detail)}")
+
+
+def _write(rows: "DataFrame", csv: Path | None) -> None:
+    from gengap.folders import write_atomically
+
     if csv:
         write_atomically(csv, lambda path: rows.to_csv(path, index=False))
         typer.echo(f"csv: {csv}")
-    if table_file(opened, detail).exists():
-        typer.echo(f"table: {table_file(opened, detail)}")
 
 
 def _show(rows: "DataFrame", collection: "Collection") -> None:

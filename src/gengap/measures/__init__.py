@@ -5,11 +5,10 @@ docstring says so. On a GPU (float32, TF32 off) a measure agrees with its value 
 relative 1e-4.
 """
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable
 
-from gengap.errors import GengapError
+from gengap.errors import GengapError, nearest
 from gengap.model import Model
 
 Measure = Callable[[Model], float]
@@ -46,11 +45,7 @@ def chosen_measures(names: str | Iterable[str] | None = None) -> dict[str, Measu
     names = [names] if isinstance(names, str) else list(MEASURES if names is None else names)
     for name in names:
         if name not in MEASURES:
-            close = difflib.get_close_matches(str(name), MEASURES, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise GengapError(
-                f"no measure {name!r}; {hint}there are: {', '.join(sorted(MEASURES))}"
-            )
+            raise GengapError(f"no measure {name!r}; {nearest(str(name), MEASURES)}")
     return {name: MEASURES[name] for name in names}
 
 

@@ -8,17 +8,14 @@ stop. Every fit here therefore comes in three readings:
 - `leak_free`: the same fit, stopped by the other 20 %, the validation part.
 
 The last two share their training networks, so `leaky` minus `leak_free` is what the leak is worth.
-The tables take `weights` (N, 4970) and `index` (the same N networks, one row each, columns family,
-test_accuracy and hp_*), treat each family on its own, run `jobs` processes (a core each by default)
-and do not depend on their number. With the name of a `table`, fits that are kept there are read, and
-others kept there: see gengap.tables.fits.
+Each family is treated on its own.
 
 Source: Unterthiner et al. 2020, section 4; released notebook and best_configs.json.
 """
 
 import hashlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -70,37 +67,137 @@ class Problem:
         return zlib.crc32(words.encode()) & 0x7FFFFFFF
 
 
-def prediction_table(
-    weights: np.ndarray,
-    index: pd.DataFrame,
-    *,
-    inputs: Sequence[str] = INPUT_SETS,
-    predictors: Sequence[str] = PREDICTORS,
-    tuned_for: str | None = None,
-    seed: int = 0,
-    jobs: int | None = None,
-    table: str | None = None,
-    device: str = "cpu",
-) -> pd.DataFrame:
-    """True and predicted test accuracy of each network in the test halves.
+@dataclass(frozen=True)
+class Fits:
+    """The fits on networks: `weights` (N, 4970) and `index`, the same N networks, one row each.
 
-    `tuned_for` names the data set whose configurations are used, by default each family's own.
-    Columns: family, predictor, inputs, model_id, target, then one prediction for each reading, to
-    DIGITS decimals.
+    index: with the columns family, test_accuracy and hp_*. jobs: processes, by default a core each;
+    nothing depends on their number. With the name of a `table`, fits that are kept there are read,
+    and others kept there: see gengap.tables.fits.
     """
-    tasks = (
-        partial(_predictions, problem, predictor, tuned_for or problem.family, seed, device)
-        for problem in _problems(weights, index, inputs, seed)
-        for predictor in predictors
-    )
-    number = index["family"].nunique() * len(inputs) * len(predictors)
-    return _run(_predictions, tasks, number, jobs, table)
+
+    weights: np.ndarray
+    index: pd.DataFrame
+    seed: int = 0
+    jobs: int | None = None
+    table: str | None = None
+
+    def predictions(
+        self,
+        *,
+        inputs: Sequence[str] = INPUT_SETS,
+        predictors: Sequence[str] = PREDICTORS,
+        tuned_for: str | None = None,
+        device: str = "cpu",
+    ) -> pd.DataFrame:
+        """True and predicted test accuracy of each network in the test halves.
+
+        `tuned_for` names the data set whose configurations are used, by default each family's own.
+        Columns: family, predictor, inputs, model_id, target, then one prediction for each reading,
+        to DIGITS decimals.
+        """
+        tasks = (
+            partial(
+                _predictions, problem, predictor, tuned_for or problem.family, self.seed, device
+            )
+            for problem in self._problems(inputs)
+            for predictor in predictors
+        )
+        return self._run(_predictions, tasks, self._families * len(inputs) * len(predictors))
+
+    def selections(
+        self, *, predictors: Sequence[str] = PREDICTORS, inputs: str = ALL_LAYER_STATISTICS
+    ) -> pd.DataFrame:
+        """What choosing a configuration by test score is worth, all fits being leak-free otherwise.
+
+        Each predictor is fitted with the configuration tuned for each of the four data sets; the
+        highest R2 on the test half chooses one of them (the leak), the highest on the validation
+        part another. Columns: family, predictor, chosen_by (test or validation), tuned_for, r2
+        (test half).
+        """
+        tasks = (
+            partial(_candidate, problem, predictor, tuned_for, self.seed)
+            for problem in self._problems([inputs])
+            for predictor in predictors
+            for tuned_for in DATASETS
+        )
+        number = self._families * len(predictors) * len(DATASETS)
+        candidates = self._run(_candidate, tasks, number).fillna(
+            {"validation": -np.inf, "test": -np.inf}
+        )
+        rows = [
+            {**group.loc[group[part].idxmax()], "chosen_by": part}
+            for _, group in candidates.groupby(["family", "predictor"], sort=False)
+            for part in ("test", "validation")
+        ]
+        chosen = pd.DataFrame(rows).rename(columns={"test": "r2"})
+        return chosen[["family", "predictor", "chosen_by", "tuned_for", "r2"]]
+
+    def learning_curve(
+        self,
+        sizes: Sequence[int],
+        *,
+        predictors: Sequence[str] = PREDICTORS,
+        inputs: str = ALL_LAYER_STATISTICS,
+        repeats: int = 5,
+    ) -> pd.DataFrame:
+        """Leak-free scores on the test half against the number of networks given for training.
+
+        Each repeat draws that many of the first half (80 % to train, 20 % to stop); a family is
+        left out of sizes that it does not have. Columns: family, predictor, networks, repeat, r2,
+        mae, tau.
+        """
+        tasks = [
+            partial(_curve_point, problem, predictor, size, repeat, self.seed)
+            for problem in self._problems([inputs])
+            for size in sizes
+            if size <= len(problem.parts.first_half)
+            for predictor in predictors
+            for repeat in range(repeats)
+        ]
+        return self._run(_curve_point, tasks, len(tasks))
+
+    def transfers(self, *, inputs: str = ALL_LAYER_STATISTICS) -> pd.DataFrame:
+        """Gradient boosting trained on one family and tested on the test half of every family.
+
+        At most 4,000 trees; the stopping set belongs to the family it is trained on, so off the
+        diagonal no reading sees its test networks. Columns: trained_on, tested_on, reading, r2,
+        mae, tau, and low and high, the ends of tau's bootstrap interval over the networks of the
+        test half.
+
+        Source: Unterthiner et al. 2020, figure 4 (Kendall's tau).
+        """
+        problems = list(self._problems([inputs]))
+        tasks = (partial(_transfers, problem, problems, self.seed) for problem in problems)
+        return self._run(_transfers, tasks, len(problems))
+
+    def importances(self, *, inputs: str = ALL_LAYER_STATISTICS) -> pd.DataFrame:
+        """Share of each feature in the total gain of the leak-free gradient boosting.
+
+        Columns: family, layer (conv1, conv2, conv3, dense), tensor (bias, kernel), statistic, gain
+        (sums to 1 in a family).
+        """
+        tasks = (partial(_gains, problem, self.seed) for problem in self._problems([inputs]))
+        gains = self._run(_gains, tasks, self._families)
+        names = r"(?P<layer>\w+)/(?P<tensor>\w+) (?P<statistic>\w+)"
+        parts = gains.pop("feature").str.extract(names)
+        return pd.concat([gains[["family"]], parts, gains[["gain"]]], axis=1)
+
+    @property
+    def _families(self) -> int:
+        return self.index["family"].nunique()
+
+    def _problems(self, inputs: Sequence[str]) -> Iterator[Problem]:
+        return _problems(self.weights, self.index, inputs, self.seed)
+
+    def _run(self, function: Callable, tasks: Iterable[partial], number: int) -> pd.DataFrame:
+        return _run(function, tasks, number, self.jobs, self.table)
 
 
 def score_table(predictions: pd.DataFrame) -> pd.DataFrame:
     """Scores of every predictor on every input set of every family, in the three readings.
 
-    predictions: of `prediction_table`. Columns: family, predictor, inputs, reading, r2, mae (a
+    predictions: of `Fits.predictions`. Columns: family, predictor, inputs, reading, r2, mae (a
     fraction), tau.
     """
     names = ["family", "predictor", "inputs"]
@@ -112,112 +209,6 @@ def score_table(predictions: pd.DataFrame) -> pd.DataFrame:
         for reading in READINGS
     ]
     return pd.DataFrame(rows)
-
-
-def selection_table(
-    weights: np.ndarray,
-    index: pd.DataFrame,
-    *,
-    predictors: Sequence[str] = PREDICTORS,
-    inputs: str = ALL_LAYER_STATISTICS,
-    seed: int = 0,
-    jobs: int | None = None,
-    table: str | None = None,
-) -> pd.DataFrame:
-    """What choosing a configuration by test score is worth, all fits being leak-free otherwise.
-
-    Each predictor is fitted with the configuration tuned for each of the four data sets; the
-    highest R2 on the test half chooses one of them (the leak), the highest on the validation part
-    another. Columns: family, predictor, chosen_by (test or validation), tuned_for, r2 (test half).
-    """
-    tasks = (
-        partial(_candidate, problem, predictor, tuned_for, seed)
-        for problem in _problems(weights, index, [inputs], seed)
-        for predictor in predictors
-        for tuned_for in DATASETS
-    )
-    number = index["family"].nunique() * len(predictors) * len(DATASETS)
-    candidates = _run(_candidate, tasks, number, jobs, table).fillna(
-        {"validation": -np.inf, "test": -np.inf}
-    )
-    rows = [
-        {**group.loc[group[part].idxmax()], "chosen_by": part}
-        for _, group in candidates.groupby(["family", "predictor"], sort=False)
-        for part in ("test", "validation")
-    ]
-    chosen = pd.DataFrame(rows).rename(columns={"test": "r2"})
-    return chosen[["family", "predictor", "chosen_by", "tuned_for", "r2"]]
-
-
-def learning_curve(
-    weights: np.ndarray,
-    index: pd.DataFrame,
-    sizes: Sequence[int],
-    *,
-    predictors: Sequence[str] = PREDICTORS,
-    inputs: str = ALL_LAYER_STATISTICS,
-    repeats: int = 5,
-    seed: int = 0,
-    jobs: int | None = None,
-    table: str | None = None,
-) -> pd.DataFrame:
-    """Leak-free scores on the test half against the number of networks given for training.
-
-    Each repeat draws that many of the first half (80 % to train, 20 % to stop); a family is left
-    out of sizes that it does not have. Columns: family, predictor, networks, repeat, r2, mae, tau.
-    """
-    tasks = [
-        partial(_curve_point, problem, predictor, size, repeat, seed)
-        for problem in _problems(weights, index, [inputs], seed)
-        for size in sizes
-        if size <= len(problem.parts.first_half)
-        for predictor in predictors
-        for repeat in range(repeats)
-    ]
-    return _run(_curve_point, tasks, len(tasks), jobs, table)
-
-
-def transfer_table(
-    weights: np.ndarray,
-    index: pd.DataFrame,
-    *,
-    inputs: str = ALL_LAYER_STATISTICS,
-    seed: int = 0,
-    jobs: int | None = None,
-    table: str | None = None,
-) -> pd.DataFrame:
-    """Gradient boosting trained on one family and tested on the test half of every family.
-
-    At most 4,000 trees; the stopping set belongs to the family it is trained on, so off the
-    diagonal no reading sees its test networks. Columns: trained_on, tested_on, reading, r2, mae,
-    tau, and low and high, the ends of tau's bootstrap interval over the networks of the test half.
-
-    Source: Unterthiner et al. 2020, figure 4 (Kendall's tau).
-    """
-    problems = list(_problems(weights, index, [inputs], seed))
-    tasks = (partial(_transfers, problem, problems, seed) for problem in problems)
-    return _run(_transfers, tasks, len(problems), jobs, table)
-
-
-def importance_table(
-    weights: np.ndarray,
-    index: pd.DataFrame,
-    *,
-    inputs: str = ALL_LAYER_STATISTICS,
-    seed: int = 0,
-    jobs: int | None = None,
-    table: str | None = None,
-) -> pd.DataFrame:
-    """Share of each feature in the total gain of the leak-free gradient boosting.
-
-    Columns: family, layer (conv1, conv2, conv3, dense), tensor (bias, kernel), statistic, gain
-    (sums to 1 in a family).
-    """
-    problems = _problems(weights, index, [inputs], seed)
-    tasks = (partial(_gains, problem, seed) for problem in problems)
-    gains = _run(_gains, tasks, index["family"].nunique(), jobs, table)
-    parts = gains.pop("feature").str.extract(r"(?P<layer>\w+)/(?P<tensor>\w+) (?P<statistic>\w+)")
-    return pd.concat([gains[["family"]], parts, gains[["gain"]]], axis=1)
 
 
 def _problems(weights, index, inputs, seed) -> Iterator[Problem]:

@@ -26,8 +26,7 @@ def claims(
 ) -> pd.DataFrame:
     """The table of `claim_table`, of leak-free fits.
 
-    predictions: of `prediction_table`, with all inputs and predictors. transfers: of
-    `transfer_table`. published: R2 by family, predictor and inputs. Intervals are bootstraps over
+    predictions, transfers: of `Fits`, with all inputs and predictors. published: R2 by family, predictor and inputs. Intervals are bootstraps over
     the networks of the test half, joint for fits that are compared.
     """
     by = dict(list(predictions.groupby(["family", "predictor", "inputs"], sort=False)))
