@@ -182,13 +182,14 @@ def test_training_ends_with_the_hallmarks_and_the_table_of_what_lies_there(
     collection, run, monkeypatch, tmp_path
 ):
     trained = []
-    monkeypatch.setattr("gengap.replicas.run.train", lambda *names, **_: trained.append(names))
+    monkeypatch.setattr("gengap.replicas.run.train", lambda run, **_: trained.append(run.family))
+    monkeypatch.setattr("gengap.replicas.run.check_images", list)
     (tmp_path / collection).symlink_to(default_root(collection))
     result = run("train", collection, "--out", tmp_path / collection)
     assert result.exit_code == 0, result.output
     *families, said, table, head = result.stdout.splitlines()[: len(trained) + 3]
     rows = result.stdout.splitlines()[len(trained) + 3 :]
-    assert families == [f"{collection}: {family}" for _, family, _ in trained]
+    assert families == [f"{collection}: {family}" for family in trained]
     assert said.startswith("trained: ") and head.split() == ["hallmark", "wanted", "found", "met"]
     assert rows and all(row.endswith(("True", "False")) for row in rows)
     index = gengap.open_collection(collection).index()
@@ -196,10 +197,11 @@ def test_training_ends_with_the_hallmarks_and_the_table_of_what_lies_there(
 
 
 def test_training_beside_an_unfinished_family_ends_well(run, monkeypatch, tmp_path):
-    def train(study, family, out, **_):
-        (out / "input_data" / "task1_fashion_mnist").mkdir(parents=True)
+    def train(run, **_):
+        (run.out / "input_data" / "task1_fashion_mnist").mkdir(parents=True)
 
     monkeypatch.setattr("gengap.replicas.run.train", train)
+    monkeypatch.setattr("gengap.replicas.run.check_images", list)
     command = ["train", "pgdl", "--dataset", "task2_fashion_mnist", "--out", tmp_path / "pgdl"]
     result = run(*command)
     assert result.exit_code == 0, result.output
@@ -305,9 +307,9 @@ MISTAKES = {
     "there is no chapter 99-none": ["run", "99-none"],
     "-p seed lacks its value": ["run", "-p", "seed"],
     "the collection 'x' cannot be trained": ["train", "x", "--dataset", "mnist"],
+    "is a file; name a folder": ["train", "pgdl", "--out", __file__],
     "leave out --dataset": ["train", "all", "--dataset", "mnist"],
-    "pgdl is trained without --stack": ["train", "pgdl", "--stack", "2"],
-    "no family 'svhn' can be trained; there are: fashion_mnist": [
+    "no family 'svhn' can be trained; there are: cifar10, fashion_mnist, mnist": [
         "train",
         "cnnzoo",
         "--dataset",

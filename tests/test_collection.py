@@ -9,7 +9,10 @@ from gengap.collection import COLUMNS, Collection
 
 def test_an_unknown_collection_is_answered_with_the_known_ones():
     known = "cnnzoo, demogen, folder, genprob, pgdl"
-    with pytest.raises(gengap.GengapError, match=f"no collection 'cnnzo'; did you mean 'cnnzoo'. there are: {known}"):
+    with pytest.raises(
+        gengap.GengapError,
+        match=f"no collection 'cnnzo'; did you mean 'cnnzoo'. there are: {known}",
+    ):
         gengap.open_collection("cnnzo")
 
 

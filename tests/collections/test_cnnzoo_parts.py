@@ -9,9 +9,14 @@ import pytest
 import gengap
 from gengap.collections import cnnzoo, cnnzoo_parts
 from gengap.collections.cnnzoo import PARAMETERS, contents_of_zoo
-from gengap.collections.cnnzoo_parts import Parts, part_files, write_part
+from gengap.collections.cnnzoo_parts import Parts, part_files, part_name
+from gengap.formats.containers import write_container
 
 COUNTS = (3, 1, 4)  # networks a part, each at epochs 0 and 86
+
+
+def write_part(folder, networks, contents):
+    write_container(folder / part_name(networks), contents.items())
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from sklearn.metrics import r2_score
 from sklearn.model_selection import KFold, cross_val_predict
 
 from gengap.evaluation.regression import (
-    adjusted_r2,
     cross_validated_r2,
     folds_of,
     independent_columns,
@@ -37,17 +36,6 @@ def test_r2_equals_sklearns_on_float32_too(sample):
     x, y = sample
     assert r2(y, x[:, 0]) == pytest.approx(r2_score(y, x[:, 0]), abs=1e-12)
     assert r2(y.astype(np.float32), x[:, 0]) == pytest.approx(r2_score(y, x[:, 0]), abs=1e-6)
-
-
-def test_adjusted_r2_equals_statsmodels(sample):
-    x, y = sample
-    fit = sm.OLS(y, sm.add_constant(x)).fit()
-    assert adjusted_r2(y, fit.fittedvalues, 3) == pytest.approx(fit.rsquared_adj, abs=1e-12)
-
-
-def test_adjusted_r2_refuses_more_features_than_rows_allow():
-    with pytest.raises(ValueError, match="4 rows.*3 features"):
-        adjusted_r2(np.arange(4.0), np.arange(4.0), 3)
 
 
 def test_cross_validated_r2_equals_sklearns_pooled_predictions(sample):

@@ -18,7 +18,8 @@ from gengap.collections import cnnzoo as loader
 from gengap.collections.cnnzoo import LAYOUT, PARAMETERS
 from gengap.replicas import cnnzoo as trainer
 from gengap.replicas import cnnzoo_training as training
-from gengap.replicas.run import train as train_family
+from gengap.replicas.run import run_of
+from gengap.replicas.run import train as train_networks
 
 EPOCHS = 2
 
@@ -198,9 +199,15 @@ def test_training_learns(images, kind):
     assert first["test_accuracy"] < 0.3 and last["test_accuracy"] > 0.9
 
 
+def train_family(family, out, *, networks=None, workers=None, **options):
+    run = run_of("cnnzoo", family, out, **options)
+    train_networks(run, networks=networks, workers=workers)
+    return run.out
+
+
 def train(image_root, out, *, networks=6, **settings):
     settings = {"workers": 1, "images": image_root} | settings
-    return train_family("cnnzoo", "mnist", out, networks=networks, epochs=EPOCHS, **settings)
+    return train_family("mnist", out, networks=networks, epochs=EPOCHS, **settings)
 
 
 def test_a_trained_zoo_reproduces_its_recorded_metrics_through_the_loader(image_root, tmp_path):
@@ -332,10 +339,10 @@ def test_images_that_are_not_there_are_one_sentence_before_anything_is_written(t
 
 RUN = """
 import sys
-from gengap.replicas.run import train
+from gengap.replicas.run import run_of, train
 if __name__ == "__main__":
     images, out = sys.argv[1:]
-    train("cnnzoo", "mnist", out, networks=6, epochs=2, workers=2, images=images)
+    train(run_of("cnnzoo", "mnist", out, epochs=2, images=images), networks=6, workers=2)
 """
 
 

@@ -16,7 +16,8 @@ from gengap.errors import GengapError
 from gengap.formats.images import load_images, per_image_standardization
 from gengap.replicas import demogen as trainer
 from gengap.replicas.demogen import Grid, fit, initialized, split_of
-from gengap.replicas.run import train as train_family
+from gengap.replicas.run import run_of
+from gengap.replicas.run import train as train_networks
 
 RECIPES = trainer.RECIPES["replica"]
 FAMILY, OTHER = RECIPES
@@ -30,8 +31,14 @@ SETTINGS = {
 }
 
 
+def train_family(family, out, *, networks=None, workers=None, **options):
+    run = run_of("demogen", family, out, **options)
+    train_networks(run, networks=networks, workers=workers)
+    return run.out
+
+
 def train(image_root, out, family=FAMILY, networks=2):
-    return train_family("demogen", family, out, networks=networks, epochs=2, images=image_root)
+    return train_family(family, out, networks=networks, epochs=2, images=image_root)
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +109,14 @@ def test_a_resumed_run_trains_what_is_missing_and_gives_the_same_networks(
 
 def test_a_folder_of_other_settings_is_refused(trained, image_root):
     with pytest.raises(GengapError, match="training.json says .* choose another --out"):
-        train_family("demogen", FAMILY, trained, networks=2, epochs=3, images=image_root)
+        train_family(FAMILY, trained, networks=2, epochs=3, images=image_root)
     with pytest.raises(GengapError, match="no family 'NIN_CIFAR10' can be trained"):
-        train_family("demogen", "NIN_CIFAR10", trained)
+        train_family("NIN_CIFAR10", trained)
 
 
 def test_missing_images_are_one_sentence_before_any_process_starts(tmp_path):
     with pytest.raises(GengapError, match="The image folder .* does not exist"):
-        train_family("demogen", FAMILY, tmp_path / "out", images=tmp_path / "nowhere")
+        train_family(FAMILY, tmp_path / "out", images=tmp_path / "nowhere")
     assert not (tmp_path / "out").exists()
 
 

@@ -19,7 +19,8 @@ from gengap.formats.images import load_images, write_idx_pair
 from gengap.measures.spectra import STATISTICS, network_spectra
 from gengap.replicas import genprob as trainer
 from gengap.replicas.genprob import FAMILIES, NARROW, Family, Network, fit, hallmarks, networks_of
-from gengap.replicas.run import train as train_family
+from gengap.replicas.run import run_of
+from gengap.replicas.run import train as train_networks
 from gengap.replicas.training import Images
 
 FAMILY, OTHER = FAMILIES
@@ -27,8 +28,14 @@ COUNT, TESTED = 300, 60
 SETTING = Network("SGD", (0, 0, 0, 0, 0), 5e-4, 0.1)
 
 
+def train_family(family, out, *, networks=None, workers=None, **options):
+    run = run_of("genprob", family, out, **options)
+    train_networks(run, networks=networks, workers=workers)
+    return run.out
+
+
 def train(few_images, out, family=FAMILY, networks=3):
-    return train_family("genprob", family, out, networks=networks, epochs=3, images=few_images)
+    return train_family(family, out, networks=networks, epochs=3, images=few_images)
 
 
 @pytest.fixture(scope="module")
@@ -218,14 +225,14 @@ def test_only_the_first_images_are_trained_on(image_root, tmp_path):
 
 def test_a_folder_of_other_settings_is_refused(trained, few_images):
     with pytest.raises(GengapError, match="training.json says .* choose another --out"):
-        train_family("genprob", FAMILY, trained, networks=1, epochs=2, images=few_images)
+        train_family(FAMILY, trained, networks=1, epochs=2, images=few_images)
     with pytest.raises(GengapError, match="no family 'SAM_FashionMNIST' can be trained"):
-        train_family("genprob", "SAM_FashionMNIST", trained)
+        train_family("SAM_FashionMNIST", trained)
 
 
 def test_missing_images_are_one_sentence_before_any_process_starts(tmp_path):
     with pytest.raises(GengapError, match="The image folder .* does not exist"):
-        train_family("genprob", FAMILY, tmp_path / "out", images=tmp_path / "nowhere")
+        train_family(FAMILY, tmp_path / "out", images=tmp_path / "nowhere")
     assert not (tmp_path / "out").exists()
 
 

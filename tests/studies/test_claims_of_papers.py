@@ -76,3 +76,19 @@ def test_genprobs_claims_are_of_the_probe_that_they_name(sign, verdict):
     assert len(rank) == 5 and (rank["verdict"] == verdict).all()
     assert not (table[table.index.str.startswith("Stable quality")]["verdict"] == "holds").any()
     assert list(rank["published"][:2]) == ["0.90 to 0.90", "0.20 to 0.20"]
+
+
+def test_a_norm_that_ranks_in_reverse_is_a_rival_too():
+    outcomes = pd.MultiIndex.from_product(
+        [["cifar10"], ["test_accuracy", "gap"]], names=["family", "outcome"]
+    )
+    columns = ["log_effective_rank", "stable_quality", *genprob_claims.NORMS]
+    published = pd.DataFrame([[0.9, 0.8, -0.7, 0.4]] * 2, outcomes, columns)
+    epochs = genprob_like(1)
+    epochs["log_frobenius_norm"] = -epochs["log_effective_rank"]
+    table = genprob_claims.claims(epochs, published)
+    better = table[
+        table.index.str.startswith("Effective rank ranks") & table.index.str.contains("better")
+    ]
+    assert (better["verdict"] == "depends").all() and better["adam"].str.startswith("0.00").all()
+    assert list(better["published"]) == ["0.20 to 0.20"] * 2

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gengap.cli.options import Device, Scheduler, Workers
 from gengap.cli.tables import EVERY
-from gengap.errors import GengapError
+from gengap.errors import GengapError, nearest
 from gengap.replicas import STUDIES, Scale
 
 # The originals that can be downloaded.
@@ -44,8 +44,8 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Of each (cnnzoo: 86 and genprob: 70, as published), or at most (pgdl, demogen:"
-            " a network ends where it fits its images).",
+            help="Of each (cnnzoo: 86 and genprob: 70, as published), or at most (pgdl, and the"
+            " replica of demogen: a network ends where it fits its images).",
         ),
     ] = None,
     device: Device = "cpu",
@@ -57,11 +57,7 @@ def train(
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of hyper-parameters, weights and batches (42).")
-    ] = None,
-    stack: Annotated[
-        int | None,
-        typer.Option(min=1, help="cnnzoo: networks trained as one (1 on a CPU, 256 on a GPU)."),
+        int | None, typer.Option(min=0, help="Of hyper-parameters, weights and batches (42).")
     ] = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
@@ -72,8 +68,8 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Copy what was trained to <out>.sample, of each family only the weights of the"
-            " first so many networks.",
+            help="Copy what was trained to <out>.sample, of each family only the first so many"
+            " networks (of the zoo whole files, of 50).",
         ),
     ] = None,
 ) -> None:
@@ -90,40 +86,43 @@ def train(
       gengap train all --scale published --device cuda
     """
     from gengap.collection import usable_device
-    from gengap.replicas.run import keep_sample, recipes_of
+    from gengap.replicas.run import check_images, keep_sample, recipes_of, run_of
+    from gengap.replicas.run import train as train_networks
     from gengap.tables.engine import on_scheduler
 
     usable_device(device)
     if collection not in [*STUDIES, EVERY]:
-        known = ", ".join([*STUDIES, EVERY])
-        raise GengapError(f"the collection {collection!r} cannot be trained; those are: {known}")
+        known = nearest(collection, [*STUDIES, EVERY])
+        raise GengapError(f"the collection {collection!r} cannot be trained; {known}")
     if collection == EVERY and dataset:
         raise GengapError("all trains every family; leave out --dataset, or name a collection")
-    if stack and collection != "cnnzoo":
-        raise GengapError(f"{collection} is trained without --stack; leave it out")
-    wanted: dict[str, object] = {"networks": networks, "epochs": epochs, "seed": seed}
-    wanted |= {"stack": stack, "workers": workers, "images": images}
-    options = {name: value for name, value in wanted.items() if value is not None}
-    home = out or Path("trained") / ("" if collection == EVERY else collection)
-    with on_scheduler(scheduler):
-        for study in STUDIES if collection == EVERY else [collection]:
-            root = home / study if collection == EVERY else home
-            for family in [dataset] if dataset else recipes_of(study, scale):
-                _train_family(study, family, root, scale, device, options)
-            _show_trained(study, root, scale)
-            if sample:
-                typer.echo(f"sample: {keep_sample(study, root, scale, sample)}")
-
-
-def _train_family(study, family, root, scale, device, options) -> None:
-    from gengap.replicas.run import train as train_networks
-
-    typer.echo(f"{study}: {family}")
+    wanted = {"epochs": epochs, "seed": seed, "images": images}
+    own: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+    own |= {"device": device, "scale": scale}
+    home = (out or Path("trained") / ("" if collection == EVERY else collection)).absolute()
+    if home.is_file():
+        raise GengapError(f"--out {home} is a file; name a folder")
+    roots = {name: home / name for name in STUDIES} if collection == EVERY else {collection: home}
+    runs = {
+        study: [
+            run_of(study, family, root, **own)
+            for family in ([dataset] if dataset else recipes_of(study, scale))
+        ]
+        for study, root in roots.items()
+    }
+    check_images(run for of_study in runs.values() for run in of_study)
     try:
-        train_networks(study, family, root, scale=scale, device=device, **options)
+        with on_scheduler(scheduler):
+            for study, root in roots.items():
+                for run in runs[study]:
+                    typer.echo(f"{study}: {run.family}")
+                    train_networks(run, networks=networks, workers=workers)
+                _show_trained(study, root, scale)
+                if sample:
+                    typer.echo(f"sample: {keep_sample(runs[study], networks, sample)}")
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"the networks finished so far are kept in {root}; the same command goes on from there"
+            f"the networks finished so far are kept in {home}; the same command goes on from there"
         ) from None
 
 
@@ -165,8 +164,8 @@ def fetch(
       gengap measure cnnzoo --root originals/cnnzoo
     """
     if collection not in ORIGINALS:
-        known = ", ".join(ORIGINALS)
-        raise GengapError(f"the collection {collection!r} cannot be downloaded; those are: {known}")
+        known = nearest(collection, ORIGINALS)
+        raise GengapError(f"the collection {collection!r} cannot be downloaded; {known}")
     arguments = {"datasets": datasets} if datasets else {}
     fetched = resolve_name(ORIGINALS[collection])(**arguments, folder=folder)
     typer.echo(f"fetched: {fetched}")

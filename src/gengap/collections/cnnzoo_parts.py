@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from gengap.errors import GengapError
-from gengap.formats.containers import write_container
 
 NAME = re.compile(r"part_(\d+)-(\d+)\.zip")
 WEIGHTS = "weights.npy"
@@ -99,8 +98,3 @@ def _decompressed(part: Path, modified: int) -> np.ndarray:
 
 def _unreadable(part: Path, error: Exception) -> GengapError:
     return GengapError(f"{part} has no {WEIGHTS} that can be read ({error}); fetch it again.")
-
-
-def write_part(folder: Path, networks: range, contents: dict[str, bytes]) -> None:
-    """Write a part, all of it or nothing; the same contents give the same bytes."""
-    write_container(folder / part_name(networks), contents.items())

@@ -21,19 +21,6 @@ def r2(target: np.ndarray, predicted: np.ndarray) -> float:
     return float(1 - np.sum((target - predicted) ** 2) / total) if total > 0 else float("nan")
 
 
-def adjusted_r2(target: np.ndarray, predicted: np.ndarray, features: int) -> float:
-    """R2 of a linear model fitted on these N rows, corrected for its number of `features`.
-
-    1 - (1 - R2)(N - 1)/(N - features - 1); the intercept is not a feature.
-
-    Raises: ValueError if N - features - 1 is not positive.
-    """
-    freedom = len(target) - features - 1
-    if freedom <= 0:
-        raise ValueError(f"{len(target)} rows leave no freedom for {features} features")
-    return 1 - (1 - r2(target, predicted)) * (len(target) - 1) / freedom
-
-
 def cross_validated_r2(
     features: np.ndarray, target: np.ndarray, *, folds: int = FOLDS, seed: int = 0
 ) -> float:

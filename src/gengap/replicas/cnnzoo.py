@@ -22,8 +22,9 @@ from gengap.collections.cnnzoo import (
     finite_rows,
     last_checkpoints,
 )
-from gengap.collections.cnnzoo_parts import networks_in, part_files, write_part
+from gengap.collections.cnnzoo_parts import networks_in, part_files, part_name
 from gengap.folders import write_atomically
+from gengap.formats.containers import write_container
 from gengap.formats.images import SPLITS, load_images, network_inputs
 from gengap.replicas.cnnzoo_training import ACTIVATIONS, CompiledStack, TorchStack, train_stack
 from gengap.replicas.run import Run, hash_seed
@@ -146,8 +147,6 @@ def _draw_kernel(configuration: dict, shape: tuple[int, ...], generator) -> torc
 class Zoo(Run):
     """A data set's networks; a finished one is a file in `networks`, until its part is whole."""
 
-    stack: int | None = None  # networks that train at once: by default 1 on a CPU, 256 on a GPU
-
     RECIPES = RECIPES
 
     @property
@@ -176,14 +175,14 @@ class Zoo(Run):
 
     def together(self, missing: list[int]) -> Iterator[list[int]]:
         """Networks that share what shapes the computation, in the order of their first ones."""
-        size = self.stack or (1 if self.on_cpu else GPU_STACK)
+        size = 1 if self.on_cpu else GPU_STACK
         groups = self.configurations(missing).groupby(SHARED).groups.values()
         parts = [[*group[i : i + size]] for group in groups for i in range(0, len(group), size)]
         return iter(sorted(parts))
 
-    def prepare(self) -> None:
-        for split in SPLITS:
-            load_images(self.family, split, root=self.images)  # fails once, not in every process
+    @property
+    def image_set(self) -> str:
+        return self.family
 
     def hold(self) -> dict[str, Images]:
         return {split: read_split(self.family, split, self.images, self.device) for split in SPLITS}
@@ -207,8 +206,8 @@ class Zoo(Run):
             file = _file(self.folder, network)
             write_atomically(file, partial(np.savez_compressed, step=steps, **rows))
 
-    def files(self, network: int) -> list[Path]:
-        return [part for part in part_files(self.folder) if networks_in(part).start == network]
+    def files(self, networks: range) -> list[Path]:
+        return [part for part in part_files(self.folder) if networks_in(part).start in networks]
 
     def keep(self, networks: range) -> None:
         """Write the parts whose networks are all finished, in order; remove these networks' files.
@@ -216,13 +215,15 @@ class Zoo(Run):
         A part ends at a multiple of PART, or with the last network. Rows that are not finite, of
         networks that diverged, are left out, as in the published tables.
         """
-        for network in range(_packed(self.folder)):  # what a killed run has left beside their part
-            _file(self.folder, network).unlink(missing_ok=True)
+        for file in (self.folder / "networks").glob("[0-9]*.npz"):
+            if int(file.stem) < _packed(self.folder):  # a killed run has left it beside its part
+                file.unlink()
         while (first := _packed(self.folder)) < len(networks):
             part = networks[first : (first // PART + 1) * PART]
             if not all(_file(self.folder, network).exists() for network in part):
                 return
-            write_part(self.folder, part, _contents(self.folder, self.configurations(part)))
+            contents = _contents(self.folder, self.configurations(part))
+            write_container(self.folder / part_name(part), contents.items())
             for network in part:
                 _file(self.folder, network).unlink()
 

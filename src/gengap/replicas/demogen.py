@@ -66,11 +66,6 @@ class Recipe:
     moved: int = 0  # pixels, at most, by which images lie off their centre; 0: as they are
     halved: bool = False  # 16 x 16 pixels, since ResNet-32 is slow at 32 x 32
 
-    @property
-    def fitted(self) -> float:
-        """Training accuracy at which a network ends; the published took as many steps each."""
-        return FITTED if self.images else math.inf
-
 
 RECIPES = {
     scale: {family: Recipe(**fields) for family, fields in families.items()}
@@ -102,18 +97,14 @@ class Grid(Run):
     def folder(self, name: str) -> Path:
         return self.out / self.family / name
 
-    def files(self, network: int) -> list[Path]:
-        return [container_of(self.folder(self.grid[network][0]))]
-
-    @property
-    def dataset(self) -> str:
-        return self.family.partition("_")[2].lower()
+    def files(self, networks: range) -> list[Path]:
+        return [container_of(self.folder(name)) for name, _ in self.grid[networks.start :]]
 
     def prepare(self) -> None:
         """The images, which the collection reads where they are if they are a whole data set's."""
         images, labels = self.read("train")
         if self.recipe.images:
-            write_idx_pair(self.folder(self.dataset), "train", images, labels)
+            write_idx_pair(self.folder(self.image_set), "train", images, labels)
         spec = self.out / SPEC
         grids = json.loads(spec.read_text()) if spec.exists() else {}
         write_json(spec, grids | {self.family: self.recipe.grid})
@@ -126,7 +117,7 @@ class Grid(Run):
         """
         recipe = self.recipe
         count = recipe.images if split == "train" else None
-        pixels, labels = load_images(self.dataset, split, root=self.images)
+        pixels, labels = load_images(self.image_set, split, root=self.images)
         pixels = pixels[:count]
         if recipe.moved:
             with torch.random.fork_rng(devices=[]):
@@ -142,10 +133,11 @@ class Grid(Run):
         for place in networks:
             name, settings = self.grid[place]
             torch.manual_seed(hash_seed(self.seed, place))
-            classes = CLASSES[self.dataset]
+            classes = CLASSES[self.image_set]
             network = initialized(self.family, settings, self.recipe.width, classes)
             network = network.to(self.device)
-            steps = fit(network, held["train"], settings, self.recipe.fitted, epochs=self.epochs)
+            fitted = FITTED if self.recipe.images else math.inf  # all published took all steps
+            steps = fit(network, held["train"], settings, fitted, epochs=self.epochs)
             round_weights(network)
             members = {SAFETENSORS: packed_weights(network, architecture_of(self.family))}
             for split, file in RECORDS.items():
@@ -220,7 +212,12 @@ def fit(network: nn.Sequential, train: Split, settings: dict, fitted: float, *, 
     for epoch in range(1, epochs + 1):
         steps += train_epoch(network, shuffled_batches(images, BATCH, augment), optimizer)
         settle.step()
-        if epoch >= LEAST_EPOCHS and epoch % CHECKED == 0 and fits(network, train.images, fitted):
+        if (
+            epoch >= LEAST_EPOCHS
+            and epoch % CHECKED == 0
+            and fitted <= 1
+            and fits(network, train.images, fitted)
+        ):
             break
     return steps
 

@@ -22,8 +22,9 @@ training goes on from the weights as they are.
 import copy
 import io
 import itertools
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from gengap.collections import genprob
 from gengap.collections.genprob_networks import CELLS
 from gengap.evaluation.resampling import bootstrap_interval
 from gengap.formats.containers import write_container
-from gengap.formats.images import CLASSES, SPLITS, load_images, write_idx_pair
+from gengap.formats.images import CLASSES, load_images, write_idx_pair
 from gengap.measures.spectra import network_spectra
 from gengap.replicas.run import Run, hash_seed
 from gengap.replicas.training import (
@@ -130,11 +131,8 @@ class Family(Run):
         return genprob.DATASETS[self.dataset][0]
 
     def settings(self) -> dict:
-        recipe = self.recipe
-        settings = {"epochs": self.epochs, "seed": self.seed, "images": recipe.images}
-        settings |= {"side": recipe.side, "batch": recipe.batch, "planes": list(recipe.planes)}
-        settings |= {"step": STEP, "factor": FACTOR, "shift": recipe.shift}
-        return settings | {"tested": recipe.tested, "tested_whole": list(TESTED_WHOLE)}
+        shared = {"seed": self.seed, "step": STEP, "factor": FACTOR, "tested_whole": TESTED_WHOLE}
+        return json.loads(json.dumps(asdict(self.recipe) | shared | {"epochs": self.epochs}))
 
     def networks(self, count: int | None) -> range:
         return range(len(networks_of(self.family, self.recipe)))[:count]
@@ -146,15 +144,14 @@ class Family(Run):
         name = networks_of(self.family, self.recipe)[network].name
         return self.out / f"{name}_{self.dataset}.zip"
 
-    def files(self, network: int) -> list[Path]:
-        return [self.container(network)]
+    def files(self, networks: range) -> list[Path]:
+        return [self.container(network) for network in networks]
 
     def prepare(self) -> None:
-        """Of all training images none are written: the collection reads them where they are."""
-        for split in SPLITS:
-            pixels, labels = load_images(self.image_set, split, root=self.images)
-            if split == "train" and (count := self.recipe.images):
-                write_idx_pair(self.out / self.image_set, split, pixels[:count], labels[:count])
+        """The training images; all of a data set are read where they are."""
+        if count := self.recipe.images:
+            pixels, labels = load_images(self.image_set, "train", root=self.images)
+            write_idx_pair(self.out / self.image_set, "train", pixels[:count], labels[:count])
 
     def hold(self) -> dict[str, Images]:
         counts = {"train": self.recipe.images, "test": None}

@@ -16,10 +16,11 @@ pool.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -165,11 +166,12 @@ class ImageSet:
     channels: int = 1
     tint: float = 0.0
     noise: float = 0.0
-    classes: tuple[int, ...] = ALL_CLASSES  # their positions are the labels
+    classes: Sequence[int] = ALL_CLASSES  # their positions are the labels
+    dataset: ClassVar[str] = "fashion_mnist"
 
     def read(self, split: str, root: Path | None) -> Images:
         """Inputs (N, C, side, side) in [-1, 1] of "train" or "test", the same in each call."""
-        pixels, labels = load_images("fashion_mnist", split, root=root)
+        pixels, labels = load_images(self.dataset, split, root=root)
         chosen = np.flatnonzero(np.isin(labels, self.classes))
         if split == "train":
             chosen = chosen[chosen >= self.first][: self.count]
@@ -254,8 +256,6 @@ def _task(
     *, layers: str, images: dict, decays: list[float] = DECAYS, augment: str | None = None, **rest
 ) -> Task:
     """A task as the file `pgdl_tasks.toml` has it."""
-    if "classes" in images and "dataset" not in images:
-        images = images | {"classes": tuple(images["classes"])}
     kind = WholeImages if "dataset" in images else ImageSet
     return Task(
         LAYERS[layers],

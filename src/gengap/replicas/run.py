@@ -8,8 +8,8 @@ from there.
 import json
 import shutil
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import ClassVar
@@ -18,8 +18,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from gengap.errors import GengapError
+from gengap.collection import usable_device
+from gengap.errors import GengapError, nearest
 from gengap.folders import write_atomically
+from gengap.formats.images import SPLITS, load_images
 from gengap.replicas import STUDIES, Scale
 from gengap.tables import engine
 
@@ -80,9 +82,13 @@ class Run:
         """The networks in groups, each of which is trained at once."""
         return ([network] for network in missing)
 
+    @property
+    def image_set(self) -> str:
+        """As `load_images` calls it; by default what the family's name ends with."""
+        return self.family.partition("_")[2].lower()
+
     def prepare(self) -> None:
-        """Read the images, and write those that the family has beside it."""
-        raise NotImplementedError
+        """Write what the family has beside its networks."""
 
     def hold(self) -> object:
         """What a process reads once, for `train`."""
@@ -92,8 +98,8 @@ class Run:
         """Train networks of one group and write them."""
         raise NotImplementedError
 
-    def files(self, network: int) -> Iterable[Path]:
-        """Where the weights of a network lie; of a file of several, it is the first or the last."""
+    def files(self, networks: range) -> Iterable[Path]:
+        """Files and folders of these last networks alone."""
         raise NotImplementedError
 
     def keep(self, networks: range) -> None:
@@ -103,58 +109,74 @@ class Run:
         """After the last: write what tells of all networks."""
 
 
-def train(
-    study: str,
-    family: str,
-    out: Path,
-    *,
-    scale: Scale = "replica",
-    networks: int | None = None,
-    epochs: int | None = None,
-    workers: int | None = None,
-    **options: object,
-) -> Path:
-    """Train a family of a study and write it, in the published format, under `out`; resumes there.
+def run_of(
+    study: str, family: str, out: Path, *, epochs: int | None = None, **options: object
+) -> Run:
+    """The run of a family of a study, a name of STUDIES; options: other fields of its `Run`.
 
-    study: a name of STUDIES; family: of those of `recipes_of` at the scale.
-    networks: only the first so many of the grid. epochs: by default the recipe's.
-    workers: processes of one thread on a CPU, by default one a core; a GPU is driven by this
-    process alone. options: other fields of the study's `Run`.
-
-    Raises: GengapError for an unknown family, where `out` holds networks of other settings, where
-    images are not to be had, and if a worker dies twice on one network.
+    Raises: GengapError for a family that is none of `recipes_of` at the scale.
     """
-    run = _run_of(study, family, Path(out), scale, epochs, options)
-    wanted, settings = run.networks(networks), run.settings()
-    check_settings(run.settings_file, settings)
-    missing = run.missing(wanted)
+    recipes = recipes_of(study, str(options.get("scale", "replica")))
+    if family not in recipes:
+        raise GengapError(f"no family {family!r} can be trained; {nearest(family, recipes)}")
+    place = Path(out).absolute()  # workers of a cluster are started in folders of their own
+    kind = resolve_name(STUDIES[study])
+    return kind(family, place, epochs or recipes[family].epochs, **options)
+
+
+def train(run: Run, *, networks: int | None = None, workers: int | None = None) -> None:
+    """Train a family and write it, in the published format, under the run's `out`; resumes there.
+
+    networks: only the first so many of the grid. workers: processes of one thread on a CPU, by
+    default one a core; a GPU is driven by this process alone.
+
+    Raises: GengapError where `out` holds networks of other settings, where images are not to be
+    had, and if a worker dies twice on one network.
+    """
+    wanted = run.networks(networks)
+    missing = _missing(run, wanted)
     if missing:
+        check_images([run])
         run.prepare()
-        write_json(run.settings_file, settings)
+        write_json(run.settings_file, run.settings())
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="network") as bar:
-        finished = engine.results(
-            _trained,
-            run.together(missing) if missing else (),
-            start=_held,
-            arguments=(run,),
-            workers=workers,
-            device=run.device,
-            environment=MALLOC if run.on_cpu else None,
-        )
-        for _, count in finished:
+        for count in _finished(run, missing, workers) if missing else ():
             run.keep(wanted)
             bar.update(count)
     run.keep(wanted)
     run.finish(wanted)
-    return run.out
 
 
-def _run_of(study, family, out, scale, epochs, options) -> Run:
-    recipes = recipes_of(study, scale)
-    if family not in recipes:
-        raise GengapError(f"no family {family!r} can be trained; there are: {', '.join(recipes)}")
-    kind = resolve_name(STUDIES[study])
-    return kind(family, out, epochs or recipes[family].epochs, scale=scale, **options)
+def _missing(run: Run, wanted: range) -> list[int]:
+    """GengapError if a run left other settings there, or none: networks would mix with others."""
+    missing, expected = run.missing(wanted), run.settings()
+    trained = len(missing) < len(wanted)
+    found = json.loads(run.settings_file.read_text()) if run.settings_file.exists() else None
+    if found != expected and (found or trained):
+        told = f"says {found}" if found else "is not there, but networks are"
+        raise GengapError(f"{run.settings_file} {told}, not {expected}: choose another --out.")
+    return missing
+
+
+def check_images(runs: Iterable[Run]) -> None:
+    """GengapError where images are not to be had: once, and not in every process."""
+    for images, root in {(run.image_set, run.images) for run in runs}:
+        for split in SPLITS:
+            load_images(images, split, root=root)
+
+
+def _finished(run: Run, missing: list[int], workers: int | None) -> Iterator[int]:
+    """How many networks each group had, as they are finished."""
+    found = engine.results(
+        _trained,
+        run.together(missing),
+        start=_held,
+        arguments=(run,),
+        workers=workers,
+        device=run.device,
+        environment=MALLOC if run.on_cpu else None,
+    )
+    return (count for _, count in found)
 
 
 def recipes_of(study: str, scale: Scale) -> Mapping[str, object]:
@@ -167,25 +189,28 @@ def recipes_in(file: str) -> dict[str, dict[str, dict]]:
     return tomllib.loads(Path(__file__).with_name(file).read_text())
 
 
-def keep_sample(study: str, out: Path, scale: Scale, networks: int) -> Path:
-    """Copy what lies there, of each family only the weights of the first networks; the copy.
+def keep_sample(runs: Iterable[Run], networks: int | None, sample: int) -> Path:
+    """Copy what lies there, but for networks after the first of each family; the copy.
 
-    It lies beside `out`. Records of the other networks may be in it.
+    runs: of families with one folder `out`, beside which the copy lies; what was there before is
+    removed. networks: as for `train`. sample: how many stay of each family, at least.
     """
-    left_out = set()
-    for family in recipes_of(study, scale):
-        run = _run_of(study, family, out, scale, None, {})
-        for network in run.networks(None)[networks:]:
-            left_out.update(run.files(network))
-    target = out.with_name(f"{out.name}.sample")
+    runs = [run for run in runs if run.settings_file.exists()]
+    left_out = {file for run in runs for file in run.files(run.networks(networks)[sample:])}
+    target = runs[0].out.with_name(f"{runs[0].out.name}.sample")
 
     def others(folder: str, names: list[str]) -> set[str]:
         return {name for name in names if Path(folder, name) in left_out}
 
-    return Path(shutil.copytree(out, target, ignore=others, dirs_exist_ok=True))
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(runs[0].out, target, ignore=others)
+    for run in runs:
+        replace(run, out=target).finish(run.networks(sample))
+    return target
 
 
 def _held(run: Run) -> tuple[Run, object]:
+    usable_device(run.device)
     if run.on_cpu:
         torch.set_flush_denormal(True)  # numbers too small for float32's usual form are slow
     return run, run.hold()
@@ -200,13 +225,6 @@ def _trained(held: tuple[Run, object], networks: list[int]) -> tuple[int]:
 def hash_seed(seed: int, network: int) -> int:
     """A seed for each network of a run, far from those of its neighbours."""
     return int(np.random.SeedSequence([seed, network]).generate_state(1)[0])
-
-
-def check_settings(file: Path, settings: dict) -> None:
-    """GengapError if a run left other settings there: its networks would mix with others."""
-    found = json.loads(file.read_text()) if file.exists() else settings
-    if found != settings:
-        raise GengapError(f"{file} says {found}, not {settings}: choose another --out.")
 
 
 def write_json(file: Path, content: dict) -> None:

@@ -30,17 +30,24 @@ def lead(
 ) -> Found:
     """How far `statistic(target, column)` of the first lies above the best of the others, or 0.
 
-    Bootstraps, which take the options of `bootstrap_interval`, draw rows of all columns jointly.
+    The ends are the least ones of the differences from each of the others, whose intervals hold
+    together with 95 % (Bonferroni): the best of several on the same networks looks better than it
+    is. Bootstraps, which take the options of `bootstrap_interval`, draw rows of all jointly.
     """
 
-    def of(target: np.ndarray, *columns: np.ndarray) -> float:
-        return ahead([statistic(target, column) for column in columns])
+    def ahead_of(target: np.ndarray, *pair: np.ndarray) -> float:
+        return ahead([statistic(target, column) for column in pair])
 
-    arrays = [np.asarray(array) for array in (target, *columns)]
-    return Found(of(*arrays), *bootstrap_interval(of, *arrays, **options))
+    first, *others = columns
+    pairs = [(first, other) for other in others] or [(first,)]
+    options |= {"confidence": 1 - 0.05 / len(pairs)}
+    ends = [bootstrap_interval(ahead_of, target, *pair, **options) for pair in pairs]
+    low, high = np.min(ends, axis=0)
+    return Found(ahead_of(np.asarray(target), *map(np.asarray, columns)), low, high)
 
 
 def ahead(scores: Sequence[float]) -> float:
+    """How far the first lies above the best of the others, or above 0."""
     return scores[0] - max(scores[1:], default=0.0)
 
 

@@ -28,7 +28,7 @@ def claims(epochs: DataFrame, published: DataFrame) -> DataFrame:
     for probe, name in PROBES.items():
         for outcome, told in OUTCOMES.items():
             stated = published.xs(outcome, level="outcome")
-            rivals = stated[NORMS].max(axis=1)
+            rivals = stated[NORMS].abs().max(axis=1)
             for text, others, above in (
                 (f"{name} ranks {told}: correlation above {LEAST}", [], LEAST),
                 (f"{name} ranks {told} better than norms do: difference", NORMS, 0.0),
@@ -47,11 +47,16 @@ def _range(values: pd.Series) -> str:
 
 
 def _leads(last: DataFrame, measures: DataFrame, outcome: str) -> dict[str, Found]:
-    """By family, how far the first measure's correlation lies above the best of the others."""
-    return {
-        family: lead(_spearman, rows[outcome], measures.loc[rows.index].T.to_numpy())
-        for family, rows in last.groupby("family", sort=False)
-    }
+    """By family, how far the first measure's correlation lies above the largest of the others.
+
+    Of the others, which rank as well in reverse, the size of the correlation counts.
+    """
+    found = {}
+    for family, rows in last.groupby("family", sort=False):
+        first, *others = measures.loc[rows.index].T.to_numpy()
+        others = [column * np.sign(_spearman(rows[outcome], column)) for column in others]
+        found[family] = lead(_spearman, rows[outcome], [first, *others])
+    return found
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:

@@ -8,7 +8,7 @@ import statsmodels.api as sm
 from pandas import DataFrame, Series
 
 from gengap.errors import GengapError
-from gengap.evaluation.regression import adjusted_r2, folds_of, out_of_fold, r2
+from gengap.evaluation.regression import folds_of, out_of_fold, r2
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def regression(features: DataFrame, gap: Series, *, folds: int = 10, seed: int =
     singular = np.linalg.svd(scaled, compute_uv=False)
     correlations = np.atleast_2d(np.corrcoef(scaled, rowvar=False))
     return Regression(
-        adjusted_r2=adjusted_r2(target, fit.fittedvalues, len(names)),
+        adjusted_r2=fit.rsquared_adj,
         k_fold_r2=r2(target, predicted),
         mse=float(np.mean((target - predicted) ** 2)),
         coefficients=_coefficients(fit, mean, deviation, names),
