@@ -307,6 +307,12 @@ def test_hallmarks_are_met_by_the_recipe():
     assert table.loc["fashion_mnist: share at chance", "found"] == "0.250"
 
 
+def test_at_chance_is_who_guesses_or_gives_one_answer():
+    models = pd.DataFrame({"family": ["mnist", "mnist", "cifar10", "cifar10"]})
+    models["test_accuracy"] = [0.1135, 0.114, 0.109, 0.1135]
+    assert list(trainer.at_chance(models)) == [True, False, True, False]
+
+
 @pytest.mark.parametrize(
     "changed, failing",
     [

@@ -119,9 +119,9 @@ def run_of(
     recipes = recipes_of(study, str(options.get("scale", "replica")))
     if family not in recipes:
         raise GengapError(f"no family {family!r} can be trained; {nearest(family, recipes)}")
-    place = Path(out).absolute()  # workers of a cluster are started in folders of their own
     kind = resolve_name(STUDIES[study])
-    return kind(family, place, epochs or recipes[family].epochs, **options)
+    # Absolute, since workers of a cluster are started in folders of their own.
+    return kind(family, Path(out).absolute(), epochs or recipes[family].epochs, **options)
 
 
 def train(run: Run, *, networks: int | None = None, workers: int | None = None) -> None:
