@@ -104,13 +104,8 @@ def all_images(root, image_root):
 
 
 @pytest.fixture
-def small(monkeypatch):
+def small(monkeypatch, in_this_process):
     """The published recipes, two networks of each kind, narrow, on few images; in this process."""
-
-    def in_this_process(function, items, *, start, arguments, **_):
-        held = start(*arguments)
-        for place, item in enumerate(items):
-            yield from ((place, result) for result in function(held, item))
 
     def narrowed(study):
         return {

@@ -49,19 +49,13 @@ def few_images(image_root, tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_tested():
+def few_tested(in_this_process):
     """A part of the test images after the second of three epochs; in this process, not a worker."""
     with pytest.MonkeyPatch.context() as patch:
         few = replace(NARROW, tested=TESTED)
         patch.setattr(Family, "RECIPES", {"replica": dict.fromkeys(FAMILIES, few)})
         patch.setattr("gengap.tables.engine.results", in_this_process)
         yield
-
-
-def in_this_process(function, items, *, start, arguments, **_):
-    held = start(*arguments)
-    for place, item in enumerate(items):
-        yield from ((place, result) for result in function(held, item))
 
 
 @pytest.fixture(scope="module")

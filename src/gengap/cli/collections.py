@@ -110,7 +110,8 @@ def train(
         ]
         for study, root in roots.items()
     }
-    check_images(run for of_study in runs.values() for run in of_study)
+    every = [run for of_study in runs.values() for run in of_study]
+    check_images(run for run in every if run.missing(run.networks(networks)))
     try:
         with on_scheduler(scheduler):
             for study, root in roots.items():

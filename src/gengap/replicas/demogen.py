@@ -6,7 +6,6 @@ code was released. What this recipe chooses is said in `Recipe` and its neighbou
 
 import copy
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -136,7 +135,7 @@ class Grid(Run):
             classes = CLASSES[self.image_set]
             network = initialized(self.family, settings, self.recipe.width, classes)
             network = network.to(self.device)
-            fitted = FITTED if self.recipe.images else math.inf  # all published took all steps
+            fitted = FITTED if self.recipe.images else None  # all published took all steps
             steps = fit(network, held["train"], settings, fitted, epochs=self.epochs)
             round_weights(network)
             members = {SAFETENSORS: packed_weights(network, architecture_of(self.family))}
@@ -196,11 +195,13 @@ def initialized(family: str, settings: dict, width: int, classes: int) -> nn.Seq
     return network
 
 
-def fit(network: nn.Sequential, train: Split, settings: dict, fitted: float, *, epochs: int) -> int:
+def fit(
+    network: nn.Sequential, train: Split, settings: dict, fitted: float | None, *, epochs: int
+) -> int:
     """Train until the training images are fitted, or for so many epochs; the number of steps.
 
-    settings: index columns, hp_*. fitted: the accuracy on training images at which it ends. The
-    weight decay has the gradient decay_fac * w, of kernels.
+    settings: index columns, hp_*. fitted: the accuracy on training images at which it ends, if at
+    any. The weight decay has the gradient decay_fac * w, of kernels.
     """
     rate, decay = settings["hp_learning_rate"], settings["hp_decay_fac"]
     optimizer = momentum_sgd(network, rate=rate, weight_decay=decay)
@@ -212,12 +213,8 @@ def fit(network: nn.Sequential, train: Split, settings: dict, fitted: float, *, 
     for epoch in range(1, epochs + 1):
         steps += train_epoch(network, shuffled_batches(images, BATCH, augment), optimizer)
         settle.step()
-        if (
-            epoch >= LEAST_EPOCHS
-            and epoch % CHECKED == 0
-            and fitted <= 1
-            and fits(network, train.images, fitted)
-        ):
+        looked_at = fitted and epoch >= LEAST_EPOCHS and epoch % CHECKED == 0
+        if looked_at and fits(network, train.images, fitted):
             break
     return steps
 

@@ -62,9 +62,7 @@ class Recipe:
 
     images: int | None  # the first training images; None: all
     side: int  # pixels, as the networks see them
-    tested: (
-        int | None
-    )  # the first test images, at epochs that are neither TESTED_WHOLE nor the last
+    tested: int | None  # the first test images; TESTED_WHOLE and the last epoch: all
     batch: int
     shift: int  # pixels, at most: as the customary 4 of 32
     planes: tuple[int, int]  # channels of a cell whose digit in the width code is 0 or 1

@@ -26,8 +26,9 @@ def claims(
 ) -> pd.DataFrame:
     """The table of `claim_table`, of leak-free fits.
 
-    predictions, transfers: of `Fits`, with all inputs and predictors. published: R2 by family, predictor and inputs. Intervals are bootstraps over
-    the networks of the test half, joint for fits that are compared.
+    predictions, transfers: of `Fits`, with all inputs and predictors. published: R2 by family,
+    predictor and inputs. Intervals are bootstraps over the networks of the test half, joint for
+    fits that are compared.
     """
     by = dict(list(predictions.groupby(["family", "predictor", "inputs"], sort=False)))
     families = predictions["family"].unique()
