@@ -332,13 +332,21 @@ def test_a_mistake_is_answered_in_one_line(tiny, run, sentence):
         ("import nothing", "ModuleNotFoundError: No module named 'nothing', in .*mine.py line 1"),
         ("def f(:", "SyntaxError"),
         (MODULE.replace("seed(", "parameter_norm("), "'parameter_norm' exists already"),
-        (MODULE.replace("hp_seed", "hp_none"), "'seed' failed on model 'left/0' .KeyError"),
     ],
 )
 def test_a_mistake_in_the_users_file_is_answered_in_one_line(tiny, run, tmp_path, text, sentence):
     (tmp_path / "mine.py").write_text(text)
     result = run("measure", "tiny", "--module", tmp_path / "mine.py")
     assert re.search(sentence, one_line(result))
+
+
+def test_values_that_failed_are_counted_at_the_end_and_the_others_are_there(tiny, run, tmp_path):
+    (tmp_path / "mine.py").write_text(MODULE.replace("hp_seed", "hp_none"))
+    result = run("measure", "tiny", "-m", "seed", "--module", tmp_path / "mine.py")
+    assert result.exit_code == 1
+    assert "8 values are missing: failed: KeyError: 'hp_none' (mine.py line 7)" in result.stdout
+    last = "8 values of 8 models failed, as told above; the others are kept"
+    assert result.stderr.splitlines()[-1] == last
 
 
 def test_an_interruption_ends_with_one_line_and_the_count_of_what_is_kept(tiny, run):

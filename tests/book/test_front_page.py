@@ -2,6 +2,7 @@
 
 import re
 
+import nbformat
 import pytest
 
 from gengap.book import front_page as front
@@ -9,6 +10,8 @@ from gengap.book.chapters import chapter_names
 from gengap.errors import GengapError
 from gengap.folders import repository
 
+GLUED = re.compile(r"\{glue:text\}`(\w+)`")
+STUDIES = [name for name in chapter_names() if name < "06"]
 SENTENCES = (repository() / "book" / "findings.md").read_text()
 
 
@@ -20,10 +23,28 @@ def test_every_number_of_the_findings_is_glued_by_a_chapter():
     assert not re.search(r"\d", words)
 
 
+def answer_of(name):
+    """The box at the head of a chapter's source; empty if it has none."""
+    notebook = nbformat.read(repository() / "notebooks" / f"{name}.ipynb", as_version=4)
+    boxes = [cell.source for cell in notebook.cells if ":class: answer" in cell.source]
+    assert len(boxes) <= 1
+    return "".join(boxes)
+
+
 @pytest.mark.parametrize("name", chapter_names())
-def test_what_a_chapter_glues_is_on_the_front_page(name):
+def test_what_a_chapter_glues_is_on_the_front_page_or_in_its_answer(name):
     asked = {key for chapter, key in front.PLACE.findall(SENTENCES) if chapter == name}
-    assert set(front.glued(name)) == asked
+    assert set(front.glued(name)) == asked | set(GLUED.findall(answer_of(name)))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_begins_with_its_question_claim_finding_and_verdict(name):
+    parts = re.split(r"\*\*(\w+)\.\*\*", answer_of(name))
+    assert parts[1::2] == ["Question", "Claim", "Here", "Verdict"]
+    _, _, here, verdict = parts[2::2]
+    assert GLUED.search(here) and "`verdicts`" in verdict
+    words = re.sub(r"\$[^$]*\$|95 %|PGDL.Task|20\d\d", "", GLUED.sub("", here + verdict))
+    assert not re.search(r"\d", words)  # no number stands there by itself
 
 
 def test_what_nobody_glued_is_one_sentence(tmp_path, monkeypatch):

@@ -182,6 +182,16 @@ def test_a_file_that_the_csv_file_does_not_name_is_left_out_with_a_warning(tmp_p
         assert list(Folder(tmp_path).index()["model_id"]) == ["b.pt"]
 
 
+def test_bad_files_are_rows_with_their_reasons_and_the_others_have_values(tmp_path, data_folder):
+    torch.save(STATE, tmp_path / "a.pt")
+    (tmp_path / "b.pt").write_bytes(b"nothing of the kind")
+    describe(tmp_path, dict.fromkeys(["a.pt", "b.pt", "c.pt"], (0.9, 0.8)))
+    rows = gengap.measure_table(Folder(tmp_path), "parameter_norm").set_index("model_id")
+    assert rows.loc["a.pt", "note"] == "" and rows.loc["a.pt", "value"] > 0
+    assert "b.pt cannot be read: it is damaged" in rows.loc["b.pt", "note"]
+    assert rows.loc["c.pt", "note"].endswith("c.pt is missing; get it again")
+
+
 MISTAKES = {
     "has none where one CSV": {},
     "has a.csv, b.csv where": {"a.csv": "", "b.csv": ""},
@@ -189,7 +199,7 @@ MISTAKES = {
     "lacks the columns test_accuracy; it has file, train_accuracy": {
         "a.csv": "file,train_accuracy\na.pt,0.9\n"
     },
-    "names 'b.pt', which": {
+    "names '../c.pt', which": {
         "a.csv": "file,train_accuracy,test_accuracy\na.pt,1,1\nb.pt,1,1\n../c.pt,1,1\n"
     },
     "train_accuracy 93.5, in percent": {

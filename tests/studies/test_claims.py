@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from gengap.evaluation.regression import r2
-from gengap.studies.claims import Found, claim, claim_table, lead, verdict
+from gengap.studies.claims import Found, claim, claim_table, lead, tally, verdict
 from gengap.studies.zoo_claims import CLAIMS, claims
 
 ABOVE, BELOW, ACROSS = Found(0.5, 0.3, 0.7), Found(-0.5, -0.7, -0.3), Found(0.1, -0.1, 0.3)
@@ -97,3 +97,14 @@ def test_the_zoos_claims_compare_the_fits_that_they_name():
     one = predictions[predictions["inputs"] == stats[1]].query("predictor == 'lgbm'")
     assert table["mnist"].iloc[0].startswith(f"{r2(one['target'], one['leak_free']):.2f} [")
     assert table["mnist"].iloc[-1] == "0.40 [0.30, 0.50]"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        (["holds", "fails", "holds"], "2 hold and 1 fails"),
+        (["depends"], "1 depends on the networks"),
+    ],
+)
+def test_verdicts_are_counted_in_words(verdicts, expected):
+    assert tally(pd.Series(verdicts)) == expected

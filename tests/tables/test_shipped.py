@@ -1,6 +1,7 @@
 """The tables that the project ships are whole, current, and what the code computes now."""
 
 import copy
+from importlib import import_module
 
 import pandas as pd
 import pytest
@@ -19,6 +20,10 @@ from gengap.tables.store import table_file
 from gengap.tables.values import finished, pending_values
 
 SHIPPED = [name for name in COLLECTIONS if default_root(name).is_dir()]
+# Most networks do not come to 0.01 nats where images are augmented.
+MISSED = {
+    "pgdl": {f"task{task}_fashion_mnist: share that stopped at {pgdl.STOP}" for task in (6, 9)},
+}
 QUICK = 2  # seconds: slower values are not computed again here
 
 
@@ -98,8 +103,7 @@ def test_shipped_details_are_whole_and_those_that_the_code_computes_now(
         pd.testing.assert_frame_equal(rows, function(collection.load(model_id)), rtol=rtol)
 
 
-def test_the_tasks_of_pgdl_are_in_the_regime_of_the_competition():
-    """All hallmarks, but that most networks come to 0.01 nats where images are augmented."""
-    found = pgdl.hallmarks(open_collection("pgdl").index()).set_index("hallmark")
-    missed = {f"task{task}_fashion_mnist: share that stopped at {pgdl.STOP}" for task in (6, 9)}
-    assert set(found.index[~found["met"]]) == missed
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_replica_is_in_the_regime_of_its_paper(name):
+    found = import_module(f"gengap.replicas.{name}").hallmarks(open_collection(name).index())
+    assert set(found["hallmark"][~found["met"]]) == MISSED.get(name, set())

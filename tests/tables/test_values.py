@@ -4,12 +4,14 @@ import os
 import random
 import signal
 import sqlite3
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import gengap
 from gengap.measures import MEASURES
@@ -88,14 +90,63 @@ def test_infinite_values_and_nan_come_back_exactly(tiny, counted, monkeypatch):
         assert list(rows["note"][rows["value"].isna()]) == ["the measure returned NaN"]
 
 
-def test_a_measure_that_fails_is_named_with_its_model_and_the_rest_is_kept(tiny, counted):
+def test_a_measure_that_fails_is_a_row_that_says_so_and_the_others_are_kept(tiny, counted):
     @gengap.measure
     def fragile(model) -> float:
+        if model.record["hp_seed"] == 2:
+            sys.exit(0)
         return 1 / (3 - int(model.record["hp_seed"]))
 
-    with pytest.raises(gengap.GengapError, match=r"'fragile' failed on model 'left/3' \(ZeroDiv"):
-        measure_table(tiny, ["counted", "fragile"])
-    assert len(kept(table.default_store(tiny))) == 7
+    rows = measure_table(tiny, ["counted", "fragile"])
+    assert len(kept(table.default_store(tiny))) == 16 and len(counted) == 8
+    notes = rows[rows["note"] != ""].set_index("model_id")["note"]
+    assert list(notes.index) == ["left/2", "left/3"]
+    assert notes["left/2"].startswith("failed: SystemExit: 0 (test_values.py line ")
+    assert notes["left/3"].startswith("failed: ZeroDivisionError: division by zero (test_values")
+
+
+def test_what_a_measure_changes_reaches_no_other(tiny, counted):
+    expected = measure_table(tiny, "parameter_norm")["value"].tolist()
+
+    @gengap.measure
+    def careless(model) -> float:
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        random.seed(7)
+        return torch.rand(()).item()
+
+    @gengap.measure
+    def spoiling(model) -> float:
+        for weight in model.network.parameters():
+            weight.data.zero_()
+        return 1.0
+
+    @gengap.measure
+    def afterwards(model) -> float:
+        assert torch.get_default_dtype() == torch.float32 and torch.is_grad_enabled()
+        return MEASURES["parameter_norm"](model)
+
+    state = random.getstate()
+    rows = measure_table(tiny, ["careless", "spoiling", "afterwards"])
+    by_measure = rows.set_index("measure")
+    assert by_measure.loc["careless", "value"].nunique() == 1  # each model with the same seed
+    assert by_measure.loc["spoiling", "note"].str.startswith("failed: it changed the network").all()
+    assert by_measure.loc["afterwards", "value"].tolist() == expected
+    assert random.getstate() == state
+
+
+def test_a_file_that_cannot_be_read_is_a_row_that_says_so(tiny, monkeypatch):
+    read = tiny.read_network
+
+    def damaged(record):
+        if record["hp_seed"] == 2:
+            raise gengap.GengapError("two.pt is damaged; get it again")
+        return read(record)
+
+    monkeypatch.setattr(tiny, "read_network", damaged)
+    notes = list(measure_table(tiny, "parameter_norm")["note"])
+    assert notes.pop(2) == "failed: two.pt is damaged; get it again"
+    assert set(notes) == {""}
 
 
 def test_a_model_that_cannot_be_loaded_is_nan_with_the_reason(tiny, monkeypatch):

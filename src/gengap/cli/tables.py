@@ -47,10 +47,12 @@ def measure(
 ) -> None:
     """Compute measures of a collection's models, and score them against the generalization gap.
 
-    Only what is missing is computed; each value is kept as soon as it is there, so that the command
-    may be stopped or killed and started again, and may run several times at once (then give each
-    its own --query). The table goes to data/tables. Shown are, in each family, the measure's median
-    and its Kendall tau with test accuracy and with the gap (train minus test accuracy).
+    Only what is missing is computed. Each value is kept as soon as it is there, or why there is
+    none (a file that cannot be read, a measure that raises something): the command goes on with
+    the next, and ends with exit status 1. It may be stopped or killed and started again, and may
+    run several times at once (then give each its own --query). The table goes to data/tables.
+    Shown are, in each family, the measure's median and its Kendall tau with test accuracy and with
+    the gap (train minus test accuracy).
 
     With all, one embedded collection comes after the other, each with all models of its index:
     where networks are kept at several epochs, those of early epochs too.
@@ -66,14 +68,14 @@ def measure(
     """
     from gengap.collection import embedded_collections, open_collection
     from gengap.submission.measure_file import measures_in
-    from gengap.tables.values import measure_table
+    from gengap.tables.values import FAILED, measure_table
 
     if collection == EVERY and (query or root or csv):
         raise GengapError(
             "measure all takes all models of every embedded collection; leave out --query, --root"
             " and --csv, or name one collection"
         )
-    own = measures_in(module) if module else None
+    own, failed = measures_in(module) if module else None, []
     for name in embedded_collections() if collection == EVERY else [collection]:
         opened = open_collection(name, root, device)
         chosen = opened.select(query) if query else opened
@@ -82,6 +84,8 @@ def measure(
         )
         _show(rows, chosen)
         _write(rows, csv)
+        failed.append(rows[rows["note"].str.startswith(FAILED)])
+    _end_with(failed)
 
 
 def details(
@@ -140,6 +144,17 @@ def _show(rows: "DataFrame", collection: "Collection") -> None:
     typer.echo(correlations.to_string(index=False, na_rep="-", float_format="{:.4g}".format))
     typer.echo(_reasons(rows), nl=False)
     typer.echo(f"table: {table_file(collection)}")
+
+
+def _end_with(failed: "list[DataFrame]") -> None:
+    """Exit status 1 and a last line where values failed."""
+    if values := sum(map(len, failed)):
+        models = sum(rows["model_id"].nunique() for rows in failed)
+        typer.echo(
+            f"{values} values of {models} models failed, as told above; the others are kept",
+            err=True,
+        )
+        raise typer.Exit(1)
 
 
 def _reasons(rows: "DataFrame") -> str:

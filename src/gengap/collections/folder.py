@@ -94,13 +94,16 @@ def path_in(name: str, root: Path, present: set[str], described_in: Path) -> str
     """The path from the root, with /, of a file as a CSV file names it.
 
     Absolute paths inside the root, ./ and the separators of Windows are understood.
-    Raises: GengapError that says what is amiss: outside, missing, of another kind or one shard.
+    A file of weights that is not there is one all the same: its values then say so.
+    Raises: GengapError that says what is amiss: outside, of another kind or one shard.
     """
     for path in (Path(name), Path(PureWindowsPath(name).as_posix())):
         inside = path.relative_to(root.resolve()) if path.is_relative_to(root.resolve()) else path
         inside = inside.relative_to(root) if inside.is_relative_to(root) else inside
         if inside.as_posix() in present:
             return inside.as_posix()
+    if is_state_dict(name) and not inside.is_absolute() and ".." not in inside.parts:
+        return inside.as_posix()
     if ONE_SHARD.search(name):
         raise GengapError(
             f"{described_in} names {name!r}, one shard of several; name the file that lists them"

@@ -86,3 +86,11 @@ def told(number: Found, digits: int) -> str:
 def claim_table(rows: Iterable[dict[str, str]]) -> pd.DataFrame:
     """Rows of `claim`, indexed by claim."""
     return pd.DataFrame(rows).set_index("claim")
+
+
+def tally(verdicts: pd.Series) -> str:
+    """How many claims hold, depend and fail, in words: `2 hold and 1 depends on the networks`."""
+    words = {"holds": "hold{}", "depends": "depend{} on the networks", "fails": "fail{}"}
+    counts = {text: (verdicts == verdict).sum() for verdict, text in words.items()}
+    told = [f"{n} {text.format('s' * (n == 1))}" for text, n in counts.items() if n]
+    return " and ".join(told)

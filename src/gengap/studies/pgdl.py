@@ -106,7 +106,8 @@ def claims(beside: pd.DataFrame, entrants: list[str], published: pd.Series) -> p
         ("The kit's own baselines do not lead Tasks 4 and 5", kits, "phase one", best, 0),
     ]
     table = pd.DataFrame([(*row[:2], *_verdict(beside, *row[2:])) for row in rows])
-    return table.set_axis(["claim", "published", "here", "rank here", "verdict"], axis=1)
+    table = table.set_axis(["claim", "published", "here", "rank here", "verdict"], axis=1)
+    return table.set_index("claim").assign(**{"shown in": "The competition, run again"})
 
 
 def _verdict(beside, phase, measure, leads) -> tuple[str, str, str]:

@@ -3,11 +3,9 @@
 What runs in a worker process; see gengap.submission.process.
 """
 
-import dataclasses
 import importlib.util
 import math
 import pkgutil
-import random
 import reprlib
 import sys
 import time
@@ -16,17 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gengap.collection import Collection
-from gengap.errors import GengapError, NotAvailable
+from gengap.errors import GengapError
 from gengap.measures import MEASURES, Measure
 from gengap.model import BATCH, Model
 from gengap.submission.process import Job
-
-LONGEST_NOTE = 200  # characters
+from gengap.tables.guard import Guard
 
 
 class Batches:
@@ -115,12 +111,11 @@ def row_of(
 ) -> dict[str, object]:
     """value (None if there is none), seconds and note of a measure on one model."""
     start = time.perf_counter()
-    try:
-        value, note = _measured(function, collection, model_id)
-    except NotAvailable as missing:
-        value, note = None, f"not available: {missing}"
-    except BaseException as error:  # noqa: BLE001  sys.exit and whatever else anybody's code raises
-        value, note = None, _what_stopped(error, file)
+    value, note, failed = Guard(collection, model_id).answer(function, file)
+    if not note:
+        value, note = finite(value)
+    elif not failed:
+        note = f"not available: {note}"
     return {"value": value, "seconds": time.perf_counter() - start, "note": note}
 
 
@@ -133,70 +128,3 @@ def finite(value: object) -> tuple[float | None, str]:
     except OverflowError:  # an integer of hundreds of digits
         return None, "it returned a number that is too large"
     return (number, "") if math.isfinite(number) else (None, f"it returned {number}")
-
-
-def _measured(function: Measure, collection: Collection, model_id: str) -> tuple[float | None, str]:
-    read = []  # the sample as it was when the measure first asked for it
-
-    def read_sample():
-        sample = model.read_sample()
-        read.append(_fingerprint(sample))
-        return sample
-
-    model = collection.load(model_id)
-    before = _tensors(model.network)
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
-    value = function(dataclasses.replace(model, read_sample=read_sample))
-    if change := _change(model.network, before):
-        return None, change
-    if read and _fingerprint(model.read_sample()) != read[0]:
-        collection.forget_samples()
-        return None, "it changed the training sample, which all models of a family share"
-    return finite(value)
-
-
-def _tensors(network: nn.Module) -> dict[str, Tensor]:
-    everything = [*network.named_parameters(), *network.named_buffers()]
-    return {name: tensor.detach().clone() for name, tensor in everything}
-
-
-def _change(network: nn.Module, before: dict[str, Tensor]) -> str:
-    """What a measure has changed in the network, or an empty text."""
-    after = _tensors(network)
-    if after.keys() != before.keys() or not all(_same(after[n], before[n]) for n in before):
-        return "it changed the network's weights; let it work on a copy.deepcopy of the network"
-    if any(module.training for module in network.modules()):
-        return "it left the network in training mode; end with network.eval()"
-    if any(parameter.grad is not None for parameter in network.parameters()):
-        return "it left gradients in the network; use torch.autograd.grad or network.zero_grad()"
-    return ""
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    if (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
-        return False
-    return torch.allclose(one.double(), other.double(), rtol=0, atol=0, equal_nan=True)
-
-
-def _fingerprint(sample: tuple[Tensor, Tensor]) -> list[float]:
-    # Versions count changes in place; sums see those through tensor.data, which are not counted.
-    return [
-        number
-        for tensor in sample
-        for number in (
-            tensor._version,
-            tensor.sum(dtype=torch.float64).item(),
-            tensor.requires_grad,
-        )
-    ]
-
-
-def _what_stopped(error: BaseException, file: str) -> str:
-    """The error in one line, with the line of the user's file that it came from."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == file]
-    said = " ".join(str(error).split())
-    place = f" ({Path(file).name} line {lines[-1]})" if lines else ""
-    return f"{type(error).__name__}: {said}"[:LONGEST_NOTE] + place

@@ -8,8 +8,8 @@ import io
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache, partial
+from collections.abc import Iterable, Iterator
+from functools import partial
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from gengap import folders
 from gengap.collection import Collection
-from gengap.errors import GengapError, NotAvailable
+from gengap.errors import GengapError
 from gengap.measures import MEASURES, Measure, chosen_measures
-from gengap.model import Model
 from gengap.tables import engine
+from gengap.tables.guard import Guard
 from gengap.tables.identity import Versions, source_hash, versions_now
 from gengap.tables.store import (
     COLUMNS,
@@ -41,6 +41,7 @@ from gengap.tables.store import (
     write_if_changed,
 )
 
+FAILED = "failed: "  # how the note begins of what is not merely lacking
 SCHEMA = pa.schema([(n, pa.float64() if t is float else pa.string()) for n, t in TYPES.items()])
 
 
@@ -68,8 +69,8 @@ def measure_table(
     collection, family, model_id, measure, value, seconds (spent; loading, and what the measures
     of a model share, is counted to the first) and note (why a value is NaN, else empty).
 
-    Raises:
-        GengapError: if a measure fails on a model, naming both; what is computed is kept.
+    A measure that raises something or changes the model, and a model that cannot be read, are rows
+    whose note begins with `FAILED`, and say what went wrong.
     """
     wanted = chosen_measures(measures)
     store = Path(store or default_store(collection)).expanduser()
@@ -154,28 +155,22 @@ def _rows(
 ) -> Iterator[dict]:
     """model_id, measure, value, seconds and note of a model's pending values, one by one."""
     model_id, names = pending
-    load = cache(partial(collection.load, model_id))
+    guard = Guard(collection, model_id)
     for name in names:
-        value = _value(load, name, measures[name], model_id)
-        yield {"model_id": model_id, "measure": name, **value}
+        start, function = time.perf_counter(), measures[name]
+        value, note, failed = guard.answer(lambda model: float(function(model)), file_of(function))  # noqa: B023
+        if not note and math.isnan(value):
+            note = "the measure returned NaN"
+        row = {"model_id": model_id, "measure": name, "value": math.nan if note else value}
+        yield row | {
+            "seconds": time.perf_counter() - start,
+            "note": f"{FAILED}{note}" if failed else note,
+        }
 
 
-def _value(load: Callable[[], Model], name: str, function: Measure, model_id: str) -> dict:
-    start = time.perf_counter()
-    try:
-        value = float(function(load()))
-        note = "the measure returned NaN" if math.isnan(value) else ""
-    except NotAvailable as missing:
-        value, note = math.nan, str(missing)
-    except GengapError:
-        raise
-    # A measure is anybody's code, and may call sys.exit: say which, and on what.
-    except (Exception, SystemExit) as error:
-        raise GengapError(
-            f"measure {name!r} failed on model {model_id!r}"
-            f" ({type(error).__name__}: {error}); values finished before are kept"
-        ) from error
-    return {"value": value, "seconds": time.perf_counter() - start, "note": note}
+def file_of(function: Measure) -> str:
+    """The file of a function's code; empty where there is none."""
+    return getattr(getattr(function, "__code__", None), "co_filename", "")
 
 
 def _send_code_of(function: Measure) -> None:

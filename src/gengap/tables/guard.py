@@ -1,0 +1,155 @@
+"""One guarded call of a measure, the same for `gengap measure` and `gengap score`.
+
+A measure is anybody's code: whatever it raises is an answer, and what it changes reaches no other.
+"""
+
+import dataclasses
+import random
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gengap.collection import Collection
+from gengap.errors import GengapError, NotAvailable
+from gengap.model import Model
+
+LONGEST_NOTE = 200  # characters of what was raised
+
+
+class Answer(NamedTuple):
+    """What a measure returned, or why it has no value."""
+
+    value: object
+    note: str = ""  # empty with a value
+    failed: bool = False  # whether something went wrong; else the model lacks something
+
+
+class Guard:
+    """A model of a collection, for measures that are called on it one after the other.
+
+    Each finds the model, the random generators (seeded with 0), PyTorch's default type, grad mode
+    and number of threads as the first one did: one that changes the network or the training sample
+    has no value, and the next gets the model loaded anew.
+    """
+
+    def __init__(self, collection: Collection, model_id: str):
+        self._collection, self._model_id = collection, model_id
+        self._model: Model | None = None
+
+    def answer(self, function: Callable[[Model], object], file: str = "") -> Answer:
+        """The function's answer; file: where its code is, of which a note names the line."""
+        try:
+            with _process_as_before():
+                found = Answer(function(self._loaded()))
+        except NotAvailable as lacking:
+            found = Answer(None, str(lacking))
+        except (Exception, SystemExit) as error:
+            found = Answer(None, _what_stopped(error, file), failed=True)
+        if self._model and (change := self._change(self._model)):
+            self._model = None
+            found = Answer(None, change, failed=True)
+        return found
+
+    def _loaded(self) -> Model:
+        if self._model is None:
+            model = self._collection.load(self._model_id)
+            self._before = _tensors(model.network)
+            self._read_sample = model.read_sample
+            self._sample: list[float] | None = None  # as it was when first asked for
+            self._model = dataclasses.replace(model, read_sample=self._recorded_sample)
+        return self._model
+
+    def _recorded_sample(self) -> tuple[Tensor, Tensor]:
+        sample = self._read_sample()
+        self._sample = _fingerprint(sample)
+        return sample
+
+    def _change(self, model: Model) -> str:
+        """What has changed in model or sample, or an empty text."""
+        if change := _change(model.network, self._before):
+            return change
+        if self._sample and _fingerprint(model.sample) != self._sample:
+            self._collection.forget_samples()
+            return "it changed the training sample, which all models of a family share"
+        return ""
+
+
+@contextmanager
+def _process_as_before() -> Iterator[None]:
+    dtype, threads, grad = (
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+    )
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            random.seed(0)
+            np.random.seed(0)
+            torch.manual_seed(0)
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(grad)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    everything = [*network.named_parameters(), *network.named_buffers()]
+    return {
+        name: tensor.detach().clone().requires_grad_(tensor.requires_grad)
+        for name, tensor in everything
+    }
+
+
+def _change(network: nn.Module, before: dict[str, Tensor]) -> str:
+    """What a measure has changed in the network, or an empty text."""
+    after = dict([*network.named_parameters(), *network.named_buffers()])
+    if after.keys() != before.keys() or not all(_same(after[n], before[n]) for n in before):
+        return "it changed the network's weights; let it work on a copy.deepcopy of the network"
+    if any(module.training for module in network.modules()):
+        return "it left the network in training mode; end with network.eval()"
+    if any(parameter.grad is not None for parameter in network.parameters()):
+        return "it left gradients in the network; use torch.autograd.grad or network.zero_grad()"
+    if any(after[n].requires_grad != before[n].requires_grad for n in before):
+        return "it changed which weights require gradients; let it work on a copy.deepcopy"
+    return ""
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    if (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
+        return False
+    one, other = one.detach(), other.detach()
+    return torch.allclose(one.double(), other.double(), rtol=0, atol=0, equal_nan=True)
+
+
+def _fingerprint(sample: tuple[Tensor, Tensor]) -> list[float]:
+    # Versions count changes in place; sums see those through tensor.data, which are not counted.
+    return [
+        number
+        for tensor in sample
+        for number in (
+            tensor._version,
+            tensor.sum(dtype=torch.float64).item(),
+            tensor.requires_grad,
+        )
+    ]
+
+
+def _what_stopped(error: BaseException, file: str) -> str:
+    """The error in one line, with the line of the file that it came from."""
+    if isinstance(error, GengapError):  # a sentence of its own
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    said = " ".join(str(error).split())
+    place = f" ({file.rpartition('/')[2]} line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {said}"[:LONGEST_NOTE] + place
