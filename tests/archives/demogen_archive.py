@@ -1,8 +1,8 @@
 """DEMOGEN's archive in miniature: its 756 directories, with very narrow networks.
 
 Names, grids, keys and the deep path in the archive are those of the release (google-research,
-demogen/model_config.py and data_util.py, and the forks that ran on the real files); they are written
-down here once more, and not taken from the reader.
+demogen/model_config.py, and the forks that ran on the real files); they are written down here once
+more, and not taken from the reader.
 """
 
 import io
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from archives.tf1_checkpoint import files_of_checkpoint
 from safetensors.numpy import load
 
-from archives.tf1_checkpoint import files_of_checkpoint
 from gengap.collections.demogen import packed_weights
 from gengap.collections.demogen_networks import nin, resnet32
 

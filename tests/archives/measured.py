@@ -1,8 +1,8 @@
 """What `gengap measure` and `gengap details` would have kept of all networks, made up.
 
 Of some families one network is measured in earnest, so that every measure meets four channels, 102
-classes and the like; all other values are made up. Chapters then find all values in their tables, as on a
-machine that has computed them, and the rehearsal takes minutes.
+classes and the like; all other values are made up. Chapters then find all values in their tables,
+as on a machine that has computed them, and the rehearsal takes minutes.
 """
 
 import io

@@ -1,7 +1,7 @@
 """Writes checkpoints of TensorFlow 1, format V2, as its tensor_bundle does; for tests alone.
 
-Format: TensorFlow's tensor_bundle.proto and lib/io/table_format.txt. The tests of the reader compare
-what is written here with files that TensorFlow wrote.
+Format: TensorFlow's tensor_bundle.proto and lib/io/table_format.txt. The tests of the reader
+compare what is written here with files that TensorFlow wrote.
 """
 
 import struct

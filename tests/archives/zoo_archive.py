@@ -1,8 +1,9 @@
 """The Small CNN Zoo's four archives in miniature: nine checkpoints a network, some rows missing.
 
 Files, columns and layout are those of the README of dnn_predict_accuracy and of rows of the real
-tables that others reprint. In each data set one network lacks its last checkpoints, the losses and weights of a second are not
-finite after some epochs, and of a third a weight is not although its recorded losses are.
+tables that others reprint. In each data set one network lacks its last checkpoints, the losses and
+weights of a second are not finite after some epochs, and of a third a weight is not although its
+recorded losses are.
 """
 
 import gzip
@@ -12,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-
 from archives.demogen_archive import add
 
 UNUSABLE = 3  # networks of each data set without a finite last checkpoint

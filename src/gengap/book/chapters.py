@@ -32,7 +32,7 @@ KERNEL_ENVIRONMENT = {
 }
 BOOK_PROFILE = "replica"  # the committed book shows this profile and no other
 FETCHED = "<cache>/"  # in profiles.yml: below here `gengap fetch NAME` puts the collection NAME
-# Tags of cells: of what is said of the book's profile alone, and of what a collection is needed for.
+# Tags of cells: what is said of the book's profile alone, and what a collection is needed for.
 ONLY_BOOK, NEEDS = "only-replica", "needs-"
 WARNING = re.compile(r"UserWarning: (.*)")
 # What the numbers in chapters, and the pages, come out of; the status page names their versions.
@@ -197,7 +197,7 @@ def _execute_all(runs: list[Run], jobs: int) -> tuple[dict[str, float], list[str
 
 
 def _executed(_: None, run: Run) -> Iterator[tuple[float, list[str], str]]:
-    """The seconds that a chapter took, its warnings, and a sentence if it failed: the others go on."""
+    """A chapter's seconds, its warnings, and a sentence if it failed: the others go on."""
     try:
         yield *_execute(run), ""
     except GengapError as error:
@@ -235,7 +235,7 @@ def _execute(run: Run) -> tuple[float, list[str]]:
 
 
 def _cells_of(run: Run) -> nbformat.NotebookNode:
-    """The chapter's source; of another profile than the book's, without what does not hold there."""
+    """The chapter's source; in another profile than the book's, what holds there."""
     notebook = nbformat.read(run.source, as_version=4)
     if run.profile == BOOK_PROFILE:
         return notebook
