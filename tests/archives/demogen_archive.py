@@ -22,7 +22,7 @@ from gengap.collections.demogen_networks import nin, resnet32
 
 HOME = "demogen_models/home/ydjiang/experimental_results/model_dataset"
 STEPS = 150_000
-NARROW = 1  # channel in place of a NiN's 192 and of a ResNet's 16
+NARROW = {"nin": 4, "resnet": 1}  # channels in place of 192 and 16
 REGULARIZED = {"augmentation": [True, False], "copy": [1, 2, 3]}
 SPEC = {
     "NIN_CIFAR10": {
@@ -111,13 +111,14 @@ def accuracies(setting: dict, rng: np.random.Generator) -> tuple[float, float]:
 
 def variables(family: str, setting: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """A network's variables by their names in TensorFlow, and the step, in the order of names."""
-    classes, width = 100 if family.endswith("100") else 10, int(NARROW * setting["wide_multiplier"])
+    classes, architecture = 100 if family.endswith("100") else 10, family.partition("_")[0].lower()
+    width = int(NARROW[architecture] * setting["wide_multiplier"])
     torch.manual_seed(int(rng.integers(2**31)))
-    if family.startswith("NIN"):
+    if architecture == "nin":
         network = nin(width, setting["batchnorm"], setting["dropout_prob"], classes)
     else:
         network = resnet32(width, setting["normalization"], classes)
-    found = load(packed_weights(network, family.partition("_")[0].lower()))
+    found = load(packed_weights(network, architecture))
     return dict(sorted((found | {"global_step": np.array(STEPS, np.int64)}).items()))
 
 

@@ -239,6 +239,12 @@ def _cells_of(run: Run) -> nbformat.NotebookNode:
     notebook = nbformat.read(run.source, as_version=4)
     if run.profile == BOOK_PROFILE:
         return notebook
+    tags = {tag for cell in notebook.cells for tag in cell.metadata.get("tags", ())}
+    if needed := [name for name in run.absent if NEEDS + name not in tags]:
+        raise GengapError(
+            f"chapter {run.source.stem} needs {needed[0]}, which is not in {cache()}: `gengap fetch"
+            f" {needed[0]}` puts it there"
+        )
     without = {ONLY_BOOK, *(NEEDS + name for name in run.absent)}
     notebook.cells = [c for c in notebook.cells if not without & {*c.metadata.get("tags", ())}]
     shown = f"This page shows the profile **{run.profile}**."
