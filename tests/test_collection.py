@@ -114,11 +114,13 @@ def test_a_sample_that_was_changed_is_read_again_where_it_is_forgotten(tiny):
     assert tiny.load("left/1").sample[0].abs().sum() > 0
 
 
-def test_two_roots_never_share_a_table(tiny, tmp_path):
-    other = tmp_path / "elsewhere"
-    other.mkdir()
+def test_a_table_is_the_embedded_networks_own_or_belongs_to_no_path(tiny, tmp_path):
+    others = [tmp_path / "elsewhere", tmp_path / "a copy"]
+    for other in others:
+        other.mkdir()
     assert tiny.table_name == "tiny"
-    assert gengap.open_collection("tiny", other).table_name.startswith("tiny-")
+    names = {gengap.open_collection("tiny", other).table_name for other in others}
+    assert names == {"tiny-other"}
     assert gengap.open_collection("tiny", tiny.root / ".." / "tiny").table_name == "tiny"
 
 

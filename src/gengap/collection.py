@@ -1,6 +1,5 @@
 """A public set of trained models: what every collection does the same way."""
 
-import hashlib
 import os
 import pkgutil
 import zipfile
@@ -179,11 +178,13 @@ class Collection:
 
     @property
     def table_name(self) -> str:
-        """Names this root's table: a second root of the same collection never shares it."""
-        root = self.root.resolve()
-        if root == default_root(self.name).resolve():
-            return self.name
-        return f"{self.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
+        """Names the table of this collection's values: the embedded networks' is theirs alone.
+
+        All others share one, whatever path they are opened by, since each row of it belongs to the
+        content of a model's record and files (gengap.tables.identity).
+        """
+        embedded = self.root.resolve() == default_root(self.name).resolve()
+        return self.name if embedded else f"{self.name}-other"
 
 
 def default_root(name: str) -> Path:
@@ -212,6 +213,7 @@ def open_collection(
     if name not in COLLECTIONS:
         raise GengapError(f"no collection {name!r}; {nearest(name, COLLECTIONS)}")
     collection = pkgutil.resolve_name(COLLECTIONS[name])
+    root = root and Path(root).expanduser()
     if root is not None and not collection.is_root(root):
         raise GengapError(f"root {root} of {name} is no folder that can be read; give its own")
     return collection(root or default_root(name), device)

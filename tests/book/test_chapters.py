@@ -72,6 +72,53 @@ def test_a_parameter_given_by_hand_leaves_the_book_alone(checkout):
     assert not list((checkout / "book" / "chapters").iterdir())
 
 
+def test_another_profile_takes_its_folders_from_the_cache_and_leaves_out_what_does_not_hold(
+    checkout, monkeypatch
+):
+    monkeypatch.setenv("GENGAP_CACHE", str(checkout / "cache"))
+    (checkout / "cache" / "pgdl").mkdir(parents=True)
+    folders = {name: f"<cache>/{name}" for name in ("pgdl", "genprob")}
+    profiles = {"replica": {"01-works": {}}, "published": {"01-works": folders}}
+    (checkout / "notebooks" / "profiles.yml").write_text(yaml.safe_dump(profiles))
+    source = checkout / "notebooks" / "01-works.ipynb"
+    warning = "import warnings\nwarnings.warn('two networks are left out')\n'warned'"
+    write_notebook(
+        source,
+        ("pgdl = None\ngenprob = None", ["parameters"]),
+        ("pgdl", []),
+        ("genprob", ["needs-genprob"]),
+        ("'found'", ["needs-pgdl"]),
+        ("'said of the replica'", ["only-replica"]),
+        (warning, []),
+    )
+    notebook = nbformat.read(source, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_markdown_cell("# A title"))
+    nbformat.write(notebook, source)
+    with pytest.warns(UserWarning) as warned:
+        [executed] = chapters.run_chapters(["01-works"], profile="published")
+    assert {str(w.message) for w in warned if str(w.message).startswith("01-")} == {
+        "01-works: two networks are left out",
+        "01-works: genprob is not in the cache and is left out",
+    }
+    assert shown(executed) == [repr(str(checkout / "cache" / "pgdl")), "'found'", "'warned'"]
+    title = nbformat.read(executed, as_version=4).cells[0].source
+    assert title.splitlines()[2:] == [
+        "This page shows the profile **published**. The collection `genprob` is not at hand: left"
+        " out."
+    ]
+    (checkout / "cache" / "pgdl").rename(checkout / "elsewhere")
+    notebook.cells = [c for c in notebook.cells if "needs-pgdl" not in c.metadata.get("tags", ())]
+    nbformat.write(notebook, source)
+    with pytest.raises(GengapError, match="01-works needs pgdl, .* `gengap fetch pgdl` puts it"):
+        chapters.run_chapters(["01-works"], profile="published")
+    with pytest.warns(UserWarning):
+        chapters.run_chapters(["01-works"])
+    assert shown(checkout / "book" / "chapters" / source.name)[-2:] == [
+        "'said of the replica'",
+        "'warned'",
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

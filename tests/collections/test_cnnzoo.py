@@ -170,7 +170,10 @@ def test_the_real_metrics_table_is_read(tmp_path, reference, zoo_root):
     np.save(folder / "weights.npy", np.zeros((25, PARAMETERS), np.float32))
     index = gengap.open_collection("cnnzoo", root=zoo_root).index()
     assert len(index) == 25
-    assert len(cnnzoo.last_checkpoints(index)) == metrics["config.learning_rate"].nunique()
+    last = cnnzoo.last_checkpoints(index)
+    assert set(last["epoch"]) == {86}
+    # The table ends within a network, and begins within one: the first has its last epoch.
+    assert len(last) == metrics["config.learning_rate"].nunique() - 1
     np.testing.assert_array_equal(index["test_accuracy"], metrics["test_accuracy"])
 
 
@@ -179,6 +182,17 @@ def test_rows_with_metrics_that_are_not_finite_are_reported_and_left_out(zoo_roo
     with pytest.warns(UserWarning, match=r"mnist: 2 of 5 rows .* left out"):
         index = gengap.open_collection("cnnzoo", root=zoo_root).index()
     assert list(index["row"]) == [0, 2, 4]
+
+
+def test_an_early_epoch_does_not_stand_for_a_network_that_diverged(zoo_root, weights):
+    edit_metrics(zoo_root, lambda table: table.assign(test_loss=[2.3, 0.4, np.nan, 2.3, 2.0]))
+    with pytest.warns(UserWarning, match="1 of 5 rows"):
+        zoo = gengap.open_collection("cnnzoo", root=zoo_root)
+        assert list(cnnzoo.last_checkpoints(zoo.index())["model_id"]) == ["mnist/4"]
+    weights[4, 7] = np.inf
+    np.save(zoo_root / "mnist" / "weights.npy", weights)
+    index, finite = gengap.open_collection("cnnzoo", root=zoo_root).last_networks()
+    assert index.empty and finite.shape == (0, PARAMETERS)
 
 
 def test_a_network_with_weights_that_are_not_finite_is_not_available(zoo_root, weights):

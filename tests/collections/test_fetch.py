@@ -2,16 +2,19 @@
 
 import io
 import re
+import socket
+import struct
 import tarfile
 import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 
 import numpy as np
 import pytest
 
 from gengap import GengapError, open_collection
+from gengap.collections import fetch
 from gengap.collections.cnnzoo import FILES
 from gengap.collections.fetch import (
     fetch_cnnzoo,
@@ -44,6 +47,29 @@ class Parts(Quiet):
         self.end_headers()
         self.wfile.write(rest[: self.bytes_at_first])
         type(self).bytes_at_first = None
+
+
+class Trouble(Quiet):
+    """Sends no parts, and at first only half of a file; then it does as `trouble` says."""
+
+    trouble = None  # "stall", "reset", "promise more" or "promise less"
+    released = None
+
+    def do_GET(self):
+        content = (self.server.served / self.path[1:]).read_bytes()
+        trouble, type(self).trouble = self.trouble, None
+        half = content[: len(content) // 2]
+        promised = {"promise more": 2 * len(content), "promise less": len(half)}
+        self.send_response(200)
+        self.send_header("Content-Length", str(promised.get(trouble, len(content))))
+        self.end_headers()
+        self.wfile.write(half if trouble in ("stall", "reset") else content)
+        if trouble == "stall":
+            self.released.wait(10)
+        if trouble == "reset":
+            linger = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.connection.close()
 
 
 @pytest.fixture
@@ -245,6 +271,34 @@ def test_a_server_that_sends_no_parts_sends_it_all_again(server, tmp_path):
     root = fetch_pgdl(["task4"], address=address)
     got = (root / "phase_one_data.zip").read_bytes()
     assert got == (served / "phase_one_data.zip").read_bytes()
+
+
+@pytest.mark.parametrize("trouble", ["stall", "reset", "promise more"])
+def test_a_server_that_fails_on_the_way_costs_one_sentence_and_the_next_try_is_whole(
+    serve, tmp_path, monkeypatch, trouble
+):
+    monkeypatch.setattr(Trouble, "trouble", trouble)
+    monkeypatch.setattr(Trouble, "released", Event())
+    monkeypatch.setattr(fetch, "SECONDS_OF_SILENCE", 0.5)
+    served, address = serve(Trouble)
+    with zipfile.ZipFile(served / "phase_one_data.zip", "w") as members:
+        members.writestr("images", np.random.default_rng(0).bytes(300_000))
+    with pytest.raises(GengapError, match="phase_one_data.zip could not be downloaded .*try again"):
+        fetch_pgdl(["task4"], address=address)
+    Trouble.released.set()
+    place = tmp_path / "cache" / "pgdl" / "phase_one_data.zip"
+    assert not place.exists()
+    fetch_pgdl(["task4"], address=address)
+    assert place.read_bytes() == (served / "phase_one_data.zip").read_bytes()
+
+
+def test_what_a_server_cut_short_without_saying_so_is_damaged(serve, monkeypatch):
+    monkeypatch.setattr(Trouble, "trouble", "promise less")
+    served, address = serve(Trouble)
+    with zipfile.ZipFile(served / "phase_one_data.zip", "w") as members:
+        members.writestr("images", np.random.default_rng(0).bytes(300_000))
+    with pytest.raises(GengapError, match="phase_one_data.zip is damaged .*delete it"):
+        fetch_pgdl(["task4"], address=address)
 
 
 # DEMOGEN

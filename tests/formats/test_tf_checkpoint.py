@@ -1,16 +1,15 @@
 """TensorFlow's own checkpoints, and tables made by hand with every fault."""
 
 import struct
-from itertools import islice
 
 import numpy as np
 import pytest
+from archives.tf1_checkpoint import block, entry, number, table, write_checkpoint
 
 from gengap import GengapError
 from gengap.formats.protobuf import as_varint, delimited, masked_checksum
 from gengap.formats.tf_checkpoint import read_checkpoint
 
-CODES = {"float32": 1, "float64": 2, "int32": 3, "int64": 9}
 STRING = 7
 VALUES = {
     "net/conv2d/kernel": np.arange(6, dtype=np.float32).reshape(1, 2, 3) / 7,
@@ -20,62 +19,8 @@ VALUES = {
 }
 
 
-def number(field, value):
-    return as_varint(field << 3) + as_varint(value)
-
-
-def entry(array, offset, *, shard=0, checksum=None, dtype=None, size=None, extra=b""):
-    """A BundleEntryProto."""
-    shape = b"".join(delimited(2, number(1, length)) for length in array.shape)
-    content = number(1, dtype or CODES[array.dtype.name]) + delimited(2, shape)
-    content += number(3, shard) + number(4, offset)
-    content += number(5, array.nbytes if size is None else size)
-    if checksum is None:
-        checksum = masked_checksum(array.tobytes())
-    return content + as_varint(6 << 3 | 5) + struct.pack("<I", checksum) + extra
-
-
-def block(pairs, compression=0):
-    """A block whose keys share what they can, with one restart, and its trailer."""
-    content, last = b"", b""
-    for key, value in pairs:
-        shared = 0
-        while shared < min(len(key), len(last)) and key[shared] == last[shared]:
-            shared += 1
-        lengths = (shared, len(key) - shared, len(value))
-        content += b"".join(map(as_varint, lengths)) + key[shared:] + value
-        last = key
-    content += struct.pack("<2I", 0, 1) + bytes([compression])
-    return content + struct.pack("<I", masked_checksum(content))
-
-
-def table(values, *, header=None, compression=0, per_block=2):
-    """An index file: some pairs a block, an empty block of metadata, the index block, a footer."""
-    header = number(1, 1) if header is None else header
-    pairs = iter(sorted({b"": header, **{k.encode(): v for k, v in values.items()}}.items()))
-    content, handles = b"", []
-
-    def put(made):
-        nonlocal content
-        handle = as_varint(len(content)) + as_varint(len(made) - 5)
-        content += made
-        return handle
-
-    while some := list(islice(pairs, per_block)):
-        handles.append((some[-1][0], put(block(some, compression))))
-    footer = put(block([])) + put(block(handles))
-    return content + footer.ljust(40, b"\0") + bytes.fromhex("57fb808b247547db")
-
-
 def write(folder, values=VALUES, changed=(), **options):
-    """A checkpoint of one data file; `changed` replaces entries of its index."""
-    entries, data = {}, b""
-    for name, array in values.items():
-        entries[name] = entry(array, len(data))
-        data += array.tobytes()
-    (folder / "m.ckpt.index").write_bytes(table({**entries, **dict(changed)}, **options))
-    (folder / "m.ckpt.data-00000-of-00001").write_bytes(data)
-    return folder / "m.ckpt"
+    return write_checkpoint(folder / "m.ckpt", values, changed, **options)
 
 
 def assert_same(found, expected):
@@ -100,6 +45,18 @@ def test_every_byte_that_tensorflow_wrote_is_read_and_fits_its_checksum(referenc
         assert {array.dtype.name for array in variables.values()} == {"float32"}
         data = index.with_suffix(".data-00000-of-00001")
         assert sum(array.nbytes for array in variables.values()) == data.stat().st_size
+
+
+def test_what_the_tests_write_of_tensorflow_s_variables_has_the_same_data_and_values(
+    reference, tmp_path
+):
+    for index in (reference / "golden" / "demogen").glob("*/*/*.index"):
+        variables = read_checkpoint(index.with_suffix(""))
+        prefix = write(tmp_path, variables)
+        assert_same(read_checkpoint(prefix), variables)
+        data = "data-00000-of-00001"
+        theirs = index.with_suffix(f".{data}").read_bytes()
+        assert (tmp_path / f"m.ckpt.{data}").read_bytes() == theirs
 
 
 def test_the_entries_that_the_tests_write_are_those_of_tensorflow(reference):

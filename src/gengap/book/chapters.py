@@ -4,8 +4,10 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +19,7 @@ from tqdm import tqdm
 
 from gengap.book.front_page import findings
 from gengap.errors import GengapError
-from gengap.folders import repository, write_atomically
+from gengap.folders import cache, repository, write_atomically
 from gengap.tables import engine
 
 # Kernels under papermill and under nbval (book/chapters/conftest.py) run alike: outputs differ in
@@ -29,6 +31,10 @@ KERNEL_ENVIRONMENT = {
     "TQDM_DISABLE": "1",
 }
 BOOK_PROFILE = "replica"  # the committed book shows this profile and no other
+FETCHED = "<cache>/"  # in profiles.yml: below here `gengap fetch NAME` puts the collection NAME
+# Tags of cells: what is said of the book's profile alone, and what a collection is needed for.
+ONLY_BOOK, NEEDS = "only-replica", "needs-"
+WARNING = re.compile(r"UserWarning: (.*)")
 # What the numbers in chapters, and the pages, come out of; the status page names their versions.
 PACKAGES = (
     "torch",
@@ -53,6 +59,8 @@ class Run:
     destination: Path  # the executed notebook
     folder: Path  # the kernel's working folder
     parameters: dict  # injected after the notebook's own defaults
+    profile: str
+    absent: tuple[str, ...]  # collections that the profile takes from the cache, where they are not
 
 
 def chapter_names() -> list[str]:
@@ -80,6 +88,10 @@ def run_chapters(
 
     `names`: chapters (default: all). `profile`: an entry of notebooks/profiles.yml. `parameters`:
     name to value, over the profile's. `jobs`: how many at once (default: the number of cores).
+
+    Of another profile than the book's, cells tagged `only-replica` are left out, and cells tagged
+    `needs-NAME` where the collection NAME is not where `gengap fetch` puts it; the page says so.
+    Warnings of the package are taken out of the page, and repeated here, without paths.
 
     The book's own chapters, book/chapters, are written only for the book's profile without further
     parameters; everything else goes to _build/runs/<profile>. An unchanged run gives an unchanged
@@ -126,12 +138,20 @@ def _known(names: list[str]) -> list[str]:
 
 def _planned(name: str, profile: str, extra: dict) -> Run:
     source = repository() / "notebooks" / f"{name}.ipynb"
-    parameters = {**_profile_parameters(profile, name), **extra}
-    _check_parameters(source, parameters)
+    written = {**_profile_parameters(profile, name), **extra}
+    _check_parameters(source, written)
+    fetched = {
+        key: cache() / value.removeprefix(FETCHED)
+        for key, value in written.items()
+        if str(value).startswith(FETCHED)
+    }
+    absent = tuple(folder.name for folder in fetched.values() if not folder.exists())
+    parameters = written | {key: str(folder) for key, folder in fetched.items()}
     in_book = profile == BOOK_PROFILE and not extra
     folder = _book_folder() if in_book else repository() / "_build" / "runs" / profile
     _book_folder().mkdir(parents=True, exist_ok=True)
-    return Run(source, folder / source.name, _book_folder(), parameters)
+    place = folder / source.name
+    return Run(source, place, _book_folder(), parameters, profile, absent)
 
 
 def _profile_parameters(profile: str, name: str) -> dict:
@@ -164,25 +184,28 @@ def _execute_all(runs: list[Run], jobs: int) -> tuple[dict[str, float], list[str
         return seconds, failures
     work = {"workers": min(jobs, len(runs)), "environment": KERNEL_ENVIRONMENT}
     with tqdm(desc="chapters", total=len(runs), unit="chapter") as progress:
-        for place, (spent, failure) in engine.results(_executed, runs, **work):
+        for place, (spent, told, failure) in engine.results(_executed, runs, **work):
+            name = runs[place].source.stem
             if failure:
                 failures.append(failure)
             else:
-                seconds[runs[place].source.stem] = spent
+                seconds[name] = spent
+            for sentence in told:
+                warnings.warn(f"{name}: {sentence}")
             progress.update()
     return seconds, failures
 
 
-def _executed(_: None, run: Run) -> Iterator[tuple[float, str]]:
-    """The seconds that a chapter took, and a sentence if it failed: the others go on."""
+def _executed(_: None, run: Run) -> Iterator[tuple[float, list[str], str]]:
+    """A chapter's seconds, its warnings, and a sentence if it failed: the others go on."""
     try:
-        yield _execute(run), ""
+        yield *_execute(run), ""
     except GengapError as error:
-        yield 0.0, str(error)
+        yield 0.0, [], str(error)
 
 
-def _execute(run: Run) -> float:
-    """Execute one chapter in a process of its own, write it, and return the seconds that took."""
+def _execute(run: Run) -> tuple[float, list[str]]:
+    """Execute one chapter in a process of its own, write it; returns its seconds and warnings."""
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -190,7 +213,7 @@ def _execute(run: Run) -> float:
     started = time.monotonic()
     try:
         notebook = papermill.execute_notebook(
-            run.source,
+            _cells_of(run),
             None,  # papermill would write a failed run too
             parameters=run.parameters,
             kernel_name="python3",
@@ -205,8 +228,40 @@ def _execute(run: Run) -> float:
         raise GengapError(message) from None
     except DeadKernelError:
         raise GengapError(f"chapter {run.source.stem} failed: its kernel died") from None
+    told = [f"{name} is not in the cache and is left out" for name in run.absent]
+    told += _warnings_taken_out(notebook)
     _write(run.destination, nbformat.writes(_normalised(notebook)) + "\n")
-    return round(time.monotonic() - started, 1)
+    return round(time.monotonic() - started, 1), told
+
+
+def _cells_of(run: Run) -> nbformat.NotebookNode:
+    """The chapter's source; in another profile than the book's, what holds there."""
+    notebook = nbformat.read(run.source, as_version=4)
+    if run.profile == BOOK_PROFILE:
+        return notebook
+    tags = {tag for cell in notebook.cells for tag in cell.metadata.get("tags", ())}
+    if needed := [name for name in run.absent if NEEDS + name not in tags]:
+        raise GengapError(
+            f"chapter {run.source.stem} needs {needed[0]}, which is not in {cache()}: `gengap fetch"
+            f" {needed[0]}` puts it there"
+        )
+    without = {ONLY_BOOK, *(NEEDS + name for name in run.absent)}
+    notebook.cells = [c for c in notebook.cells if not without & {*c.metadata.get("tags", ())}]
+    shown = f"This page shows the profile **{run.profile}**."
+    shown += "".join(f" The collection `{name}` is not at hand: left out." for name in run.absent)
+    notebook.cells[0].source += f"\n\n{shown}"
+    return notebook
+
+
+def _warnings_taken_out(notebook: nbformat.NotebookNode) -> list[str]:
+    """What the package warned of; as outputs, warnings would show the paths of this machine."""
+    told = []
+    for cell in notebook.cells:
+        for output in [o for o in cell.get("outputs", ()) if o.get("name") == "stderr"]:
+            if sentences := WARNING.findall(output.text):
+                told += sentences
+                cell.outputs.remove(output)
+    return told
 
 
 def _normalised(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

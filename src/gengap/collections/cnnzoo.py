@@ -112,6 +112,13 @@ class SmallCNNZoo(Collection):
             result[rows.index] = self._matrix(family)[rows.to_numpy()]
         return result
 
+    def last_networks(self) -> tuple[DataFrame, np.ndarray]:
+        """The `last_checkpoints` whose weights are finite, and these weights, (N, 4970)."""
+        index = last_checkpoints(self.index())
+        weights = self.weights(index)
+        finite = finite_rows(weights)
+        return index[finite].reset_index(drop=True), weights[finite]
+
     def read_network(self, record: Series) -> tuple[nn.Sequential, dict[str, Tensor] | None]:
         weights = self._matrix(record["family"])[record["row"]]
         if not np.isfinite(weights).all():
@@ -153,9 +160,13 @@ class SmallCNNZoo(Collection):
 
 
 def last_checkpoints(index: DataFrame) -> DataFrame:
-    """The row of each network's last epoch, in the order of the index."""
-    last = index.groupby(["family", "run"])["epoch"].idxmax()
-    return index.loc[sorted(last)].reset_index(drop=True)
+    """The rows of each family's last epoch, in the order of the index.
+
+    A network without such a row, because it diverged or was cut short, is left out, as the paper
+    leaves out what is not finite: an earlier epoch does not stand for it.
+    """
+    last = index.groupby("family")["epoch"].transform("max")
+    return index[index["epoch"] == last].reset_index(drop=True)
 
 
 def finite_rows(weights: np.ndarray) -> np.ndarray:

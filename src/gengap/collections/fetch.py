@@ -19,6 +19,7 @@ from gengap.errors import GengapError
 SMALL_CNN_ZOO = "https://storage.googleapis.com/gresearch/smallcnnzoo-dataset/"
 PGDL = "https://storage.googleapis.com/gresearch/pgdl/"
 DEMOGEN = "https://storage.googleapis.com/margin_dist_public_files/"
+SECONDS_OF_SILENCE = 30  # after which a server that sends nothing has failed
 
 
 def fetch_cnnzoo(
@@ -167,7 +168,11 @@ def _go_on_downloading(address: str, file: Path) -> None:
         headers = {"Range": f"bytes={start}-", "Accept-Encoding": "identity"}
         hooks = {"response": find_place}
         download = pooch.HTTPDownloader(
-            progressbar=True, chunk_size=2**16, headers=headers, hooks=hooks
+            progressbar=True,
+            chunk_size=2**16,
+            headers=headers,
+            hooks=hooks,
+            timeout=SECONDS_OF_SILENCE,
         )
         download(address, out, None)
         if out.tell() < expected:

@@ -60,4 +60,5 @@ def _leads(last: DataFrame, measures: DataFrame, outcome: str) -> dict[str, Foun
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    return np.corrcoef(stats.rankdata([x, y], axis=1))[0, 1]
+    with np.errstate(invalid="ignore"):  # a bootstrap of few networks may be one network alone: NaN
+        return np.corrcoef(stats.rankdata([x, y], axis=1))[0, 1]

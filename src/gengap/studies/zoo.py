@@ -143,15 +143,13 @@ class Fits:
     ) -> pd.DataFrame:
         """Leak-free scores on the test half against the number of networks given for training.
 
-        Each repeat draws that many of the first half (80 % to train, 20 % to stop); a family is
-        left out of sizes that it does not have. Columns: family, predictor, networks, repeat, r2,
-        mae, tau.
+        Each repeat draws that many of the first half (80 % to train, 20 % to stop), or takes all of
+        it where it has fewer. Columns: family, predictor, networks, repeat, r2, mae, tau.
         """
         tasks = [
             partial(_curve_point, problem, predictor, size, repeat, self.seed)
             for problem in self._problems([inputs])
-            for size in sizes
-            if size <= len(problem.parts.first_half)
+            for size in sorted({min(size, len(problem.parts.first_half)) for size in sizes})
             for predictor in predictors
             for repeat in range(repeats)
         ]

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from gengap import folders
 from gengap.collection import Collection
 from gengap.errors import GengapError
 from gengap.evaluation.baselines import BASELINE, BASELINES
@@ -17,7 +16,8 @@ from gengap.evaluation.judgement import judged
 from gengap.evaluation.scores import CRITERIA
 from gengap.evaluation.tasks import last_epoch
 from gengap.tables.identity import versions_now
-from gengap.tables.store import STORED, table_file
+from gengap.tables.store import default_store
+from gengap.tables.values import finished
 
 KEYS = ["collection", "family", "score"]
 PERMUTATIONS = 200  # p-values to 0.005; of a family of 600 networks, in seconds
@@ -60,18 +60,13 @@ def scored_beside_all(
 
 
 def kept_values(collection: Collection) -> DataFrame:
-    """What the collection's table holds: by the index's model ids, a column per measure.
+    """What table and store of the collection hold: by its model ids, a column per measure.
 
     Values of an index row or of weights that have changed since are left out.
     """
-    index = collection.index()
-    table = table_file(collection)
-    if not table.exists():
-        return DataFrame(index=pd.Index(index["model_id"]))
-    rows = folders.read_table(table).reindex(columns=STORED)
-    rows = rows[versions_now(collection, {}).are_current(rows)]
+    rows = finished(collection, default_store(collection), versions_now(collection, {}))
     wide = rows.pivot(index="model_id", columns="measure", values="value")
-    return wide.reindex(index["model_id"])
+    return wide.reindex(collection.index()["model_id"])
 
 
 def standing(scores: DataFrame, name: str) -> DataFrame:

@@ -105,13 +105,13 @@ def one_each(rows: DataFrame, versions: Versions) -> DataFrame:
 
 
 def table_file(collection: Collection, detail: str | None = None) -> Path:
-    """The table of a collection's measures, or of a detail: one for each root."""
+    """The table of a collection's measures, or of a detail; see `Collection.table_name`."""
     name = collection.table_name + (f".{detail}" if detail else "")
     return folders.data() / "tables" / f"{name}.parquet"
 
 
 def default_store(collection: Collection) -> Path:
-    """Where a collection's rows are kept: one file for each root."""
+    """Where a collection's rows are kept, under the same name."""
     return folders.data() / "tables" / f"{collection.table_name}.sqlite"
 
 

@@ -74,18 +74,21 @@ def regressions(table: pd.DataFrame) -> Figure:
 def probe_curves(curves: pd.DataFrame) -> Figure:
     """How measures correlate with outcomes, epoch by epoch, a line per measure with its band.
 
-    `curves` has columns outcome (a row of panels each), family (a column of panels each), measure,
-    epoch, correlation, low and high; where low and high are NaN there is no band.
+    `curves` has columns outcome (a row of panels each), family (a column of panels each; of more
+    than two, a row), measure, epoch, correlation, low and high; where low and high are NaN there is
+    no band.
     """
     outcomes, families = curves["outcome"].unique(), curves["family"].unique()
-    size = WIDTH, len(outcomes) * 0.5 * WIDTH + 0.5
+    many = len(families) > 2
+    shape = (len(families), len(outcomes)) if many else (len(outcomes), len(families))
+    size = WIDTH, shape[0] * 0.5 * WIDTH + 0.5
     figure, panels = plt.subplots(
-        len(outcomes), len(families), figsize=size, squeeze=False, sharey="row", sharex="col"
+        *shape, figsize=size, squeeze=False, sharey="row", sharex="none" if many else "col"
     )
     for (row, outcome), (column, family) in itertools.product(
         enumerate(outcomes), enumerate(families)
     ):
-        panel = panels[row, column]
+        panel = panels[column, row] if many else panels[row, column]
         chosen = curves[(curves["outcome"] == outcome) & (curves["family"] == family)]
         for measure, colour in zip(sorted(curves["measure"].unique()), COLOURS):
             line = chosen[chosen["measure"] == measure].sort_values("epoch")

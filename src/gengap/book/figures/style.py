@@ -11,6 +11,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from gengap.collections.genprob import GenProb
+
 # Okabe and Ito 2008: told apart with every kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 WIDTH = 4.8  # inches: text of 10 points is still read when a phone shrinks the page's column
@@ -29,6 +31,10 @@ NAMES = {
     "task1_v4": "task 1",
     "task2_v1": "task 2",
     **{f"task{number}": f"task {number}" for number in range(4, 10)},
+    **{
+        family: family.replace("AdaM", "Adam").replace("_CIFAR", ", CIFAR-")
+        for family in GenProb.expected_families
+    },
     **{
         f"task{number}_fashion_mnist": f"replica, task {number}" for number in (1, 2, *range(4, 10))
     },
@@ -59,7 +65,7 @@ def coloured_points(table: pd.DataFrame, x: str, y: str) -> tuple[Figure, np.nda
     figure, panels = rows_of_axes(len(families), height=0.55 * WIDTH)
     for panel, family in zip(panels, families):
         part = table[table["family"] == family]
-        for value, colour in zip(sorted(part["hyper"].unique()), COLOURS):
+        for value, colour in zip(sorted(part["hyper"].unique()), itertools.cycle(COLOURS)):
             chosen = part[part["hyper"] == value]
             panel.scatter(chosen[x], chosen[y], s=14, color=colour, label=value)
         panel.set_title(name_of(family), loc="left")
