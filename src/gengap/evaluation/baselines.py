@@ -75,12 +75,13 @@ def settings_features(models: DataFrame) -> DataFrame:
     hyper-parameter drawn at random, the rank and its square.
     """
     varied = hyperparameters(models)
-    parts = [_features(name.removeprefix("hp_"), varied[name]) for name in varied]
+    parts = [features_of(name.removeprefix("hp_"), varied[name]) for name in varied]
     found = pd.concat(parts, axis=1) if parts else DataFrame(index=models.index)
     return found.set_axis(pd.Index(models["model_id"]), axis=0)
 
 
-def _features(name: str, values: Series) -> DataFrame:
+def features_of(name: str, values: Series) -> DataFrame:
+    """Of one hyper-parameter the columns that `settings_features` has of it."""
     if not is_drawn(values):
         texts = values.astype(str)
         ordered = Series(pd.Categorical(texts, categories=texts.unique()), values.index)

@@ -6,7 +6,7 @@ would score, and what the hyper-parameters alone score.
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import pandas as pd
@@ -16,14 +16,17 @@ from statsmodels.stats.multitest import multipletests
 
 from gengap.errors import GengapError
 from gengap.evaluation.baselines import BASELINE, BASELINES, NETWORKS, baselines
+from gengap.evaluation.nulls import Design, normal_scores, null_measures
 from gengap.evaluation.reliability import RELIABLE, reliability_table
 from gengap.evaluation.resampling import bootstraps, margin, permutations
 from gengap.evaluation.samples import Sample
 from gengap.evaluation.scores import CRITERIA, SAME, SCORES, Criterion, needs_gaps, plain_tau
 from gengap.evaluation.tasks import Task, gap_of, task_of
 
-NUMBERS = ["value", "low", "high", "null_mean", "null_05", "null_95", "p_value", "p_adjusted"]
-NUMBERS += ["gain", "gain_low", "gain_high", "reliability"]
+NUMBERS = ["value", "low", "high", "null_mean", "null_05", "null_95"]
+NUMBERS += ["p_value", "p_adjusted", "gain", "gain_low", "gain_high", "reliability"]
+ENOUGH = 10  # null measures that score as well: p is known well enough, and no more are drawn
+AT_ONCE = 25  # null measures that are scored before that is asked
 COLUMNS = ["family", "measure", "score", *NUMBERS, "models", "note"]
 
 
@@ -53,11 +56,16 @@ def judged(
       that its CMI is too high (see `random_scores`) and a percentile interval may lie above the
       value. On a grid the interval is rather too wide, since bootstraps also vary which
       hyper-parameters are there;
-    - null_mean, null_05, null_95, p_value: the mean and two quantiles of the scores of
-      `permutations` permutations of the measure among the networks, and the share of them, the
-      measure itself one of them, that score as well. A measure claims that larger values mean
-      larger gaps, so the p-value of a score with a sign is one-sided. A small one says more than
-      chance, not more than the hyper-parameters: see gain;
+    - null_mean, null_05, null_95: the mean and two quantiles of the scores of `permutations`
+      permutations of the measure among all networks: what noise scores, a coin for each network;
+    - p_value: the share of `permutations` null measures, the measure itself one of them, that score
+      as well. They depend on each hyper-parameter as much as the measure, but in a random direction
+      (`null_measures`), so that more is asked than of null_95: noise in each network, in each
+      setting, and random functions of hyper-parameters are below 0.05 once in twenty times. A
+      measure claims that larger values mean larger gaps, so the p-value of a score with a sign is
+      one-sided. A small one says that the measure goes with the gap, through settings or beside
+      them, not that it tells more than they do: see gain. At the `ENOUGH`-th that scores as well
+      no more are drawn, and p is `ENOUGH` over how many there were;
     - p_adjusted: the p-value corrected for judging many measures, over those of the family and
       score (without baselines): the false discovery rate of Benjamini and Hochberg;
     - gain, gain_low, gain_high: how much better than the hyper-parameters alone on the same
@@ -67,8 +75,8 @@ def judged(
       pairs to compare), or that the measure is constant, which scores as knowing nothing.
 
     Source:
-        Efron 1979, the bootstrap's normal interval; Phipson and Smyth 2010, the p-value; Benjamini
-        and Hochberg 1995.
+        Efron 1979, the bootstrap's normal interval; Phipson and Smyth 2010, the p-value; Besag and
+        Clifford 1991, where it ends; Benjamini and Hochberg 1995.
 
     Raises:
         GengapError: if a score is unknown, a model has two rows, a gap is missing or a family is
@@ -121,13 +129,20 @@ class Judge:
     """Prepares the networks of a family once; keeps the nulls and the baseline's scores."""
 
     def __init__(self, models, task, baseline, samples, permuted, seed):
-        self.task, self.baseline = task, baseline
+        self.task, self.baseline, self.models = task, baseline, models
         self.whole = Sample.whole(task)
         n, generator = len(models), _generator(models, seed)
         draws = bootstraps(n, samples, generator, clusters=task.copies)
         self.sample = Sample(task, draws.astype(float))
-        self.orders = permutations(n, permuted, generator)
+        self.orders, self._generator = permutations(n, permuted, generator), generator
         self._nulls, self._baselines = {}, {}
+
+    @cached_property
+    def design(self) -> tuple[Design, np.ndarray]:
+        """That of the null measures, and the signs of its effects in each of them."""
+        design = Design.of(self.models)
+        size = len(self.orders), len(design.effects)
+        return design, self._generator.choice([-1.0, 1.0], size=size)
 
     def lacks(self, criterion: Criterion) -> str:
         """Why these networks have no such score; empty if they have."""
@@ -140,7 +155,6 @@ class Judge:
         if np.isnan(value):
             return {}
         base, base_drawn = self._baseline(criterion)
-        reached = np.sum(better * null >= better * value - SAME)
         half, gain_half = margin(drawn), margin(drawn - base_drawn)
         gain = better * (value - base) + 0.0  # no -0
         low, high = np.quantile(null, [0.05, 0.95])
@@ -151,7 +165,7 @@ class Judge:
             "null_mean": null.mean(),
             "null_05": low,
             "null_95": high,
-            "p_value": (reached + 1) / (len(null) + 1),
+            "p_value": self._p_value(measure, value, criterion),
             "gain": gain,
             "gain_low": gain - gain_half,
             "gain_high": gain + gain_half,
@@ -159,9 +173,23 @@ class Judge:
 
     def scores(self, measure: np.ndarray, criterion: Criterion) -> tuple[float, np.ndarray]:
         """The score of the networks as they are, and of each bootstrap (S,)."""
-        found = [criterion.score(measure, of) for of in (self.whole, self.sample)]
-        value, drawn = (np.where(np.isnan(part), criterion.of_constant, part) for part in found)
+        of_each = (self.whole, self.sample)
+        value, drawn = (self._known(criterion.score(measure, of), criterion) for of in of_each)
         return float(value[0]), drawn
+
+    def _p_value(self, measure, value, criterion) -> float:
+        values = normal_scores(measure) if criterion.ranks_alone else measure
+        design, signs = self.design
+        reached = np.empty(0, bool)
+        for start in range(0, len(signs), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            drawn = null_measures(values, design, signs[part], self.orders[part])
+            found = self._known(criterion.score(drawn, self.task), criterion)
+            as_well = criterion.better * found >= criterion.better * value - SAME
+            reached = np.concatenate([reached, as_well])
+            if reached.sum() >= ENOUGH:
+                return ENOUGH / (1 + np.flatnonzero(reached)[ENOUGH - 1])
+        return (reached.sum() + 1) / (len(reached) + 1)
 
     def _null(self, measure, criterion) -> np.ndarray:
         # Of a score of ranks it depends on ties alone: all measures without ties share one.
@@ -169,8 +197,12 @@ class Judge:
         key = criterion.score, np.sort(values).tobytes()
         if key not in self._nulls:
             found = criterion.score(np.sort(values)[self.orders], self.task)
-            self._nulls[key] = np.where(np.isnan(found), criterion.of_constant, found)
+            self._nulls[key] = self._known(found, criterion)
         return self._nulls[key]
+
+    @staticmethod
+    def _known(scores, criterion) -> np.ndarray:
+        return np.where(np.isnan(scores), criterion.of_constant, scores)
 
     def _baseline(self, criterion) -> tuple[float, np.ndarray]:
         if criterion.score not in self._baselines:
@@ -195,9 +227,10 @@ def summary(scores: DataFrame, score: str = "kendall_tau") -> DataFrame:
     what differs there is chance. Those of unknown reliability do.
 
     Returns by measure: families (that have a score), right_sign (in how many it is above 0),
-    beyond_chance (in how many the adjusted p-value is below 0.05), beyond_settings (in how many the
-    interval of the gain over hyper-parameters alone lies above 0), of_unknown_reliability (how many
-    of the families), mean and worst (over families).
+    beyond_chance (in how many the adjusted p-value is below 0.05: better than measures that follow
+    the settings as much, in random directions), beyond_settings (in how many the interval of the
+    gain over hyper-parameters alone lies above 0), of_unknown_reliability (how many of the
+    families), mean and worst (over families).
     """
     rows = scores[(scores["score"] == score) & scores["value"].notna()]
     rows = rows[~rows["measure"].isin(BASELINES) & ~(rows["reliability"] < RELIABLE)]

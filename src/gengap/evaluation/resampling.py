@@ -1,4 +1,4 @@
-"""The one bootstrap and the one permutation behind every interval and p-value.
+"""The one bootstrap and the one permutation behind every interval and null.
 
 Rows may come in *clusters*, which are drawn or moved as a whole: networks trained alike, whose gaps
 are nearly the same, are one observation and not several. They may lie in *strata*, in each of which
