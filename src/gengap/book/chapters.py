@@ -22,12 +22,7 @@ from gengap.tables import engine
 
 # Kernels under papermill and under nbval (book/chapters/conftest.py) run alike: outputs differ in
 # the last digits between numbers of threads, and a progress bar is no output.
-KERNEL_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "TQDM_DISABLE": "1",
-}
+KERNEL_ENVIRONMENT = engine.ONE_THREAD | {"TQDM_DISABLE": "1"}
 BOOK_PROFILE = "replica"  # the committed book shows this profile and no other
 # What the numbers in chapters, and the pages, come out of; the status page names their versions.
 PACKAGES = (
