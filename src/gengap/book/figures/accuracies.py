@@ -28,14 +28,14 @@ def train_against_test(index: pd.DataFrame) -> Figure:
     return figure
 
 
-def predicted_against_true(predictions: pd.DataFrame, *, reading: str = "leak_free") -> Figure:
+def predicted_against_true(predictions: pd.DataFrame) -> Figure:
     """Predicted against true test accuracy, a panel per family.
 
-    `predictions` has columns family, target, and the predictions in the column `reading`.
+    `predictions` has columns family, target and leak_free, the predictions.
     """
     figure, panels = panels_by(predictions, "family", height=0.62 * WIDTH, sharex=True)
     for panel, part, colour in panels:
-        panel.scatter(part["target"], part[reading], s=8, alpha=0.6, color=colour)
+        panel.scatter(part["target"], part["leak_free"], s=8, alpha=0.6, color=colour)
         diagonal(panel)
     figure.supylabel("predicted test accuracy", fontsize=10)
     figure.axes[-1].set_xlabel("true test accuracy")
