@@ -1,5 +1,6 @@
 """What tests of several modules share."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from gengap.collection import COLLECTIONS, default_root
 @pytest.fixture(scope="session")
 def reference() -> Path:
     """The folder of golden values (GENGAP_REFERENCE, else ../shared beside the checkout)."""
-    found = folders.reference()
+    beside = folders.repository().parent / "shared"
+    found = Path(os.environ.get("GENGAP_REFERENCE") or beside)
     if not (found / "golden").is_dir():
         pytest.skip(f"no golden values under {found}; set GENGAP_REFERENCE")
     return found

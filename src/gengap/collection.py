@@ -256,11 +256,11 @@ def matching(index: DataFrame, query: str) -> DataFrame:
 def checked_index(index: DataFrame, collection: Collection) -> DataFrame:
     """The index, or one sentence on what its collection's files got wrong."""
     where = f"the index of {collection.name} under {collection.root}"
+    if index.empty:
+        raise GengapError(f"{where} is empty: none of its families' files are there")
     lacking = [column for column in COLUMNS if column not in index]
     if lacking:
         raise GengapError(f"{where} lacks the columns {', '.join(lacking)}")
-    if index.empty:
-        raise GengapError(f"{where} is empty: none of its families' files are there")
     repeated = index["model_id"][index["model_id"].duplicated()]
     if len(repeated):
         raise GengapError(f"{where} names {repeated.iloc[0]!r} twice; model ids must be unique")

@@ -26,14 +26,6 @@ def cache() -> Path:
     return Path(os.environ.get("GENGAP_CACHE") or platformdirs.user_cache_dir("gengap"))
 
 
-def reference() -> Path:
-    """Golden values and others' data: GENGAP_REFERENCE, or `shared` beside the checkout.
-
-    They are not part of the project; whatever needs them says so where the folder is absent.
-    """
-    return Path(os.environ.get("GENGAP_REFERENCE") or repository().parent / "shared")
-
-
 def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
     """`write` fills a temporary file beside `file`, then it is renamed: all of it, or nothing."""
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -201,9 +201,8 @@ def test_train_against_test_draws_every_network_once(index):
 
 
 def test_predictions_are_drawn_in_the_reading_that_was_asked_for(index):
-    predictions = index.rename(columns={"test_accuracy": "target", "train_accuracy": "leak_free"})
-    predictions["leaky"] = 0.5
-    panels = figures.predicted_against_true(predictions, reading="leaky").axes
+    predictions = index.rename(columns={"test_accuracy": "target"}).assign(leak_free=0.5)
+    panels = figures.predicted_against_true(predictions).axes
     assert len(panels) == 2
     np.testing.assert_array_equal(panels[0].collections[0].get_offsets()[:, 1], np.full(10, 0.5))
 

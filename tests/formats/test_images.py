@@ -471,7 +471,8 @@ def server(tmp_path, monkeypatch):
     handler = partial(QuietHandler, directory=folder)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         address = f"http://127.0.0.1:{running.server_port}/"
-        monkeypatch.setattr(images, "ADDRESSES", dict.fromkeys(images.DATASETS, address))
+        for dataset in images.DATASETS:
+            monkeypatch.setitem(images.KNOWN[dataset], "address", address)
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield folder
         running.shutdown()
@@ -480,7 +481,7 @@ def server(tmp_path, monkeypatch):
 def announce(monkeypatch, dataset, folder):
     """Makes the checksums of what is served the official ones."""
     digests = {p.name: hashlib.md5(p.read_bytes()).hexdigest() for p in folder.iterdir()}
-    monkeypatch.setitem(images.MD5, dataset, digests)
+    monkeypatch.setitem(images.KNOWN[dataset], "md5", digests)
 
 
 def test_a_download_is_checked_and_fetched_only_once(server, monkeypatch):
@@ -522,7 +523,7 @@ def test_a_source_without_the_file_is_told_with_what_to_do(server):
 
 
 def test_without_a_connection_the_sentence_says_what_to_do(monkeypatch):
-    monkeypatch.setitem(images.ADDRESSES, "mnist", "http://127.0.0.1:9/")
+    monkeypatch.setitem(images.KNOWN["mnist"], "address", "http://127.0.0.1:9/")
     sentence = error_of(load_images, "mnist", "train")
     assert "ConnectionError" in sentence and "GENGAP_IMAGES" in sentence
 

@@ -25,8 +25,8 @@ def image_root(tmp_path_factory):
 def in_this_process():
     """In place of `engine.results`: this process alone, where what is patched is seen."""
 
-    def results(function, items, *, start, arguments, **_):
-        held = start(*arguments)
+    def results(function, items, *, start, **_):
+        held = start()
         for place, item in enumerate(items):
             yield from ((place, result) for result in function(held, item))
 

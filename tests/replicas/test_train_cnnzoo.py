@@ -199,15 +199,10 @@ def test_training_learns(images, kind):
     assert first["test_accuracy"] < 0.3 and last["test_accuracy"] > 0.9
 
 
-def train_family(family, out, *, networks=None, workers=None, **options):
-    run = run_of("cnnzoo", family, out, **options)
-    train_networks(run, networks=networks, workers=workers)
-    return run.out
-
-
-def train(image_root, out, *, networks=6, **settings):
-    settings = {"workers": 1, "images": image_root} | settings
-    return train_family("mnist", out, networks=networks, epochs=EPOCHS, **settings)
+def train(image_root, out, *, networks=6, workers=1, **settings):
+    settings = {"images": image_root, "epochs": EPOCHS} | settings
+    train_networks(run_of("cnnzoo", "mnist", out, **settings), networks=networks, workers=workers)
+    return out
 
 
 def test_a_trained_zoo_reproduces_its_recorded_metrics_through_the_loader(image_root, tmp_path):

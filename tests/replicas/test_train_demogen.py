@@ -31,14 +31,10 @@ SETTINGS = {
 }
 
 
-def train_family(family, out, *, networks=None, workers=None, **options):
-    run = run_of("demogen", family, out, **options)
-    train_networks(run, networks=networks, workers=workers)
-    return run.out
-
-
 def train(image_root, out, family=FAMILY, networks=2):
-    return train_family(family, out, networks=networks, epochs=2, images=image_root)
+    run = run_of("demogen", family, out, epochs=2, images=image_root)
+    train_networks(run, networks=networks)
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -109,14 +105,14 @@ def test_a_resumed_run_trains_what_is_missing_and_gives_the_same_networks(
 
 def test_a_folder_of_other_settings_is_refused(trained, image_root):
     with pytest.raises(GengapError, match="training.json says .* choose another --out"):
-        train_family(FAMILY, trained, networks=2, epochs=3, images=image_root)
+        train_networks(run_of("demogen", FAMILY, trained, epochs=3, images=image_root), networks=2)
     with pytest.raises(GengapError, match="no family 'NIN_CIFAR10' can be trained"):
-        train_family("NIN_CIFAR10", trained)
+        run_of("demogen", "NIN_CIFAR10", trained)
 
 
 def test_missing_images_are_one_sentence_before_any_process_starts(tmp_path):
     with pytest.raises(GengapError, match="The image folder .* does not exist"):
-        train_family(FAMILY, tmp_path / "out", images=tmp_path / "nowhere")
+        train_networks(run_of("demogen", FAMILY, tmp_path / "out", images=tmp_path / "nowhere"))
     assert not (tmp_path / "out").exists()
 
 

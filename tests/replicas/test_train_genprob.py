@@ -28,14 +28,10 @@ COUNT, TESTED = 300, 60
 SETTING = Network("SGD", (0, 0, 0, 0, 0), 5e-4, 0.1)
 
 
-def train_family(family, out, *, networks=None, workers=None, **options):
-    run = run_of("genprob", family, out, **options)
-    train_networks(run, networks=networks, workers=workers)
-    return run.out
-
-
 def train(few_images, out, family=FAMILY, networks=3):
-    return train_family(family, out, networks=networks, epochs=3, images=few_images)
+    run = run_of("genprob", family, out, epochs=3, images=few_images)
+    train_networks(run, networks=networks)
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -219,14 +215,14 @@ def test_only_the_first_images_are_trained_on(image_root, tmp_path):
 
 def test_a_folder_of_other_settings_is_refused(trained, few_images):
     with pytest.raises(GengapError, match="training.json says .* choose another --out"):
-        train_family(FAMILY, trained, networks=1, epochs=2, images=few_images)
+        train_networks(run_of("genprob", FAMILY, trained, epochs=2, images=few_images), networks=1)
     with pytest.raises(GengapError, match="no family 'SAM_FashionMNIST' can be trained"):
-        train_family("SAM_FashionMNIST", trained)
+        run_of("genprob", "SAM_FashionMNIST", trained)
 
 
 def test_missing_images_are_one_sentence_before_any_process_starts(tmp_path):
     with pytest.raises(GengapError, match="The image folder .* does not exist"):
-        train_family(FAMILY, tmp_path / "out", images=tmp_path / "nowhere")
+        train_networks(run_of("genprob", FAMILY, tmp_path / "out", images=tmp_path / "nowhere"))
     assert not (tmp_path / "out").exists()
 
 

@@ -25,14 +25,9 @@ from gengap.replicas.training import Images, evaluate, train_epoch
 TASK = "task1_fashion_mnist"
 
 
-def train_family(family, out, *, networks=None, workers=None, **options):
-    run = run_of("pgdl", family, out, **options)
-    train_networks(run, networks=networks, workers=workers)
-    return run.out
-
-
 def train(image_root, out, *, networks=2, **settings):
-    return train_family(TASK, out, networks=networks, images=image_root, **settings)
+    train_networks(run_of("pgdl", TASK, out, images=image_root, **settings), networks=networks)
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +186,7 @@ def test_a_network_that_does_not_fit_its_images_is_kept_with_its_loss():
 
 def test_an_unknown_task_is_named_with_those_that_there_are(tmp_path):
     with pytest.raises(gengap.GengapError, match="task1_fashion_mnist, task2_fashion_mnist"):
-        train_family("task1_v4", tmp_path)
+        run_of("pgdl", "task1_v4", tmp_path)
 
 
 def test_images_that_are_not_there_are_one_sentence_before_anything_is_written(tmp_path):

@@ -34,8 +34,8 @@ def test_the_bound_counts():
 
 
 def test_a_row_tells_number_and_interval():
-    table = claim_table([claim("c", "a figure", {"nin": ABOVE}, "There", digits=1)])
-    expected = {"published": "a figure", "nin": "0.5 [0.3, 0.7]", "verdict": "holds"}
+    table = claim_table([claim("c", "a figure", {"nin": ABOVE}, "There")])
+    expected = {"published": "a figure", "nin": "0.50 [0.30, 0.70]", "verdict": "holds"}
     assert table.loc["c"].to_dict() == expected | {"shown in": "There"}
 
 

@@ -132,7 +132,7 @@ def test_a_fresh_clone_takes_its_rows_from_the_table_and_writes_nothing(tiny):
 
 
 def test_two_workers_give_the_same_rows_as_one(tiny, monkeypatch):
-    monkeypatch.setattr(details.engine, "SECONDS_ALONE", 1e-9)
+    monkeypatch.setattr("gengap.tables.engine.SECONDS_ALONE", 1e-9)
     spectra = details.detail_table(tiny, "spectra", workers=2)
     default_store(tiny).unlink()
     details.table_file(tiny, "spectra").unlink()

@@ -44,7 +44,7 @@ def values(rows: list[list]) -> list[float]:
 
 
 def test_results_are_the_same_to_the_last_bit_wherever_they_are_computed(scheduler):
-    run = partial(engine.results, products, range(6), start=held, arguments=(1,))
+    run = partial(engine.results, products, range(6), start=partial(held, 1))
     alone, two = ordered(run(workers=1)), ordered(run(workers=2))
     there = ordered(run(scheduler=scheduler))
     assert values(alone) == values(two) == values(there)
@@ -55,19 +55,19 @@ def test_results_are_the_same_to_the_last_bit_wherever_they_are_computed(schedul
 
 def test_all_within_on_scheduler_is_computed_there(scheduler):
     with engine.on_scheduler(scheduler):
-        there = ordered(engine.results(products, range(2), start=held, arguments=(1,)))
+        there = ordered(engine.results(products, range(2), start=partial(held, 1)))
     assert os.getpid() not in {row[1] for row in there}
 
 
 def test_a_single_item_and_work_of_a_moment_start_no_process():
-    run = partial(engine.results, products, start=held, arguments=(1,), workers=2)
+    run = partial(engine.results, products, start=partial(held, 1), workers=2)
     found = ordered(run([3])) + ordered(run(range(5), alone=60))
     assert {row[1] for row in found} == {os.getpid()}
     assert list(run([])) == []
 
 
 def test_after_its_time_alone_the_rest_is_done_by_others():
-    run = partial(engine.results, products, start=held, arguments=(1,), workers=2)
+    run = partial(engine.results, products, start=partial(held, 1), workers=2)
     found = ordered(run(range(5), alone=1e-9))
     assert values(found) == values(ordered(run(range(5), alone=60)))
     assert os.getpid() not in {row[1] for row in found}
@@ -76,7 +76,7 @@ def test_after_its_time_alone_the_rest_is_done_by_others():
 def test_threads_of_this_process_are_as_before_afterwards():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
-    for _ in engine.results(products, [1], start=held, arguments=(1,), workers=1):
+    for _ in engine.results(products, [1], start=partial(held, 1), workers=1):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 3
     torch.set_num_threads(before)
@@ -104,7 +104,7 @@ def fails(_, item: int):
 
 
 def test_an_item_whose_worker_died_is_tried_again_and_nothing_finished_is_lost(tmp_path):
-    run = partial(engine.results, dies_once, start=engine.same, arguments=(tmp_path,), workers=2)
+    run = partial(engine.results, dies_once, start=lambda: tmp_path, workers=2)
     assert ordered(run(range(6))) == [[item * 10] for item in range(6)]
 
 

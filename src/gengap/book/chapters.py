@@ -24,12 +24,7 @@ from gengap.tables import engine
 
 # Kernels under papermill and under nbval (book/chapters/conftest.py) run alike: outputs differ in
 # the last digits between numbers of threads, and a progress bar is no output.
-KERNEL_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "TQDM_DISABLE": "1",
-}
+KERNEL_ENVIRONMENT = engine.ONE_THREAD | {"TQDM_DISABLE": "1"}
 BOOK_PROFILE = "replica"  # the committed book shows this profile and no other
 FETCHED = "<cache>/"  # in profiles.yml: below here `gengap fetch NAME` puts the collection NAME
 # Tags of cells: what is said of the book's profile alone, and what a collection is needed for.

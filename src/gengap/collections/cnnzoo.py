@@ -25,7 +25,7 @@ import torch
 from pandas import DataFrame, Series
 from torch import Tensor, nn
 
-from gengap.collection import COLUMNS, Collection
+from gengap.collection import Collection
 from gengap.collections.cnnzoo_parts import Parts, header_in, part_files
 from gengap.errors import GengapError, NotAvailable
 from gengap.formats.images import (
@@ -34,10 +34,10 @@ from gengap.formats.images import (
     load_images,
     network_inputs,
 )
+from gengap.formats.places import Place
 
 PARAMETERS = 4970
 CLASSES = 10
-Place = Path | zipfile.Path  # a folder or file, on disk or in a part
 
 
 class Slot(NamedTuple):
@@ -100,7 +100,7 @@ class SmallCNNZoo(Collection):
     def read_index(self) -> DataFrame:
         present = [f for f in DATASETS if all(path.exists() for path in self.family_files(f))]
         parts = [read_family_index(self.root / family, family) for family in present]
-        return pd.concat(parts, ignore_index=True) if parts else DataFrame(columns=COLUMNS)
+        return pd.concat(parts, ignore_index=True) if parts else DataFrame()
 
     def weights(self, index: DataFrame) -> np.ndarray:
         """The weight rows of an index (or part of one), (N, 4970) float32, in its order.
@@ -188,8 +188,9 @@ def read_family_index(folder: Path, family: str) -> DataFrame:
     index["epoch"] = metrics["step"].astype(int)
     recorded = ["train_accuracy", "test_accuracy", "train_loss", "test_loss"]
     index[recorded] = metrics[recorded]
-    train, index["test_images"] = image_counts(family)
-    index["train_images"] = (metrics["config.train_fraction"] * train).round()
+    counts = image_counts(family)
+    index["test_images"] = counts["test_images"]
+    index["train_images"] = (metrics["config.train_fraction"] * counts["train_images"]).round()
     index["run"] = _runs(metrics)
     index["row"] = range(rows)
     for name in HYPER_PARAMETERS:

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import Tensor, nn
 
-from gengap.collection import COLUMNS, IMAGE_COUNTS, Collection
+from gengap.collection import Collection
 from gengap.collections.demogen_networks import in_fastest_format, nin, resnet32
 from gengap.errors import GengapError, NotAvailable
 from gengap.formats.images import (
@@ -111,7 +111,7 @@ class DEMOGEN(Collection):
                 f"{self.root} has no {SPEC}, nor has a folder in it; give the unpacked archive"
             )
         rows = [row for family, grid in self._grids.items() for row in self._rows(family, grid)]
-        return DataFrame(rows, columns=None if rows else COLUMNS)
+        return DataFrame(rows)
 
     def read_network(self, record: Series) -> tuple[nn.Sequential, None]:
         folder = self._home / record["model_id"]
@@ -166,7 +166,7 @@ class DEMOGEN(Collection):
                 f"{family}: {len(networks) - len(present)} of {len(networks)} networks are missing"
                 " or incomplete and are left out of the index."
             )
-        counts = dict(zip(IMAGE_COUNTS, image_counts(*self._images_of(family)), strict=True))
+        counts = image_counts(*self._images_of(family))
         return [
             {"model_id": f"{family}/{name}", "family": family, "epoch": math.nan}
             | read_records(folder / name)

@@ -12,6 +12,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+import requests
+from tqdm import tqdm
+
 from gengap import folders
 from gengap.collections import cnnzoo, demogen, pgdl
 from gengap.errors import GengapError
@@ -19,7 +22,7 @@ from gengap.errors import GengapError
 SMALL_CNN_ZOO = "https://storage.googleapis.com/gresearch/smallcnnzoo-dataset/"
 PGDL = "https://storage.googleapis.com/gresearch/pgdl/"
 DEMOGEN = "https://storage.googleapis.com/margin_dist_public_files/"
-SECONDS_OF_SILENCE = 30  # after which a server that sends nothing has failed
+SECONDS_OF_SILENCE = 30  # that a server may be silent
 
 
 def fetch_cnnzoo(
@@ -40,10 +43,7 @@ def fetch_cnnzoo(
     Raises: GengapError for an unknown data set, a failed download or a damaged archive.
     """
     folder = Path(folder or folders.cache() / "cnnzoo")
-    for dataset in datasets:
-        if dataset not in cnnzoo.DATASETS:
-            known = ", ".join(cnnzoo.DATASETS)
-            raise GengapError(f"No data set {dataset!r} in the Small CNN Zoo: choose from {known}.")
+    for dataset in _known(datasets, cnnzoo.DATASETS, "data set", "the Small CNN Zoo"):
         if not all((folder / dataset / name).exists() for name in cnnzoo.FILES):
             archive = _download(f"{address}{dataset}.tar.xz", folders.cache() / "archives")
             found = _unpack(archive, partial(_file_of_zoo, folder / dataset))
@@ -73,12 +73,8 @@ def fetch_demogen(
     Raises: GengapError for an unknown family, a failed download or a damaged archive.
     """
     folder = Path(folder or folders.cache() / "demogen")
-    datasets = list(datasets)
-    for family in datasets:
-        if family not in demogen.DEMOGEN.expected_families:
-            known = ", ".join(demogen.DEMOGEN.expected_families)
-            raise GengapError(f"No family {family!r} in DEMOGEN: choose from {known}.")
-    wanted = [family for family in datasets if not (folder / family).exists()]
+    families = _known(datasets, demogen.DEMOGEN.expected_families, "family", "DEMOGEN")
+    wanted = [family for family in families if not (folder / family).exists()]
     if not wanted:
         return folder
     archive = _download(f"{address}demogen_models.tar.gz", folders.cache() / "archives")
@@ -110,19 +106,21 @@ def fetch_pgdl(
     Raises: GengapError for an unknown task, a failed download or a damaged archive.
     """
     folder = Path(folder or folders.cache() / "pgdl")
-    archives = [_archive_of(task) for task in datasets]
-    for archive in dict.fromkeys(archives):
+    tasks = _known(datasets, pgdl.ARCHIVES, "task", "PGDL")
+    for archive in dict.fromkeys(pgdl.ARCHIVES[task] for task in tasks):
         file = _download(f"{address}{archive}", folder)
         if not zipfile.is_zipfile(file):
             raise GengapError(f"{file} is damaged or no zip file: delete it and fetch again.")
     return folder
 
 
-def _archive_of(task: str) -> str:
-    if task not in pgdl.ARCHIVES:
-        known = ", ".join(pgdl.ARCHIVES)
-        raise GengapError(f"No task {task!r} in PGDL: choose from {known}.")
-    return pgdl.ARCHIVES[task]
+def _known(names: Iterable[str], known: Iterable[str], kind: str, where: str) -> list[str]:
+    """The names; GengapError if one is not known."""
+    names = list(names)
+    for name in names:
+        if name not in known:
+            raise GengapError(f"No {kind} {name!r} in {where}: choose from {', '.join(known)}.")
+    return names
 
 
 def _download(address: str, folder: Path) -> Path:
@@ -148,33 +146,20 @@ def _download(address: str, folder: Path) -> Path:
 
 def _go_on_downloading(address: str, file: Path) -> None:
     """Get the bytes that a file lacks, or all of them where the server sends no parts."""
-    import pooch  # here: in a notebook its import warns of lacking widgets
-
     file.touch()
     start = max(0, file.stat().st_size - 1)  # the last byte again: an empty part cannot be asked
-    expected = 0
-    with open(file, "r+b") as out:
-
-        def find_place(response, **_) -> None:
-            nonlocal expected
-            if response.status_code == 416:  # what was kept is longer than the file
-                out.truncate(0)
-            if response.ok and not response.is_redirect:
-                place = start if response.status_code == 206 else 0
-                expected = place + int(response.headers.get("Content-Length", 0))
-                out.seek(place)
-                out.truncate()
-
-        headers = {"Range": f"bytes={start}-", "Accept-Encoding": "identity"}
-        hooks = {"response": find_place}
-        download = pooch.HTTPDownloader(
-            progressbar=True,
-            chunk_size=2**16,
-            headers=headers,
-            hooks=hooks,
-            timeout=SECONDS_OF_SILENCE,
-        )
-        download(address, out, None)
+    request = {"headers": {"Range": f"bytes={start}-", "Accept-Encoding": "identity"}}
+    request |= {"stream": True, "timeout": SECONDS_OF_SILENCE}
+    with requests.get(address, **request) as response, open(file, "r+b") as out:
+        if response.status_code == 416:  # what was kept is longer than the file
+            out.truncate(0)
+        response.raise_for_status()
+        out.seek(start if response.status_code == 206 else 0)
+        out.truncate()
+        expected = out.tell() + int(response.headers.get("Content-Length", 0))
+        with tqdm(total=expected, initial=out.tell(), unit="B", unit_scale=True) as progress:
+            for part in response.iter_content(2**16):
+                progress.update(out.write(part))
         if out.tell() < expected:
             raise OSError(f"the connection ended after {out.tell()} of {expected} bytes")
 

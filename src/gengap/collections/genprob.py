@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from pandas import DataFrame, Series
 from torch import Tensor, nn
 
-from gengap.collection import COLUMNS, IMAGE_COUNTS, Collection
+from gengap.collection import COLUMNS, Collection
 from gengap.collections.genprob_networks import CELLS, genprob_network
 from gengap.errors import GengapError, NotAvailable
 from gengap.formats.containers import Member, files_below
@@ -106,7 +106,7 @@ class GenProb(Collection):
 
     def read_index(self) -> DataFrame:
         rows = [row for family in self.known_families() for row in self._rows(family)]
-        return DataFrame(rows, columns=None if rows else COLUMNS)
+        return DataFrame(rows)
 
     def read_network(self, record: Series) -> tuple[nn.Sequential, None]:
         file = self._file_of(record)
@@ -187,12 +187,13 @@ class GenProb(Collection):
             for network in sorted(networks)
         }
         unit = accuracy_unit(family, recorded)
-        train, test = image_counts(*self._images_of(family.rpartition("_")[2]))
+        counts = image_counts(*self._images_of(family.rpartition("_")[2]))
         few, whole = self._tested(family)
+        of_few = counts | {"test_images": few}
         return [
             {"model_id": f"{family}/{network}/epoch_{epoch}", "family": family, "epoch": epoch}
             | {name: v / unit if "accuracy" in name else v for name, v in record.items()}
-            | dict(zip(IMAGE_COUNTS, (train, few if few and epoch not in whole else test)))
+            | (of_few if few and epoch not in whole else counts)
             | hyper_parameters(network)
             for network, records in recorded.items()
             for epoch, record in records.items()

@@ -21,7 +21,7 @@ import torch
 from pandas import DataFrame, Series
 from torch import Tensor, nn
 
-from gengap.collection import COLUMNS, Collection
+from gengap.collection import Collection
 from gengap.errors import GengapError, NotAvailable
 from gengap.formats.keras import network_from_config, read_weights, weights_in
 from gengap.formats.places import Place, naming, read_json
@@ -92,7 +92,7 @@ class PGDL(Collection):
     def read_index(self) -> DataFrame:
         tasks = [task for task in self.known_families() if task in self._files]
         rows = [row for task in tasks for row in self._rows(task)]
-        return DataFrame(rows, columns=None if rows else COLUMNS)
+        return DataFrame(rows)
 
     def read_network(self, record: Series) -> tuple[nn.Sequential, dict[str, Tensor] | None]:
         folder = self.family_files(record["family"])[0] / record["model_id"].rpartition("/")[2]

@@ -21,6 +21,7 @@ import math
 import os
 import struct
 import tarfile
+import tomllib
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,65 +34,16 @@ from PIL import Image
 from gengap import folders
 from gengap.errors import GengapError, NotAvailable
 
-CLASSES = {"mnist": 10, "fashion_mnist": 10, "cifar10": 10, "cifar100": 100}
+# What is known of each data set, and from where it comes.
+KNOWN = tomllib.loads(Path(__file__).with_name("images.toml").read_text())
+CLASSES = {name: known["classes"] for name, known in KNOWN.items() if "classes" in known}
 DATASETS = tuple(CLASSES)
 SPLITS = ("train", "test")
-# Training and test images; of SVHN, which is not read here, those with cropped digits.
-SIZES = {
-    "mnist": (60_000, 10_000),
-    "fashion_mnist": (60_000, 10_000),
-    "cifar10": (50_000, 10_000),
-    "cifar100": (50_000, 10_000),
-    "svhn_cropped": (73_257, 26_032),
-}
 LARGEST_COUNT = 60_000  # images in one file; a header that promises more is not believed
 IDX_SIDES = (28, 14)  # pixels: as published, and halved by this project's recipes
 IDX_PREFIX = {"train": "train", "test": "t10k"}
-# The archive of the binary version, and the folder in it.
-CIFAR_ARCHIVES = {
-    "cifar10": ("cifar-10-binary.tar.gz", "cifar-10-batches-bin"),
-    "cifar100": ("cifar-100-binary.tar.gz", "cifar-100-binary"),
-}
-CIFAR_BATCHES = {
-    "cifar10": {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]},
-    "cifar100": {"train": ["train"], "test": ["test"]},
-}
-CIFAR_LABELS = {"cifar10": 1, "cifar100": 2}  # bytes; of CIFAR-100, the fine label is the second
 CIFAR_PIXELS = 3 * 32 * 32  # bytes: the red, the green and the blue plane
-
-ADDRESSES = {
-    # PyTorch's copy: the page of MNIST's authors often refuses.
-    "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-    "cifar10": "https://www.cs.toronto.edu/~kriz/",
-    "cifar100": "https://www.cs.toronto.edu/~kriz/",
-}
-# Those of Fashion-MNIST are checked: the files at hand give them byte for byte. Those of MNIST and
-# CIFAR are the ones in common use (torchvision's, the page of CIFAR), not checked against a real
-# file by us.
-MD5 = {
-    "mnist": {
-        "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
-        "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
-        "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
-    },
-    "fashion_mnist": {
-        "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
-        "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
-        "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
-    },
-    "cifar10": {"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
-    "cifar100": {"cifar-100-binary.tar.gz": "03b5dce01913d631647c71ecec9e9cb8"},
-}
-# MNIST and Fashion-MNIST share their file names; what the label files hold tells them apart.
-LABELS_SHA256 = {
-    "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13": "mnist",
-    "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5": "mnist",
-    "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7": "fashion_mnist",
-    "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9": "fashion_mnist",
-}
+LABELS_SHA256 = {sha: name for name in KNOWN for sha in KNOWN[name].get("labels_sha256", ())}
 
 
 def load_images(
@@ -138,13 +90,15 @@ def embedded_images(dataset: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     return _read(folders.data() / "replicas" / "images" / dataset, dataset, split)
 
 
-def image_counts(dataset: str, own: Path | None = None) -> tuple[float, float]:
-    """How many training and test images there are; NaN of a data set that is not known here.
+def image_counts(dataset: str, own: Path | None = None) -> dict[str, float]:
+    """train_images and test_images, how many there are; NaN of a data set that is not known here.
 
     own: a folder with part of the training images, as `root` of `load_images`: then those.
     """
-    train, test = SIZES.get(dataset, (math.nan, math.nan))
-    return (len(load_images(dataset, "train", root=own)[1]) if own else train), test
+    counts = {f"{split}_images": KNOWN.get(dataset, {}).get(split, math.nan) for split in SPLITS}
+    if own:
+        counts["train_images"] = len(load_images(dataset, "train", root=own)[1])
+    return counts
 
 
 def network_inputs(images: np.ndarray) -> np.ndarray:
@@ -220,7 +174,7 @@ def _check_names(dataset: str, split: str) -> None:
 
 
 def _read(folder: Path, dataset: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    if dataset in CIFAR_ARCHIVES:
+    if "archive" in KNOWN[dataset]:
         images, labels = _read_cifar(folder, dataset, split)
     else:
         images, labels = _read_idx_pair(folder, split)
@@ -294,9 +248,9 @@ def _read_idx(plain: Path, *, axes: int) -> np.ndarray:
 
 
 def _read_cifar(folder: Path, dataset: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    batches = CIFAR_BATCHES[dataset][split]
-    archive, inside = CIFAR_ARCHIVES[dataset]
-    binary = folder / inside if (folder / inside).is_dir() else folder
+    batches, archive = KNOWN[dataset]["batches"][split], KNOWN[dataset]["archive"]
+    inside = folder / KNOWN[dataset]["folder"]
+    binary = inside if inside.is_dir() else folder
     if (binary / f"{batches[0]}.bin").exists():
         return _decode([_read_batch(binary / f"{batch}.bin", dataset) for batch in batches])
     if (folder / archive).exists():
@@ -319,7 +273,7 @@ def _decode(batches: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 def _records(content: bytes, dataset: str) -> np.ndarray:
     """uint8 (N, bytes): each row the labels, then the planes of its image."""
-    size = CIFAR_LABELS[dataset] + CIFAR_PIXELS
+    size = KNOWN[dataset]["label_bytes"] + CIFAR_PIXELS
     if not content or len(content) % size:
         raise ValueError(f"{len(content)} bytes are no multiple of {size}")
     return np.frombuffer(content, np.uint8).reshape(-1, size)
@@ -332,13 +286,13 @@ def _read_batch(path: Path, dataset: str) -> np.ndarray:
 
 def _read_archive(path: Path, dataset: str, batches: list[str]) -> list[np.ndarray]:
     """The named batches, read in one pass and in memory: no member is ever written to the disk."""
-    wanted = [f"{CIFAR_ARCHIVES[dataset][1]}/{batch}.bin" for batch in batches]
+    wanted = [f"{KNOWN[dataset]['folder']}/{batch}.bin" for batch in batches]
     found = {}
     with _reading(path), tarfile.open(path, "r:gz") as archive:
         for member in archive:
             if member.name not in wanted:
                 continue
-            largest = LARGEST_COUNT * (CIFAR_LABELS[dataset] + CIFAR_PIXELS)
+            largest = LARGEST_COUNT * (KNOWN[dataset]["label_bytes"] + CIFAR_PIXELS)
             opened = archive.extractfile(member) if member.isreg() else None
             if opened is None or member.size > largest:
                 raise ValueError(f"{member.name} is not a plain file of the right size")
@@ -378,8 +332,8 @@ def _cached_folder(dataset: str, split: str, download: bool) -> Path:
 
 
 def _archive_names(dataset: str, split: str) -> list[str]:
-    if dataset in CIFAR_ARCHIVES:
-        return [CIFAR_ARCHIVES[dataset][0]]
+    if "archive" in KNOWN[dataset]:
+        return [KNOWN[dataset]["archive"]]
     return [f"{name}.gz" for name in _idx_names(split)]
 
 
@@ -387,7 +341,7 @@ def _download(dataset: str, name: str, folder: Path) -> None:
     """Into the cache, unless a file with the right checksum is already there."""
     import pooch  # here: in a notebook its import warns of lacking widgets
 
-    address, checksum = ADDRESSES[dataset] + name, f"md5:{MD5[dataset][name]}"
+    address, checksum = KNOWN[dataset]["address"] + name, f"md5:{KNOWN[dataset]['md5'][name]}"
     try:
         pooch.retrieve(address, checksum, fname=name, path=folder, progressbar=True)
     except (OSError, ValueError) as error:  # ValueError: pooch has deleted what it downloaded

@@ -260,12 +260,8 @@ def hallmarks(index: DataFrame) -> DataFrame:
         ("learning rates of ResNets", ">=", 2, resnets["hp_learning_rate"].nunique()),
         ("share of ResNets that fit", ">=", 0.4, resnet_fits.mean()),
     ]
-    met = [found >= bound if sign == ">=" else found <= bound for _, sign, bound, found in rows]
-    return DataFrame(
-        {
-            "hallmark": [name for name, *_ in rows],
-            "wanted": [f"{sign} {bound}" for _, sign, bound, _ in rows],
-            "found": [float(found) for *_, found in rows],
-            "met": met,
-        }
-    )
+    told = [
+        (name, f"{sign} {bound}", float(found), found >= bound if sign == ">=" else found <= bound)
+        for name, sign, bound, found in rows
+    ]
+    return DataFrame(told, columns=["hallmark", "wanted", "found", "met"])

@@ -20,7 +20,6 @@ training goes on from the weights as they are.
 """
 
 import copy
-import io
 import itertools
 import json
 from collections.abc import Iterator
@@ -225,16 +224,13 @@ def packed_spectra(rows: pd.DataFrame) -> bytes:
     exact = list(rows.select_dtypes("float64").columns)
     rows = rows.astype(dict.fromkeys(exact, "float32"))
     rows = rows.sort_values(["layer", "unfolding", "low_rank"], kind="stable")
-    buffer = io.BytesIO()
-    rows.to_parquet(
-        buffer,
+    return rows.to_parquet(
         index=False,
         compression="zstd",
         compression_level=19,
         use_dictionary=[name for name in rows if name not in exact],
         use_byte_stream_split=exact,
     )
-    return buffer.getvalue()
 
 
 def hallmarks(index: pd.DataFrame) -> pd.DataFrame:

@@ -48,8 +48,9 @@ def convolution(filters: int, size: int, strides: int = 1) -> dict:
     }
 
 
-def dense(units: int) -> list[dict]:
-    return [{"layer_name": "Dense", "units": units, "activation": "relu"}]
+def _hidden(units: int) -> dict:
+    """A dense layer before the last one."""
+    return {"layer_name": "Dense", "units": units, "activation": "relu"}
 
 
 def _dropout(rate: float) -> list[dict]:
@@ -77,7 +78,7 @@ def vgg_layers(
         layers += [convolution(convwidth, 3) | {"activation": "relu"} for _ in range(2)]
         layers.append({"layer_name": "MaxPooling2D", "pool_size": 2})
     layers.append({"layer_name": "Flatten"})
-    layers += dense(dense_width) * num_dense_layers
+    layers += [_hidden(dense_width)] * num_dense_layers
     return [*layers, *_dropout(dropout_p), {"layer_name": "Dense", "units": classes}]
 
 
@@ -100,11 +101,9 @@ def nin_layers(
     if not dense:
         pool = {"layer_name": "GlobalAveragePooling2D"}
         return [*layers, *_dropout(dropout_p), convolution(classes, 1), pool]
-    units = [
-        {"layer_name": "Dense", "units": int(n), "activation": "relu"} for n in dense.split("-")
-    ]
+    hidden = [_hidden(int(units)) for units in dense.split("-")]
     head = {"layer_name": "Dense", "units": classes}
-    return [*layers, {"layer_name": "Flatten"}, *units, *_dropout(dropout_p), head]
+    return [*layers, {"layer_name": "Flatten"}, *hidden, *_dropout(dropout_p), head]
 
 
 def fully_convolutional_layers(

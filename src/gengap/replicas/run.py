@@ -10,6 +10,7 @@ import shutil
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import ClassVar
@@ -170,8 +171,7 @@ def _finished(run: Run, missing: list[int], workers: int | None) -> Iterator[int
     found = engine.results(
         _trained,
         run.together(missing),
-        start=_held,
-        arguments=(run,),
+        start=partial(_held, run),
         workers=workers,
         device=run.device,
         environment=MALLOC if run.on_cpu else None,

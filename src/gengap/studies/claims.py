@@ -58,14 +58,13 @@ def claim(
     section: str,
     *,
     above: float = 0.0,
-    digits: int = 2,
 ) -> dict[str, str]:
     """A row: claim, published, a column for each family, verdict, section.
 
     numbers: by family, of which the claim says that they lie above a bound. section: where the
     chapter shows them.
     """
-    shown = {name: told(number, digits) for name, number in numbers.items()}
+    shown = {name: told(number) for name, number in numbers.items()}
     row = {"claim": text, "published": published, **shown}
     return row | {"verdict": verdict(numbers.values(), above), "shown in": section}
 
@@ -79,8 +78,8 @@ def verdict(numbers: Iterable[Found], above: float) -> str:
     return "depends"
 
 
-def told(number: Found, digits: int) -> str:
-    return f"{number.value:.{digits}f} [{number.low:.{digits}f}, {number.high:.{digits}f}]"
+def told(number: Found) -> str:
+    return f"{number.value:.2f} [{number.low:.2f}, {number.high:.2f}]"
 
 
 def claim_table(rows: Iterable[dict[str, str]]) -> pd.DataFrame:

@@ -4,9 +4,11 @@ Nothing else uses these numbers.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from pandas import DataFrame, Series
 from scipy.optimize import minimize_scalar
@@ -16,68 +18,15 @@ from gengap.measures.low_rank import TAU, low_rank_values
 from gengap.measures.stages import stage_outputs
 from gengap.model import Model
 
-CONCLUSIONS, NUMBERS, NOTHING = "conclusions", "numbers", "no number"  # what a defect touches
-HERE, READ = "computed", "read"  # how the page shows it
-
-
-@dataclass(frozen=True)
-class Erratum:
-    title: str  # also its heading on the page
-    release: str  # whose code or figure
-    kind: str
-    touches: str  # CONCLUSIONS, NUMBERS or NOTHING
-    shown: str  # HERE or READ
-
-
-ERRATA = (
-    Erratum("Two panels are one picture", "GenProb", "figure", CONCLUSIONS, HERE),
-    Erratum("Correlations without their sign", "GenProb", "protocol", CONCLUSIONS, HERE),
-    Erratum("A score that chance earns", "PGDL", "score", CONCLUSIONS, HERE),
-    Erratum("A sharpness that measures nothing", "PGDL", "code", CONCLUSIONS, HERE),
-    Erratum("A variance taken for a deviation", "PAC-Bayes", "code", CONCLUSIONS, HERE),
-    Erratum("The norm of a low-rank part", "GenProb", "code", NUMBERS, HERE),
-    Erratum("A search that knows one scale", "GenProb", "code", NUMBERS, HERE),
-    Erratum("Zeros counted, networks left out", "GenProb", "protocol", NUMBERS, HERE),
-    Erratum("Negative margins are kept", "DEMOGEN", "code", NUMBERS, HERE),
-    Erratum("A variation divided once more", "DEMOGEN", "code", NUMBERS, HERE),
-    Erratum("Edges in one direction", "PGDL, BrAIn", "code", NUMBERS, HERE),
-    Erratum("The last batch of margins", "k-variance", "code", NUMBERS, HERE),
-    Erratum("A hyper-parameter with one value", "PGDL", "score", NUMBERS, HERE),
-    Erratum("Scores of another row", "PGDL, BrAIn", "printed number", NUMBERS, HERE),
-    Erratum("Averages that are none", "PGDL, BrAIn", "printed number", NUMBERS, HERE),
-    Erratum("Folders with each other's scores", "PGDL, BrAIn", "data", NUMBERS, HERE),
-    Erratum("Two runs of one measure", "PGDL, BrAIn", "printed number", NUMBERS, HERE),
-    Erratum("Grids with too few values", "PGDL", "documentation", NUMBERS, HERE),
-    Erratum("The test half stops the training", "Small CNN Zoo", "protocol", NUMBERS, HERE),
-    Erratum("The last run is dropped", "Small CNN Zoo", "code", NUMBERS, HERE),
-    Erratum("A shuffle without a seed", "Small CNN Zoo", "protocol", NUMBERS, HERE),
-    Erratum("Settings of another data set", "Small CNN Zoo", "code", NUMBERS, HERE),
-    Erratum("Weights of another layer", "Small CNN Zoo, later work", "data", NUMBERS, HERE),
-    Erratum(
-        "One value far from the others",
-        "Small CNN Zoo, later work",
-        "printed number",
-        NUMBERS,
-        HERE,
-    ),
-    Erratum("A sign that the score cannot see", "PGDL, Always Generalize", "code", NOTHING, HERE),
-    Erratum("An R2 called a mean squared error", "Small CNN Zoo", "documentation", NOTHING, HERE),
-    Erratum("Names that the release lacks", "Small CNN Zoo", "does not run", NOTHING, HERE),
-    Erratum("Group normalization cannot be loaded", "DEMOGEN", "does not run", NOTHING, HERE),
-    Erratum("Margins that do not run", "DEMOGEN", "does not run", NOTHING, READ),
-    Erratum("Settings that do not reach training", "DEMOGEN", "code", NOTHING, HERE),
-    Erratum("A program that looks for a small r", "GenProb", "does not run", NOTHING, HERE),
-    Erratum("Feature maps of another size", "GenProb", "printed number", NOTHING, HERE),
-    Erratum("Weights that were announced", "GenProb", "data", NOTHING, READ),
-    Erratum("A condition that was never tried", "PGDL", "does not run", NOTHING, READ),
-    Erratum("A threshold documented otherwise", "WeightWatcher", "documentation", NOTHING, HERE),
-    Erratum("All activations at once", "DEMOGEN", "cost", NOTHING, HERE),
-)
-
 
 def errata_table() -> DataFrame:
-    """Every erratum in the order of the page: the gravest first."""
-    return DataFrame(map(asdict, ERRATA), index=range(1, len(ERRATA) + 1))
+    """Every erratum in the order of the page: the gravest first.
+
+    title: also its heading on the page. release: whose code or figure. touches: conclusions,
+    numbers or no number. shown: whether the page has it computed, or it was read.
+    """
+    table = pd.read_csv(Path(__file__).with_name("errata.csv"))
+    return table.set_index(pd.RangeIndex(1, len(table) + 1))
 
 
 def released_low_rank_frobenius_norm(matrix: np.ndarray) -> float:
@@ -101,37 +50,35 @@ def released_low_rank_frobenius_norms(model: Model) -> DataFrame:
     Columns model_id, layer, kind, unfolding, low_rank and size as the detail `spectra` has them,
     and released.
     """
-    rows = []
-    for name, weight in model.network.state_dict().items():
-        if weight.ndim == 4:
-            kernel = weight.cpu().numpy()
-            for unfolding, first in (("in", np.moveaxis(kernel, 1, 0)), ("out", kernel)):
-                matrix = first.reshape(len(first), -1)
-                rows.append(
-                    {
-                        "model_id": model.record["model_id"],
-                        "layer": name.removesuffix(".weight"),
-                        "kind": "conv",
-                        "unfolding": unfolding,
-                        "low_rank": True,
-                        "size": min(matrix.shape),
-                        "released": released_low_rank_frobenius_norm(matrix),
-                    }
-                )
+    rows = [
+        {
+            "model_id": model.record["model_id"],
+            "layer": layer,
+            "kind": "conv",
+            "unfolding": unfolding,
+            "low_rank": True,
+            "size": min(matrix.shape),
+            "released": released_low_rank_frobenius_norm(matrix),
+        }
+        for layer, unfolding, matrix in _unfolded(model)
+    ]
     return DataFrame(rows)
 
 
 def unfoldings(model: Model) -> list[np.ndarray]:
     """Both unfoldings of every convolution, a row per input or output channel, at most as many
     rows as columns."""
-    kernels = [weight.cpu().numpy() for weight in model.network.state_dict().values()]
-    matrices = [
-        first.reshape(len(first), -1)
-        for kernel in kernels
-        if kernel.ndim == 4
-        for first in (np.moveaxis(kernel, 1, 0), kernel)
-    ]
+    matrices = [matrix for *_, matrix in _unfolded(model)]
     return [matrix if len(matrix) <= matrix.shape[1] else matrix.T for matrix in matrices]
+
+
+def _unfolded(model: Model) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Layer, name and matrix of both unfoldings, by input and by output, of every convolution."""
+    for name, weight in model.network.state_dict().items():
+        if weight.ndim == 4:
+            kernel = weight.cpu().numpy()
+            for unfolding, first in (("in", np.moveaxis(kernel, 1, 0)), ("out", kernel)):
+                yield name.removesuffix(".weight"), unfolding, first.reshape(len(first), -1)
 
 
 def low_rank_part(matrix: np.ndarray) -> np.ndarray:

@@ -189,7 +189,17 @@ class Fits:
         return _problems(self.weights, self.index, inputs, self.seed)
 
     def _run(self, function: Callable, tasks: Iterable[partial], number: int) -> pd.DataFrame:
-        return _run(function, tasks, number, self.jobs, self.table)
+        """The rows of the tasks, which call `function`, in their order, whoever made them."""
+        rows, known = {}, ((_key(task), task) for task in tasks)
+        configs = "".join(reported(f"cnnzoo_{name}_configs").to_csv() for name in PREDICTORS)
+        made_by = function.__name__[1:]
+        source = digest(source_hash(function) + source_hash(_problems) + configs)
+        with tqdm(total=number, unit="fit") as progress:
+            found = kept_results(self.table, made_by, source, known, workers=self.jobs)
+            for place, some in found:
+                rows[place] = some
+                progress.update()
+        return pd.DataFrame([row for place in sorted(rows) for row in rows[place]])
 
 
 def score_table(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -227,19 +237,6 @@ def _problems(weights, index, inputs, seed) -> Iterator[Problem]:
                 parts=parts,
                 identity=digest(f"{networks} {name} {seed}"),
             )
-
-
-def _run(function, tasks, number, jobs, table) -> pd.DataFrame:
-    """The rows of the tasks, which call `function`, in their order, whatever process made them."""
-    rows, known = {}, ((_key(task), task) for task in tasks)
-    configs = "".join(reported(f"cnnzoo_{name}_configs").to_csv() for name in PREDICTORS)
-    source = digest(source_hash(function) + source_hash(_problems) + configs)
-    with tqdm(total=number, unit="fit") as progress:
-        found = kept_results(table, function.__name__[1:], source, known, workers=jobs)
-        for place, some in found:
-            rows[place] = some
-            progress.update()
-    return pd.DataFrame([row for place in sorted(rows) for row in rows[place]])
 
 
 def _key(task: partial) -> str:

@@ -7,7 +7,7 @@ of measures are; `data/tables/<collection>.<detail>.parquet` has them all.
 import io
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -20,16 +20,15 @@ from gengap import folders
 from gengap.collection import Collection
 from gengap.errors import GengapError, NotAvailable
 from gengap.model import Model
-from gengap.tables import engine
 from gengap.tables.identity import VERSIONS, Versions, source_hash, versions_now
 from gengap.tables.store import (
     PAYLOAD,
+    computed_rows,
     default_store,
     keep,
+    locked,
     one_each,
-    opened,
     rows_in,
-    rows_of,
     table_file,
     write_if_changed,
 )
@@ -83,33 +82,25 @@ def _compute(
     **where: object,
 ) -> None:
     """Keep the rows of each missing model that has what the function needs; warn of the others."""
-    found = engine.results(
-        partial(_rows, function),
-        missing,
-        start=engine.same,
-        arguments=(collection,),
-        device=collection.device,
-        alone=engine.SECONDS_ALONE,
-        **where,
-    )
+    rows = computed_rows(partial(_rows, function, detail), missing, collection, versions, **where)
     reasons = Counter()
     name = table_file(collection, detail).stem
-    with tqdm(total=len(missing), desc=name, unit="model") as progress:
-        rows = _stored(found, collection, detail, versions, reasons, progress)
-        for _ in keep(default_store(collection), rows):
+    with tqdm(rows, total=len(missing), desc=name, unit="model") as found:
+        for _ in keep(default_store(collection), _without_reasons(found, reasons)):
             pass
     for reason, count in reasons.items():
         warnings.warn(f"{name}: {count} models have no rows: {reason}", stacklevel=3)
 
 
 def _rows(
-    function: Callable[[Model], DataFrame], collection: Collection, model_id: str
-) -> Iterator[tuple[str, bytes | None, str]]:
-    """The model's id, its rows as a parquet file, and why there are none, else empty."""
+    function: Callable[[Model], DataFrame], detail: str, collection: Collection, model_id: str
+) -> Iterator[dict]:
+    """The row that holds a model's rows as a parquet file; the note says why there are none."""
+    row = {"model_id": model_id, "measure": detail, "value": None, "seconds": None, "note": ""}
     try:
-        yield model_id, _parquet(function(collection.load(model_id))), ""
+        yield row | {PAYLOAD: _parquet(function(collection.load(model_id)))}
     except NotAvailable as lacking:
-        yield model_id, None, str(lacking)
+        yield row | {"note": str(lacking)}
     except GengapError:
         raise
     except Exception as error:
@@ -119,26 +110,13 @@ def _rows(
         ) from error
 
 
-def _stored(
-    found: Iterator[tuple[int, tuple[str, bytes | None, str]]],
-    collection: Collection,
-    detail: str,
-    versions: Versions,
-    reasons: Counter,
-    progress: tqdm,
-) -> Iterator[dict]:
-    """Rows of the store; counts the reasons of models that have none."""
-    families = collection.index().set_index("model_id")["family"]
-    for _, (model_id, rows, reason) in found:
-        if rows is None:
-            reasons[reason] += 1
+def _without_reasons(found: Iterable[dict], reasons: Counter) -> Iterator[dict]:
+    """Those that have rows; counts the reasons of the others."""
+    for row in found:
+        if row["note"]:
+            reasons[row["note"]] += 1
         else:
-            names = {"collection": collection.name, "family": families[model_id]}
-            empty = {"value": None, "seconds": None, "note": ""}
-            version = versions.of(model_id, detail)
-            key = {"model_id": model_id, "measure": detail}
-            yield names | key | empty | version | {PAYLOAD: rows}
-        progress.update()
+            yield row
 
 
 def _kept(
@@ -167,19 +145,13 @@ def _export(
     collection: Collection, detail: str, versions: Versions, store: Path
 ) -> dict[str, DataFrame]:
     """Write the table if the store changes it, and return its rows by model id."""
-    with opened(store) as connection:
-        # With the store locked, of several processes that export the last one sees all rows.
-        connection.execute("BEGIN IMMEDIATE")
-        stored = rows_of(connection, collection.name)
+    with locked(store, collection.name) as stored:
         tables = _kept(collection, detail, versions, stored)
         if len(_of_detail(stored, detail)) and tables:
             everything = pd.concat(tables.values(), ignore_index=True)
             write_if_changed(table_file(collection, detail), _parquet(everything))
-        connection.execute("COMMIT")
     return tables
 
 
 def _parquet(rows: DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    rows.to_parquet(buffer, index=False, compression="zstd")
-    return buffer.getvalue()
+    return rows.to_parquet(index=False, compression="zstd")

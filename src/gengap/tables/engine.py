@@ -53,8 +53,7 @@ def results(
     function: Function,
     items: Iterable,
     *,
-    start: Callable | None = None,
-    arguments: Sequence = (),
+    start: Callable[[], object] = lambda: None,
     workers: int | None = None,
     scheduler: str | None = None,
     device: str | torch.device = "cpu",
@@ -63,45 +62,35 @@ def results(
 ) -> Iterator[tuple[int, object]]:
     """Each item's place, with each of the results of `function(held, item)`, as they are there.
 
-    held: what `start(*arguments)` returned, once in each process; None without it. workers:
-    processes; None is one a core. scheduler: the address of a cluster in their place. device:
-    anything but a CPU is driven by this process alone, or on a cluster by workers that offer the
-    resource GPU. environment: of the processes, which are then started even for one worker. alone:
-    seconds that this process works by itself before it starts others.
+    held: what `start()` returned, once in each process; None without it. workers: processes; None
+    is one a core. scheduler: the address of a cluster in their place. device: anything but a CPU is
+    driven by this process alone, or on a cluster by workers that offer the resource GPU.
+    environment: of the processes, which are then started even for one worker. alone: seconds that
+    this process works by itself before it starts others.
 
     Raises: what the function raises, after its results so far and those of items done before;
     GengapError if a worker dies twice on one item, or the cluster is not to be reached.
     """
-    start = start or _nothing
     scheduler, workers = scheduler or _scheduler.get(), workers or cores()
     on_cpu, places = torch.device(device).type == "cpu", enumerate(items)
     if scheduler:
         with _connected(scheduler, on_cpu) as client:
-            yield from _submitted(client, function, places, start, arguments, AHEAD, on_cpu)
+            yield from _submitted(client, function, places, start, AHEAD, on_cpu)
         return
     if not on_cpu:
-        yield from _here(function, places, start(*arguments))
+        yield from _here(function, places, start())
         return
     if not environment:
         until = time.monotonic() + alone if workers > 1 else float("inf")
         if workers == 1 or alone:
             with one_thread():
-                yield from _here(function, places, start(*arguments), until)
+                yield from _here(function, places, start(), until)
     first = list(islice(places, workers))
     if len(first) == 1 and not environment:
         with one_thread():
-            yield from _here(function, iter(first), start(*arguments))
+            yield from _here(function, iter(first), start())
     elif first:
-        yield from _in_processes(function, first, places, start, arguments, workers, environment)
-
-
-def _nothing() -> None:
-    """What is held where no start is given."""
-
-
-def same(held: object) -> object:
-    """A start for what needs none: what is held is the argument itself."""
-    return held
+        yield from _in_processes(function, first, places, start, workers, environment)
 
 
 @contextlib.contextmanager
@@ -154,15 +143,13 @@ def _here(
 # In others
 
 
-def _in_processes(function, first, rest, start, arguments, workers, environment):
+def _in_processes(function, first, rest, start, workers, environment):
     client = _local_client(len(first), tuple((environment or {}).items()))
-    every, finished = chain(first, rest), False
     try:
-        yield from _submitted(client, function, every, start, arguments, 2 * workers, True)
-        finished = True
-    finally:
-        if not finished:  # something failed or was interrupted, and others are still at work
-            _close_local()
+        yield from _submitted(client, function, chain(first, rest), start, 2 * workers, True)
+    except BaseException:  # something failed or was interrupted, and others are still at work
+        _close_local()
+        raise
 
 
 _LOCAL: dict[str, object] = {}  # this process's own cluster: what it is for, itself, its client
@@ -258,12 +245,12 @@ def _check_gpus(client, on_cpu: bool) -> None:
         )
 
 
-def _submitted(client, function, places, start, arguments, ahead, on_cpu):
+def _submitted(client, function, places, start, ahead, on_cpu):
     """Each place and result, with at most `ahead` items given to the cluster at once."""
     from distributed import KilledWorker, as_completed
     from distributed.scheduler import NoWorkerError
 
-    run, work = uuid4().hex, cloudpickle.dumps((function, start, arguments))
+    run, work = uuid4().hex, cloudpickle.dumps((function, start))
     resources = None if on_cpu else {GPU: 1}
 
     def submit(place, item):
@@ -301,11 +288,11 @@ def _work(run: str, work: bytes, place: int, item: object) -> tuple[int, list, E
     if run not in _HELD:
         torch.set_num_threads(1)
         threadpool_limits(1)
-        function, start, arguments = cloudpickle.loads(work)
+        function, start = cloudpickle.loads(work)
         _HELD.clear()
     try:
         if run not in _HELD:
-            _HELD[run] = function, start(*arguments)
+            _HELD[run] = function, start()
         function, held = _HELD[run]
         for result in function(held, item):
             found.append(result)  # noqa: PERF402  what is there when it raises counts

@@ -14,7 +14,7 @@ import pandas as pd
 
 from gengap import folders
 from gengap.tables import engine
-from gengap.tables.store import COLUMNS, PAYLOAD, keep, opened, rows_in, rows_of, write_if_changed
+from gengap.tables.store import COLUMNS, PAYLOAD, keep, locked, rows_in, write_if_changed
 
 KEPT = ["measure", "model_id", "source", PAYLOAD]  # what made it, key, code, rows as JSON
 Task = Callable[[], list[dict]]
@@ -92,11 +92,8 @@ def _known(table: str, made_by: str, source: str) -> dict[str, str]:
 
 def _export(table: str, made_by: str, source: str) -> None:
     """Add a function's results in the store to the table, in place of those of its other code."""
-    with opened(_store(table)) as connection:
-        # With the store locked, of several processes that export the last one sees all rows.
-        connection.execute("BEGIN IMMEDIATE")
-        stored = rows_of(connection, table)[KEPT]
-        rows = stored[(stored["measure"] == made_by) & (stored["source"] == source)]
+    with locked(_store(table), table) as stored:
+        rows = stored[(stored["measure"] == made_by) & (stored["source"] == source)][KEPT]
         if _file(table).exists():
             shipped = folders.read_table(_file(table))
             others = (shipped["measure"] != made_by) | (shipped["source"] == source)
@@ -104,4 +101,3 @@ def _export(table: str, made_by: str, source: str) -> None:
         rows = rows.drop_duplicates(["measure", "model_id"], keep="last")
         rows = rows.sort_values(["measure", "model_id"], ignore_index=True)
         write_if_changed(_file(table), rows.to_parquet(index=False, compression="zstd"))
-        connection.execute("COMMIT")

@@ -8,7 +8,7 @@ same identity: see gengap.tables.identity.
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from sqlite3 import Connection
@@ -18,6 +18,7 @@ from pandas import DataFrame, Series
 from gengap import folders
 from gengap.collection import Collection
 from gengap.errors import GengapError
+from gengap.tables import engine
 from gengap.tables.identity import VERSIONS, Versions
 
 COLUMNS = ["collection", "family", "model_id", "measure", "value", "seconds", "note"]
@@ -66,6 +67,32 @@ def _unwritable(store: Path, error: Exception) -> GengapError:
     )
 
 
+def computed_rows(
+    function: Callable[[Collection, object], Iterable[dict]],
+    items: Iterable,
+    collection: Collection,
+    versions: Versions,
+    **where: object,
+) -> Iterator[dict]:
+    """Rows for the store: model_id, measure and what else `function` yields, of which version.
+
+    where: workers and scheduler, as `engine.results` has them.
+    """
+    families = collection.index().set_index("model_id")["family"]
+    found = engine.results(
+        function,
+        items,
+        start=lambda: collection,
+        device=collection.device,
+        alone=engine.SECONDS_ALONE,
+        **where,
+    )
+    for _, row in found:
+        model_id, measure = row["model_id"], row["measure"]
+        names = {"collection": collection.name, "family": families[model_id]}
+        yield names | row | versions.of(model_id, measure)
+
+
 def keep(store: Path, rows: Iterable[dict]) -> Iterator[dict]:
     """Each row, as soon as it is in the store; it has the columns STORED, and perhaps a payload."""
     with opened(store) as connection:
@@ -78,16 +105,27 @@ def keep(store: Path, rows: Iterable[dict]) -> Iterator[dict]:
             yield row
 
 
+@contextmanager
+def locked(store: Path, collection: str) -> Iterator[DataFrame]:
+    """All rows under a name, while no other process writes.
+
+    Of several processes that export what they find, the last one then sees all rows.
+    """
+    with opened(store) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield _rows_of(connection, collection)
+        connection.execute("COMMIT")
+
+
 def rows_in(store: Path, collection: str) -> DataFrame:
     """All rows under a collection's name, in columns STORED and payload; none without a store."""
     if not store.exists():
         return empty([*STORED, PAYLOAD])
     with opened(store) as connection:
-        return rows_of(connection, collection)
+        return _rows_of(connection, collection)
 
 
-def rows_of(connection: Connection, collection: str) -> DataFrame:
-    """As `rows_in`, from an open store."""
+def _rows_of(connection: Connection, collection: str) -> DataFrame:
     found = connection.execute(FIND, (collection,)).fetchall()
     return DataFrame(found, columns=NAMES).astype(TYPES)
 

@@ -24,20 +24,19 @@ from gengap import folders
 from gengap.collection import Collection
 from gengap.errors import GengapError
 from gengap.measures import MEASURES, Measure, chosen_measures
-from gengap.tables import engine
 from gengap.tables.guard import Guard
 from gengap.tables.identity import Versions, source_hash, versions_now
 from gengap.tables.store import (
     COLUMNS,
     STORED,
     TYPES,
+    computed_rows,
     default_store,
     empty,
     keep,
+    locked,
     one_each,
-    opened,
     rows_in,
-    rows_of,
     write_if_changed,
 )
 
@@ -119,25 +118,7 @@ def _compute(
     measures = {name: MEASURES[name] for name in set().union(*pending.values())}
     for function in measures.values():
         _send_code_of(function)
-    families = collection.index().set_index("model_id")["family"]
-    found = engine.results(
-        partial(_rows, measures),
-        pending.items(),
-        start=engine.same,
-        arguments=(collection,),
-        device=collection.device,
-        alone=engine.SECONDS_ALONE,
-        **where,
-    )
-    rows = (
-        {
-            "collection": collection.name,
-            "family": families[row["model_id"]],
-            **row,
-            **versions.of(row["model_id"], row["measure"]),
-        }
-        for _, row in found
-    )
+    rows = computed_rows(partial(_rows, measures), pending.items(), collection, versions, **where)
     with tqdm(total=total, desc=collection.name, unit="value") as progress:
         try:
             for _ in keep(store, rows):
@@ -202,13 +183,10 @@ def _read_parquet(path: Path) -> DataFrame:
 
 def _export(collection: Collection, store: Path, versions: Versions) -> DataFrame:
     """Write the parquet file of all finished rows if it changes, and return the rows."""
-    with opened(store) as connection:
-        # With the store locked, of several processes that export the last one sees all rows.
-        connection.execute("BEGIN IMMEDIATE")
-        rows = _merged(collection, store, versions, rows_of(connection, collection.name))
+    with locked(store, collection.name) as stored:
+        rows = _merged(collection, store, versions, stored)
         arrow = pa.Table.from_pandas(rows, SCHEMA, preserve_index=False)
         buffer = io.BytesIO()
         pq.write_table(arrow.replace_schema_metadata(), buffer, compression="zstd")
         write_if_changed(table_of(collection, store), buffer.getvalue())
-        connection.execute("COMMIT")
     return rows

@@ -28,29 +28,3 @@ from gengap.book.figures.scores import (
     signed_heat_map,
 )
 from gengap.book.figures.style import COLOURS, NAMES, WIDTH, short_name, use_style
-
-__all__ = [
-    "COLOURS",
-    "NAMES",
-    "WIDTH",
-    "accuracy_histograms",
-    "gap_histograms",
-    "importance_by_layer",
-    "learning_curve",
-    "margin_densities",
-    "measure_against_gap",
-    "phase_slopes",
-    "predicted_against_true",
-    "predicted_gaps",
-    "probe_curves",
-    "probed_epochs",
-    "random_score_histograms",
-    "regressions",
-    "score_heat_map",
-    "scores_against_chance",
-    "short_name",
-    "signed_heat_map",
-    "train_against_test",
-    "transfer_matrix",
-    "use_style",
-]

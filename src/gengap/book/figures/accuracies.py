@@ -6,7 +6,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from gengap.book.figures.style import COLOURS, WIDTH, diagonal, histograms, name_of, rows_of_axes
+from gengap.book.figures.style import COLOURS, WIDTH, diagonal, histograms, name_of, panels_by
 
 
 def accuracy_histograms(index: pd.DataFrame) -> Figure:
@@ -28,27 +28,24 @@ def train_against_test(index: pd.DataFrame) -> Figure:
     return figure
 
 
-def predicted_against_true(predictions: pd.DataFrame, *, reading: str = "leak_free") -> Figure:
+def predicted_against_true(predictions: pd.DataFrame) -> Figure:
     """Predicted against true test accuracy, a panel per family.
 
-    `predictions` has columns family, target, and the predictions in the column `reading`.
+    `predictions` has columns family, target and leak_free, the predictions.
     """
-    families = predictions["family"].unique()
-    figure, panels = rows_of_axes(len(families), height=0.62 * WIDTH, sharex=True)
-    for panel, family, colour in zip(panels, families, COLOURS):
-        part = predictions[predictions["family"] == family]
-        panel.scatter(part["target"], part[reading], s=8, alpha=0.6, color=colour)
+    figure, panels = panels_by(predictions, "family", height=0.62 * WIDTH, sharex=True)
+    for panel, part, colour in panels:
+        panel.scatter(part["target"], part["leak_free"], s=8, alpha=0.6, color=colour)
         diagonal(panel)
-        panel.set_title(name_of(family), loc="left")
     figure.supylabel("predicted test accuracy", fontsize=10)
-    panels[-1].set_xlabel("true test accuracy")
+    figure.axes[-1].set_xlabel("true test accuracy")
     return figure
 
 
 def importance_by_layer(importance: pd.DataFrame) -> Figure:
     """Share of the gain by layer, biases and kernels apart, a bar per family.
 
-    `importance` has columns family, layer, tensor and gain, as `predictors.importance_table` gives.
+    `importance` has columns family, layer, tensor and gain, as `Fits.importances` gives.
     """
     named = importance.assign(
         tensor=importance["layer"] + " " + importance["tensor"],
@@ -70,22 +67,19 @@ def learning_curve(curve: pd.DataFrame, published: pd.Series, *, networks: int) 
     range over repeats. `published` holds the reported R2, indexed by family and predictor; it is
     marked by hollow points at `networks`.
     """
-    families = curve["family"].unique()
-    figure, panels = rows_of_axes(len(families), height=0.55 * WIDTH, sharex=True)
-    for panel, family in zip(panels, families):
-        part = curve[curve["family"] == family]
+    figure, panels = panels_by(curve, "family", height=0.55 * WIDTH, sharex=True)
+    for panel, part, _ in panels:
         for predictor, colour in zip(part["predictor"].unique(), COLOURS):
             drawn = part[part["predictor"] == predictor].groupby("networks")["r2"]
             median = drawn.median()
             panel.plot(median, marker="o", markersize=3, color=colour, label=predictor)
             panel.fill_between(median.index, drawn.min(), drawn.max(), color=colour, alpha=0.15)
-            point = networks, published[family, predictor]
+            point = networks, published[part["family"].iloc[0], predictor]
             panel.plot(*point, "o", color=colour, markerfacecolor="white")
         panel.set(xscale="log", ylim=(-0.1, 1.05), ylabel="$R^2$")
         panel.axvline(networks, color="0.8", linewidth=1, zorder=0)
-        panel.set_title(name_of(family), loc="left")
-    panels[0].legend(loc="lower right")
-    panels[-1].set_xlabel(f"training networks (published: {networks:,})")
+    figure.axes[0].legend(loc="lower right")
+    figure.axes[-1].set_xlabel(f"training networks (published: {networks:,})")
     return figure
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from gengap.book.figures.style import COLOURS, WIDTH, coloured_points, name_of, rows_of_axes, words
+from gengap.book.figures.style import COLOURS, WIDTH, coloured_points, name_of, panels_by, words
 
 
 def predicted_gaps(predictions: pd.DataFrame) -> Figure:
@@ -16,11 +16,11 @@ def predicted_gaps(predictions: pd.DataFrame) -> Figure:
     Colours tell apart the values of `hyper`, one hyper-parameter (as text); on the line the
     prediction is true.
     """
-    figure, panels = coloured_points(predictions, "gap", "predicted")
-    for panel in panels:
+    figure = coloured_points(predictions, "gap", "predicted")
+    for panel in figure.axes:
         panel.axline((0, 0), slope=1, color="0.6", linewidth=1, zorder=0)
         panel.set_ylabel("predicted gap")
-    panels[-1].set_xlabel("gap")
+    figure.axes[-1].set_xlabel("gap")
     return figure
 
 
@@ -30,10 +30,8 @@ def margin_densities(margins: pd.DataFrame) -> Figure:
     `margins` has columns network (its label), stage and margin. The axis ends where the largest 1 %
     of a panel's margins begin; the line at 0 is the decision boundary.
     """
-    stages = margins["stage"].unique()
-    figure, panels = rows_of_axes(len(stages), height=0.36 * WIDTH)
-    for panel, stage in zip(panels, stages):
-        part = margins[margins["stage"] == stage]
+    figure, panels = panels_by(margins, "stage", height=0.36 * WIDTH)
+    for panel, part, _ in panels:
         limits = part["margin"].quantile([0.005, 0.99])
         for (label, own), colour in zip(part.groupby("network", sort=False), COLOURS):
             # On shared limits, so that a narrow and a wide distribution are drawn as finely.
@@ -41,9 +39,8 @@ def margin_densities(margins: pd.DataFrame) -> Figure:
             sns.kdeplot(own["margin"], color=colour, label=label, ax=panel, **options)
         panel.axvline(0, color="0.6", linewidth=1, zorder=0)
         panel.set(xlabel="", ylabel="", yticks=[])
-        panel.set_title(stage, loc="left")
-    panels[0].legend()
-    panels[-1].set_xlabel("margin over total variation")
+    figure.axes[0].legend()
+    figure.axes[-1].set_xlabel("margin over total variation")
     figure.supylabel("density of training images", fontsize=10)
     return figure
 
@@ -55,19 +52,17 @@ def regressions(table: pd.DataFrame) -> Figure:
     its forms: the line spans them, the point is the default one. Below zero, where a prediction is
     worse than the mean, the axis ends.
     """
-    families, names = table["family"].unique(), list(table["predictor"].unique())[::-1]
-    height = 0.24 * len(names) + 0.4
-    figure, panels = rows_of_axes(len(families), height=height, sharex=True)
-    for panel, family, colour in zip(panels, families, COLOURS):
-        part = table[table["family"] == family].assign(r2=lambda rows: rows["k_fold_r2"].clip(0))
+    names = list(table["predictor"].unique())[::-1]
+    shown = table.assign(r2=table["k_fold_r2"].clip(0))
+    figure, panels = panels_by(shown, "family", height=0.24 * len(names) + 0.4, sharex=True)
+    for panel, part, colour in panels:
         spans = part.groupby("predictor")["r2"].agg(["min", "max"]).reindex(names)
         points = part[part["default"]].set_index("predictor")["r2"].reindex(names)
         panel.hlines(range(len(names)), spans["min"], spans["max"], color="0.8", linewidth=3)
         panel.plot(points, range(len(names)), "o", color=colour, markersize=4)
         panel.set_yticks(range(len(names)), names)
         panel.set(xlim=(-0.02, 1.02))
-        panel.set_title(name_of(family), loc="left")
-    panels[-1].set_xlabel("$R^2$ out of fold")
+    figure.axes[-1].set_xlabel("$R^2$ out of fold")
     return figure
 
 

@@ -1,7 +1,5 @@
 """Figures of gaps, of scores of measures, and of what chance scores."""
 
-import itertools
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -13,7 +11,7 @@ from gengap.book.figures.style import (
     WIDTH,
     coloured_points,
     histograms,
-    name_of,
+    panels_by,
     rows_of_axes,
     short_name,
     words,
@@ -97,11 +95,10 @@ def scores_against_chance(scores: pd.DataFrame, *, baseline: str) -> Figure:
     grey bar is the central 90 % of the permutation null; the vertical line is the score of the row
     named `baseline`.
     """
-    families = scores["family"].unique()
     height = 0.17 * scores["measure"].nunique() + 0.5
-    figure, panels = rows_of_axes(len(families), height=height, sharex=True)
-    for panel, family, colour in zip(panels, families, itertools.cycle(COLOURS)):
-        part = scores[scores["family"] == family].dropna(subset="value").sort_values("value")
+    figure, panels = panels_by(scores, "family", height=height, sharex=True)
+    for panel, part, colour in panels:
+        part = part.dropna(subset="value").sort_values("value")
         places = range(len(part))
         panel.hlines(places, 100 * part["null_05"], 100 * part["null_95"], color="0.85", lw=5)
         panel.hlines(places, 100 * part["low"], 100 * part["high"], color=colour, linewidth=1)
@@ -110,8 +107,7 @@ def scores_against_chance(scores: pd.DataFrame, *, baseline: str) -> Figure:
         panel.axvline(float(line.iloc[0]), color="0.3", linewidth=1, linestyle="--")
         panel.set_yticks(places, part["measure"], fontsize=9)
         panel.set_ylim(-0.7, len(part) - 0.3)
-        panel.set_title(name_of(family), loc="left")
-    panels[-1].set_xlabel("CMI x 100")
+    figure.axes[-1].set_xlabel("CMI x 100")
     return figure
 
 
@@ -120,10 +116,10 @@ def measure_against_gap(table: pd.DataFrame) -> Figure:
 
     Colours tell apart the values of `hyper`, one hyper-parameter (as text).
     """
-    figure, panels = coloured_points(table, "value", "gap")
-    for panel in panels:
+    figure = coloured_points(table, "value", "gap")
+    for panel in figure.axes:
         panel.set_ylabel("gap")
-    panels[-1].set_xlabel("measure")
+    figure.axes[-1].set_xlabel("measure")
     return figure
 
 

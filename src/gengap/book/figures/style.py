@@ -59,30 +59,39 @@ def use_style() -> None:
     }
 
 
-def coloured_points(table: pd.DataFrame, x: str, y: str) -> tuple[Figure, np.ndarray]:
+def coloured_points(table: pd.DataFrame, x: str, y: str) -> Figure:
     """Column y against column x, a panel per family and a colour per value of `hyper`."""
-    families = table["family"].unique()
-    figure, panels = rows_of_axes(len(families), height=0.55 * WIDTH)
-    for panel, family in zip(panels, families):
-        part = table[table["family"] == family]
+    figure, panels = panels_by(table, "family", height=0.55 * WIDTH)
+    for panel, part, _ in panels:
         for value, colour in zip(sorted(part["hyper"].unique()), itertools.cycle(COLOURS)):
             chosen = part[part["hyper"] == value]
             panel.scatter(chosen[x], chosen[y], s=14, color=colour, label=value)
-        panel.set_title(name_of(family), loc="left")
         panel.legend()
-    return figure, panels
+    return figure
 
 
 def histograms(values: pd.Series, families: pd.Series, bins: np.ndarray, *, label: str) -> Figure:
     """How many values of each family fall into which bin, a panel per family."""
-    names = families.unique()
-    figure, panels = rows_of_axes(len(names), height=1.3, sharex=True)
-    for panel, family, colour in zip(panels, names, itertools.cycle(COLOURS)):
-        panel.hist(values[families == family], bins=bins, color=colour)
-        panel.set_title(name_of(family), loc="left")
+    table = pd.DataFrame({"value": values, "family": families})
+    figure, panels = panels_by(table, "family", height=1.3, sharex=True)
+    for panel, part, colour in panels:
+        panel.hist(part["value"], bins=bins, color=colour)
     figure.supylabel("networks", fontsize=10)
-    panels[-1].set_xlabel(label)
+    figure.axes[-1].set_xlabel(label)
     return figure
+
+
+def panels_by(
+    table: pd.DataFrame, column: str, *, height: float, **options
+) -> tuple[Figure, list[tuple[plt.Axes, pd.DataFrame, str]]]:
+    """A panel of `rows_of_axes` for each value of a column, its title; with its rows and colour."""
+    groups = table.groupby(column, sort=False)
+    figure, panels = rows_of_axes(len(groups), height=height, **options)
+    parts = []
+    for panel, (name, rows), colour in zip(panels, groups, itertools.cycle(COLOURS)):
+        panel.set_title(name_of(name), loc="left")
+        parts.append((panel, rows, colour))
+    return figure, parts
 
 
 def rows_of_axes(count: int, *, height: float, **options) -> tuple[Figure, np.ndarray]:
