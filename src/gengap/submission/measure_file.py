@@ -111,11 +111,9 @@ def row_of(
 ) -> dict[str, object]:
     """value (None if there is none), seconds and note of a measure on one model."""
     start = time.perf_counter()
-    value, note, failed = Guard(collection, model_id).answer(function, file)
-    if not note:
-        value, note = finite(value)
-    elif not failed:
-        note = f"not available: {note}"
+    answer = Guard(collection, model_id).answer(lambda model: finite(function(model)), file)
+    lacking = answer.note if answer.failed else f"not available: {answer.note}"
+    value, note = (None, lacking) if answer.note else answer.value
     return {"value": value, "seconds": time.perf_counter() - start, "note": note}
 
 

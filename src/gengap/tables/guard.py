@@ -44,8 +44,9 @@ class Guard:
     def answer(self, function: Callable[[Model], object], file: str = "") -> Answer:
         """The function's answer; file: where its code is, of which a note names the line."""
         try:
+            model = self._loaded()
             with _process_as_before():
-                found = Answer(function(self._loaded()))
+                found = Answer(function(model))
         except NotAvailable as lacking:
             found = Answer(None, str(lacking))
         except (Exception, SystemExit) as error:
