@@ -116,6 +116,9 @@ def variables(family: str, setting: dict, rng: np.random.Generator) -> dict[str,
     torch.manual_seed(int(rng.integers(2**31)))
     if architecture == "nin":
         network = nin(width, setting["batchnorm"], setting["dropout_prob"], classes)
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                torch.nn.init.constant_(layer.bias, 0.5)  # so few units must not all be off
     else:
         network = resnet32(width, setting["normalization"], classes)
     found = load(packed_weights(network, architecture))

@@ -15,7 +15,7 @@ RATES = {"SGD": 0.02, "SGDP": 0.02, "SAM": 0.02, "RMSGD": 0.02}  # the least; of
 OPTIMIZERS = (*RATES, "AdaM", "AdamP", "AdaBound")
 CLASSES = {"CIFAR10": 10, "CIFAR100": 100}
 EPOCHS = (0, 10, 20, 30, 69)  # of 0 to 69
-WIDTHS = ("00000", "01010")  # of 32 codes
+WIDTHS = ("01010", "10101")  # of 32 codes
 NARROW = 2  # channels of digit 0, which stands for 40
 
 

@@ -77,7 +77,7 @@ def home(tmp_path_factory):
 def fetch_all(home):
     (served := home / "served").mkdir()
     write_demogen(served / "demogen_models.tar.gz", home / "images")
-    write_pgdl(served, values=2)
+    write_pgdl(served, small=True)
     write_zoo(served, NETWORKS)
     write_genprob(home / "cache" / "genprob")
     handler = partial(Quiet, directory=served)

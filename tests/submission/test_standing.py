@@ -202,3 +202,16 @@ def test_too_few_models_make_a_page_without_a_chart(grid):
     scores = scored_beside_all(rows, [few])
     html = page("mine", scores, standing(scores, "mine"), reasons(rows))
     assert "<svg" not in html and "<details>" not in html and "are needed)</td>" in html
+
+
+def test_values_that_were_measured_at_one_place_are_found_at_another(tiny, tmp_path):
+    places = [tmp_path / "fetched", tmp_path / "a copy"]
+    for place in places:
+        place.mkdir()
+    first, second = (gengap.open_collection("tiny", place) for place in places)
+    gengap.measure_table(first.select("family == 'left'"), "parameter_norm")
+    known = kept_values(second)["parameter_norm"].notna()
+    assert list(known) == [model_id.startswith("left") for model_id in known.index]
+    gengap.measure_table(second.select("family == 'right'"), "parameter_norm")
+    assert kept_values(first)["parameter_norm"].notna().all()
+    assert "parameter_norm" not in kept_values(tiny)

@@ -185,7 +185,7 @@ def partial_correlations(values: DataFrame, outcome: Series, index: DataFrame) -
     Returns by measure: correlation; partial; p_value, of a partial correlation as far from 0 or
     farther where there is none (Student's t, with a degree of freedom less for each term); and
     explained, the share of the variance of the measure's ranks that the hyper-parameters explain.
-    NaN where a model has no value.
+    NaN where a model has no value, and where all have the same.
     """
     effects = main_effects(index)
     design = np.column_stack([np.ones(len(effects)), effects.to_numpy()])
@@ -194,13 +194,13 @@ def partial_correlations(values: DataFrame, outcome: Series, index: DataFrame) -
     rows = {}
     for measure, column in values.loc[effects.index].items():
         ranks = _ranks(column)
-        left = _residuals(ranks, design)
+        left, total = _residuals(ranks, design), np.square(ranks - ranks.mean()).sum()
         partial = float(pearson(left, rest))
         rows[measure] = {
             "correlation": float(pearson(ranks, whole)),
             "partial": partial,
             "p_value": _p_value(partial, len(design) - design.shape[1] - 1),
-            "explained": 1 - left @ left / np.square(ranks - ranks.mean()).sum(),
+            "explained": 1 - left @ left / total if total else np.nan,
         }
     return DataFrame.from_dict(rows, orient="index")
 
