@@ -5,6 +5,7 @@ import re
 import pytest
 
 from gengap.book import front_page as front
+from gengap.book import every_score
 from gengap.book.chapters import chapter_names
 from gengap.errors import GengapError
 from gengap.folders import repository
@@ -21,8 +22,9 @@ def test_every_number_of_the_findings_is_glued_by_a_chapter():
 
 
 @pytest.mark.parametrize("name", chapter_names())
-def test_what_a_chapter_glues_is_on_the_front_page(name):
-    asked = {key for chapter, key in front.PLACE.findall(SENTENCES) if chapter == name}
+def test_what_a_chapter_glues_is_on_a_page(name):
+    places = [*front.PLACE.findall(SENTENCES), (every_score.CHAPTER, every_score.KEY)]
+    asked = {key for chapter, key in places if chapter == name}
     assert set(front.glued(name)) == asked
 
 

@@ -2,11 +2,13 @@
 
 Sphinx's autodoc and napoleon make pages of docstrings. This adds that a measure's docstring may
 name another function without saying where it is, and that modules of measures show measures alone.
+Figures of chapters get what notebooks keep as their plain text as alternative texts.
 """
 
 import re
 from typing import Any
 
+from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyXRefRole
@@ -42,9 +44,18 @@ def is_left_out(
     return None
 
 
+def name_images(app: Sphinx, document: nodes.document) -> None:
+    """Each image that a cell shows is told by the plain text of the same output."""
+    for part in document.findall(nodes.container):
+        if part.get("mime_type") == "text/plain":
+            for image in part.parent.findall(nodes.image):
+                image["alt"] = part.astext()
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.add_role_to_domain("py", "obj", Name(), override=True)
+    app.connect("doctree-read", name_images)
     app.connect("missing-reference", target_of)
     app.connect("autodoc-skip-member", is_left_out)
     return {"parallel_read_safe": True}
