@@ -1,5 +1,7 @@
 """The data that figures draw, and that their text is large enough for a phone."""
 
+from types import SimpleNamespace
+
 import matplotlib
 
 matplotlib.use("agg")
@@ -8,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.text import Text
 
 from gengap.book import figures
@@ -319,6 +322,15 @@ def test_a_figure_is_told_in_words(phases, probed):
     curves = in_words(figures.probe_curves(probed))
     assert curves.startswith("Figure with panels: published test accuracy; replica, SGD test")
     assert curves.endswith("Across: epoch. Upwards: correlation. Colours: norm; rank.")
+
+
+def test_a_notebook_keeps_the_words_as_the_figure_s_plain_text(phases, monkeypatch):
+    shell = SimpleNamespace(display_formatter=DisplayFormatter())
+    monkeypatch.setattr("gengap.book.figures.style.get_ipython", lambda: shell)
+    figures.use_style()
+    figure = figures.phase_slopes(phases)
+    kept, _ = shell.display_formatter.format(figure, include={"text/plain"})
+    assert kept["text/plain"] == in_words(figure)
 
 
 def test_of_many_rows_the_ends_are_told():

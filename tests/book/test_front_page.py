@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from gengap.book import front_page as front
 from gengap.book import every_score
+from gengap.book import front_page as front
 from gengap.book.chapters import chapter_names
 from gengap.errors import GengapError
 from gengap.folders import repository

@@ -110,7 +110,7 @@ const hiddenColumns = (paper) => {
 
 const wordlessImages = () =>
   [...document.querySelectorAll("main img")]
-    .filter((image) => !/\w+ \w+/.test(image.alt) || /[0-9a-f]{20}|\.(png|svg)$/.test(image.alt))
+    .filter(({ alt }) => !/\w+ \w+/.test(alt) || /[0-9a-f]{20}|\.(png|svg)$|^</.test(alt))
     .map((image) => `${image.getAttribute("src")}: "${image.alt}"`);
 
 const disorderedHeadings = () => {

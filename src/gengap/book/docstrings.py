@@ -8,7 +8,6 @@ Figures of chapters get what notebooks keep as their plain text as alternative t
 import re
 from typing import Any
 
-from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyXRefRole
@@ -44,12 +43,13 @@ def is_left_out(
     return None
 
 
-def name_images(app: Sphinx, document: nodes.document) -> None:
+def name_images(app: Sphinx, document: Any) -> None:
     """Each image that a cell shows is told by the plain text of the same output."""
-    for part in document.findall(nodes.container):
-        if part.get("mime_type") == "text/plain":
-            for image in part.parent.findall(nodes.image):
-                image["alt"] = part.astext()
+    for output in document.findall(lambda node: node.tagname == "container"):
+        parts = {part.get("mime_type"): part for part in output if part.tagname == "container"}
+        if "text/plain" in parts:
+            for image in output.findall(lambda node: node.tagname == "image"):
+                image["alt"] = parts["text/plain"].astext()
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

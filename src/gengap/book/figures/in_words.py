@@ -32,8 +32,8 @@ def in_words(figure: Figure) -> str:
 
 def _names(ticks: list[Text]) -> list[str]:
     """Labels of ticks that are no numbers; of many the ends."""
-    texts = [tick.get_text() for tick in ticks]
-    names = [text for text in texts if text and "mathdefault" not in text]
+    texts = [tick.get_text().replace("mathdefault", "") for tick in ticks]
+    names = [text for text in texts if any(map(str.isalpha, text))]
     return names if len(names) <= MANY else [f"{len(names)}, from {names[0]} to {names[-1]}"]
 
 
