@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 from gengap.folders import repository
 
@@ -31,11 +32,10 @@ def built() -> Path:
 @pytest.fixture(scope="session")
 def window():
     """A window of Chromium, the machine's: playwright's own cannot be fetched everywhere."""
-    playwright = pytest.importorskip("playwright.sync_api")
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         absent("there is no Chromium: `apt-get install chromium` installs it")
-    with playwright.sync_playwright() as running:
+    with sync_playwright() as running:
         browser = running.chromium.launch(executable_path=found)
         window = browser.new_context(viewport={"width": 1280, "height": 900})
         window.set_default_timeout(PATIENCE)

@@ -106,6 +106,15 @@ const hiddenColumns = (paper) => {
   return [...new Set(faults)];
 };
 
+// Tables with two labels in a row, a row of empty heads, or a value that is not a number.
+const untidyTables = () =>
+  [...document.querySelectorAll("table.dataframe")].filter((table) => {
+    const heads = [...(table.tHead?.rows ?? [])].map((row) => [...row.cells].slice(1));
+    const empty = heads.some((cells) => cells.every((cell) => !cell.textContent.trim()));
+    const labels = [...table.tBodies[0].rows].map((row) => row.querySelectorAll("th").length);
+    return empty || Math.max(...labels) > 1 || /\b(NaN|NaT)\b/.test(table.textContent);
+  }).map(told);
+
 // --- words for what is drawn, and the order of headings
 
 const wordlessImages = () =>

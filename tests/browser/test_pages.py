@@ -76,6 +76,10 @@ def test_every_column_can_be_seen_and_rows_keep_their_labels(page, width):
     assert page.seen("hiddenColumns(false)", width=width) == []
 
 
+def test_a_row_has_one_label_and_no_row_of_heads_is_empty(page):
+    assert page.seen("untidyTables()") == []
+
+
 def test_nothing_is_cut_on_paper(page):
     assert page.seen("document.documentElement.scrollWidth", width=PAPER, paper=True) <= PAPER
     assert page.seen("hiddenColumns(true)", width=PAPER, paper=True) == []
