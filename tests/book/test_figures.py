@@ -1,5 +1,7 @@
 """The data that figures draw, and that their text is large enough for a phone."""
 
+from types import SimpleNamespace
+
 import matplotlib
 
 matplotlib.use("agg")
@@ -8,9 +10,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.text import Text
 
 from gengap.book import figures
+from gengap.book.figures.in_words import in_words
 
 FAMILIES = ("mnist", "cifar10")
 
@@ -306,6 +310,31 @@ def test_no_text_is_smaller_than_nine_points_and_no_figure_wider_than_a_phone_sh
         assert figure.get_figwidth() == figures.WIDTH
         texts = [text for text in figure.findobj(Text) if text.get_text()]
         assert min(text.get_fontsize() for text in texts) >= 9
+
+
+def test_a_figure_is_told_in_words(phases, probed):
+    heat = figures.signed_heat_map(phases / 100)
+    assert in_words(heat) == (
+        "Figure. Colours from 0.01 to 0.30. Columns: public; final."
+        " Rows: wcv; mixup margin; vc dimension."
+    )
+    curves = in_words(figures.probe_curves(probed))
+    assert curves.startswith("Figure with panels: published test accuracy; replica, SGD test")
+    assert curves.endswith("Across: epoch. Upwards: correlation. Colours: norm; rank.")
+
+
+def test_a_notebook_keeps_the_words_as_the_figure_s_plain_text(phases, monkeypatch):
+    shell = SimpleNamespace(display_formatter=DisplayFormatter())
+    monkeypatch.setattr("gengap.book.figures.style.get_ipython", lambda: shell)
+    figures.use_style()
+    figure = figures.phase_slopes(phases)
+    kept, _ = shell.display_formatter.format(figure, include={"text/plain"})
+    assert kept["text/plain"] == in_words(figure)
+
+
+def test_of_many_rows_the_ends_are_told():
+    values = pd.DataFrame(np.eye(25), index=[f"measure_{place}" for place in range(25)])
+    assert "Rows: 25, from measure 0 to measure 24." in in_words(figures.signed_heat_map(values))
 
 
 def test_the_colours_used_together_stay_apart_without_red_or_green_cones():

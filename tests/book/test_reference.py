@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from docutils import nodes
 from docutils.nodes import reference as link
+from docutils.utils import new_document
 from pandas import DataFrame, Series
 from sphinx.addnodes import desc, desc_signature
 from sphinx.application import Sphinx
 
 import gengap
-from gengap.book import reference
+from gengap.book import docstrings, reference
 from gengap.collection import COLLECTIONS
 from gengap.evaluation.scores import CRITERIA, pearson, sign_errors
 from gengap.folders import repository
@@ -133,6 +135,18 @@ def test_a_name_between_backticks_is_a_link_to_its_definition(book):
     entry = book.entries["gengap.measures.transport.k_variance_margin_eighth"]
     targets = [node.get("refid") or node.get("refuri") for node in entry.findall(link)]
     assert any("gengap.measures.transport.k_variance_margin_first" in to for to in targets)
+
+
+def test_an_image_of_a_cell_is_told_by_the_plain_text_of_its_output():
+    image, other = nodes.image(uri="a.png"), nodes.image(uri="b.png", alt="another")
+    plain = nodes.container("", nodes.literal_block("", "Figure. Across: gap."))
+    plain["mime_type"] = "text/plain"
+    bundle = nodes.container("", nodes.container("", image, mime_type="image/png"), plain)
+    document = new_document("chapter")
+    document += [bundle, nodes.paragraph("", "An image ", other)]
+    docstrings.name_images(None, document)
+    assert image["alt"] == "Figure. Across: gap."
+    assert other["alt"] == "another"
 
 
 def test_what_a_measure_needs_is_tried(tiny):

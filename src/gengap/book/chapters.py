@@ -17,6 +17,7 @@ import nbformat
 import yaml
 from tqdm import tqdm
 
+from gengap.book import every_score
 from gengap.book.front_page import findings
 from gengap.errors import GengapError
 from gengap.folders import cache, repository, write_atomically
@@ -112,9 +113,10 @@ def build_book() -> Path:
     jupyter-book says what.
     """
     root = repository()
-    # Included by book/status.md and book/intro.md.
-    _write(root / "_build" / "status.md", _status())
-    _write(root / "_build" / "findings.md", findings())
+    # Included by book/status.md, book/intro.md and book/every-score.md.
+    included = {"status.md": _status(), "findings.md": findings(), **every_score.pages()}
+    for name, text in included.items():
+        _write(root / "_build" / name, text)
     # All pages anew: Sphinx does not repeat the warnings of a page that it takes from its cache.
     options = ["--all", "--warningiserror", "--nitpick", "--keep-going"]
     command = [Path(sys.executable).with_name("jupyter-book"), "build", ".", *options]

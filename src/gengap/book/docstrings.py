@@ -2,6 +2,7 @@
 
 Sphinx's autodoc and napoleon make pages of docstrings. This adds that a measure's docstring may
 name another function without saying where it is, and that modules of measures show measures alone.
+Figures of chapters get what notebooks keep as their plain text as alternative texts.
 """
 
 import re
@@ -42,9 +43,19 @@ def is_left_out(
     return None
 
 
+def name_images(app: Sphinx, document: Any) -> None:
+    """Each image that a cell shows is told by the plain text of the same output."""
+    for output in document.findall(lambda node: node.tagname == "container"):
+        parts = {part.get("mime_type"): part for part in output if part.tagname == "container"}
+        if "text/plain" in parts:
+            for image in output.findall(lambda node: node.tagname == "image"):
+                image["alt"] = parts["text/plain"].astext()
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.add_role_to_domain("py", "obj", Name(), override=True)
+    app.connect("doctree-read", name_images)
     app.connect("missing-reference", target_of)
     app.connect("autodoc-skip-member", is_left_out)
     return {"parallel_read_safe": True}

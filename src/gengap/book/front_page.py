@@ -26,14 +26,22 @@ def findings() -> str:
 
     def told(place: re.Match) -> str:
         chapter, key = place.groups()
-        if key not in known[chapter]:
-            raise GengapError(
-                f"book/findings.md asks for {key!r} of chapter {chapter}, which glues"
-                f" {', '.join(known[chapter]) or 'nothing'}; run it again or mend the sentence"
-            )
-        return known[chapter][key]
+        return taken(known[chapter], key, chapter, "book/findings.md")
 
     return PLACE.sub(told, text)
+
+
+def taken(known: dict[str, str], key: str, chapter: str, page: str) -> str:
+    """What a page asks for of what a chapter glued.
+
+    Raises: GengapError if the chapter did not glue it.
+    """
+    if key not in known:
+        raise GengapError(
+            f"{page} asks for {key!r} of chapter {chapter}, which glues"
+            f" {', '.join(known) or 'nothing'}; run it again or mend the page"
+        )
+    return known[key]
 
 
 def glued(chapter: str) -> dict[str, str]:

@@ -9,8 +9,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython import get_ipython
 from matplotlib.figure import Figure
 
+from gengap.book.figures.in_words import in_words
 from gengap.collections.genprob import GenProb
 
 # Okabe and Ito 2008: told apart with every kind of colour vision.
@@ -42,7 +44,7 @@ NAMES = {
 
 
 def use_style() -> None:
-    """Set the style for all figures that follow."""
+    """Set the style for all figures that follow; a notebook tells them in words besides."""
     sns.set_theme(context="paper", style="ticks", palette=COLOURS)
     plt.rcParams |= {
         "figure.dpi": 110,
@@ -57,6 +59,9 @@ def use_style() -> None:
         "axes.spines.top": False,
         "axes.spines.right": False,
     }
+    if shell := get_ipython():
+        plain = shell.display_formatter.formatters["text/plain"]
+        plain.for_type(Figure, lambda figure, printer, _: printer.text(in_words(figure)))
 
 
 def coloured_points(table: pd.DataFrame, x: str, y: str) -> Figure:

@@ -1,0 +1,78 @@
+/* Tables of pandas as a reader wants them: one column of row labels, so that it can stay in sight
+   while numbers scroll; no row of empty heads; a dash where there is no value. */
+document.addEventListener("DOMContentLoaded", () => {
+  for (const table of document.querySelectorAll("table.dataframe")) {
+    oneColumnOfLabels(table);
+    noEmptyRowOfHeads(table);
+    for (const cell of table.querySelectorAll("td")) {
+      if (/^(NaN|None|NaT)$/.test(cell.textContent.trim())) cell.textContent = "\u2013";
+    }
+    // Long names break at their underscores before a column leaves the page.
+    for (const head of table.querySelectorAll("th, td")) breakable(head);
+  }
+
+  // Groups of rows under a title of their own; or, of one row each, their labels in one cell.
+  function oneColumnOfLabels(table) {
+    const rows = [...table.tBodies[0].rows];
+    const levels = rows[0]?.querySelectorAll("th").length ?? 0;
+    if (levels < 2) return;
+    for (const row of table.tHead.rows) {
+      const first = row.cells[0];
+      while (first.colSpan < levels) {
+        const next = row.cells[1];
+        first.textContent = joined([first.textContent, next.textContent]);
+        first.colSpan += next.colSpan;
+        next.remove();
+      }
+      first.colSpan = 1;
+    }
+    const width = Math.max(...rows.map((row) => row.querySelectorAll("td").length)) + 1;
+    const grouped = rows.some((row) => row.querySelectorAll("th").length < levels);
+    const current = [];
+    for (const row of rows) {
+      const labels = [...row.querySelectorAll("th")];
+      const own = labels.pop();
+      if (labels.length) {
+        const texts = labels.map((label) => label.textContent.trim());
+        current.splice(levels - 1 - labels.length, labels.length, ...texts);
+        if (grouped) row.before(title(joined(current), width));
+        else own.textContent = joined([...texts, own.textContent]);
+      }
+      labels.forEach((label) => label.remove());
+    }
+  }
+
+  function title(text, width) {
+    const row = document.createElement("tr");
+    row.innerHTML = `<th class="group" colspan="${width}" scope="rowgroup"><span></span></th>`;
+    row.querySelector("span").textContent = text;
+    return row;
+  }
+
+  function noEmptyRowOfHeads(table) {
+    const heads = [...(table.tHead?.rows ?? [])];
+    const [above, last] = heads.slice(-2);
+    const [name, ...others] = last?.cells ?? [];
+    if (heads.length > 1 && others.every((cell) => !cell.textContent.trim())) {
+      above.cells[0].textContent = joined([name.textContent, above.cells[0].textContent], " / ");
+      last.remove();
+    }
+    for (const empty of table.querySelectorAll("thead th:empty")) {
+      empty.replaceWith(Object.assign(document.createElement("td"), { colSpan: empty.colSpan }));
+    }
+  }
+
+  function joined(texts, by = ", ") {
+    return texts.map((text) => text.trim()).filter(Boolean).join(by);
+  }
+
+  function breakable(cell) {
+    const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+    const found = [];
+    while (texts.nextNode()) if (texts.currentNode.data.includes("_")) found.push(texts.currentNode);
+    for (const text of found) {
+      const parts = text.data.split(/(?<=_)/);
+      text.replaceWith(...parts.flatMap((part) => [part, document.createElement("wbr")]));
+    }
+  }
+});

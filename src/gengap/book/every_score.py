@@ -1,0 +1,50 @@
+"""The page of every score: what chapter 5 computed, as one table that readers sort and filter.
+
+The chapter glues the table as CSV; book/every-score.md shows it, and book/_static/every-score.js
+sorts and filters it.
+"""
+
+import io
+import json
+
+import pandas as pd
+from pandas import DataFrame
+
+from gengap.book.front_page import glued, taken
+from gengap.evaluation import baselines
+from gengap.evaluation.scores import CRITERIA
+from gengap.measures import MEASURES
+
+CHAPTER, KEY = "05-everywhere", "every_score"
+DEFINITIONS = "chapters/08-measures.html"
+
+
+def pages() -> dict[str, str]:
+    """What the page includes, by file name: the rows as CSV, and as a script's data.
+
+    Raises: GengapError if the chapter did not glue them.
+    """
+    text = taken(glued(CHAPTER), KEY, CHAPTER, "book/every-score.md")
+    rows = pd.read_csv(io.StringIO(text))
+    rows.insert(rows.columns.get_loc("measure") + 1, "kind", rows["measure"].map(kind))
+    return {"every-score.csv": rows.to_csv(index=False), "every-score.html": script(rows)}
+
+
+def kind(measure: str) -> str:
+    """What a measure looks at, in the words of the measures' page; or that it is a baseline."""
+    if measure in baselines.BASELINES:
+        return "baseline"
+    return MEASURES[measure].__module__.rpartition(".")[2].replace("_", " ")
+
+
+def script(rows: DataFrame) -> str:
+    """The rows and the links of their measures and scores, as data in HTML."""
+    defined = {name: MEASURES.get(name, baselines.baselines) for name in rows["measure"].unique()}
+    defined |= {name: CRITERIA[name].score for name in rows["score"].unique()}
+    links = {
+        name: f"{DEFINITIONS}#{function.__module__}.{function.__name__}"
+        for name, function in defined.items()
+    }
+    columns = json.loads(rows.to_json(orient="split", index=False))
+    text = json.dumps({"links": links} | columns, separators=(",", ":"))
+    return f'<script type="application/json" id="every-score-data">{text}</script>\n'
