@@ -138,7 +138,7 @@ def test_a_name_between_backticks_is_a_link_to_its_definition(book):
 def test_what_a_measure_needs_is_tried(tiny):
     model = tiny.load("left/0")
     needs = {name: reference.needs(MEASURES[name], model) for name in MEASURES}
-    assert needs["parameter_norm"] == needs["vc_dimension"] == "weights"
+    assert needs["raw_parameter_norm"] == needs["vc_dimension"] == "weights"
     assert needs["distance_from_initialization"] == "initial weights"
     assert needs["inverse_margin"] == needs["path_norm"] == "training images"
     # The tiny networks have no convolution: that is not available, whatever else is given.
