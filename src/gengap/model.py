@@ -45,9 +45,9 @@ class Model:
 
     @cached_property
     def sample_size(self) -> int:
-        """How many images the network was trained on, m in bounds: `train_images` of its record.
+        """How many images the network was trained on, m in bounds.
 
-        Where the record does not have it, the sample is taken for all of them.
+        That is `train_images` of its record; where it has none, the sample is taken for all images.
 
         Raises:
             NotAvailable: where there is no training sample at hand either.

@@ -174,7 +174,9 @@ def _package_laws(model: Model) -> list[tuple[float, float]]:
         kept = (0.5 if isinstance(layer, nn.Conv2d) else 1) * values
         kept = kept[kept > PACKAGE_ZERO]
         few = len(kept) < FEW
-        law = fitted_power_law(kept, shortest=min(SHORTEST_TAIL, len(kept)) if few else 2, lost=few)
+        law = fitted_power_law(
+            kept, shortest=min(SHORTEST_TAIL, len(kept) or 1) if few else 2, lost=few
+        )
         if len(values) >= PACKAGE_FEWEST and math.isfinite(law.alpha):
             found.append((law.alpha, float(kept.max())))
     if not found:
