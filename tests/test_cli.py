@@ -88,8 +88,8 @@ def test_list_tells_families_counts_places_and_what_is_missing(tiny, run):
     assert result.exit_code == 0
     assert f"collection tiny\n  in {tiny.root}" in result.stdout
     assert "left       4" in result.stdout and re.search(r"absent +0 +- +absent", result.stdout)
-    assert "parameter_norm" in result.stdout and "table: none yet" in result.stdout
-    run("measure", "tiny", "-m", "parameter_norm")
+    assert "raw_parameter_norm" in result.stdout and "table: none yet" in result.stdout
+    run("measure", "tiny", "-m", "raw_parameter_norm")
     assert "table: " + str(tiny.root.parents[1] / "tables" / "tiny.parquet") in run("list").stdout
 
 
@@ -123,7 +123,7 @@ def test_measure_shows_tau_with_the_gap_in_each_family(tiny, run, tmp_path):
             line.split()[:3] == [family, "seed", "4"] and line.split()[-1] == f"{tau:.4g}"
             for line in result.stdout.splitlines()
         )
-    assert "parameter_norm" not in result.stdout  # with --module alone, only the user's own
+    assert "raw_parameter_norm" not in result.stdout  # with --module alone, only the user's own
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_measure_all_takes_every_embedded_collection_and_resumes(tiny, second, r
 
 def test_measure_all_leaves_out_what_has_no_replica(tiny, second, run):
     second.rmdir()
-    result = run("measure", "all", "-m", "parameter_norm")
+    result = run("measure", "all", "-m", "raw_parameter_norm")
     assert result.exit_code == 0, result.output
     assert [line for line in result.stdout.splitlines() if line.startswith("table: ")] == [
         f"table: {tiny.root.parents[1] / 'tables' / 'tiny.parquet'}"
@@ -215,12 +215,12 @@ def test_measure_counts_what_is_missing_and_why(tiny, run):
 
 
 def test_values_are_written_as_csv_on_request(tiny, run, tmp_path):
-    result = run("measure", "tiny", "-m", "parameter_norm", "--csv", tmp_path / "values.csv")
+    result = run("measure", "tiny", "-m", "raw_parameter_norm", "--csv", tmp_path / "values.csv")
     assert result.exit_code == 0, result.output
     assert f"csv: {tmp_path / 'values.csv'}" in result.stdout
     rows = pd.read_csv(tmp_path / "values.csv")
     assert list(rows["model_id"]) == list(tiny.index()["model_id"])
-    assert rows["value"].notna().all() and set(rows["measure"]) == {"parameter_norm"}
+    assert rows["value"].notna().all() and set(rows["measure"]) == {"raw_parameter_norm"}
 
 
 def test_the_version_is_told(run):
@@ -331,7 +331,7 @@ def test_a_mistake_is_answered_in_one_line(tiny, run, sentence):
         ("x = 1", "registers no measure"),
         ("import nothing", "ModuleNotFoundError: No module named 'nothing', in .*mine.py line 1"),
         ("def f(:", "SyntaxError"),
-        (MODULE.replace("seed(", "parameter_norm("), "'parameter_norm' exists already"),
+        (MODULE.replace("seed(", "raw_parameter_norm("), "'raw_parameter_norm' exists already"),
     ],
 )
 def test_a_mistake_in_the_users_file_is_answered_in_one_line(tiny, run, tmp_path, text, sentence):

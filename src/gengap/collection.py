@@ -92,7 +92,8 @@ class Collection:
 
         Columns: model_id (unique), family, epoch, train_accuracy and test_accuracy (fractions),
         train_loss and test_loss (nats); where it is known, how many images the accuracies were
-        taken over (IMAGE_COUNTS); then the collection's hyper-parameters `hp_*`.
+        taken over (IMAGE_COUNTS), of training those that the network was trained on; then the
+        collection's hyper-parameters `hp_*`.
         """
         return self._index.copy()
 

@@ -1,5 +1,6 @@
 """One trained network at one checkpoint, with what measures of it share."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,6 +42,26 @@ class Model:
             NotAvailable: where the collection has no training sample at hand.
         """
         return self.read_sample()
+
+    @cached_property
+    def sample_size(self) -> int:
+        """How many images the network was trained on, m in bounds.
+
+        That is `train_images` of its record; where it has none, the sample is taken for all images.
+
+        Raises:
+            NotAvailable: where there is no training sample at hand either.
+        """
+        images = self.record.get("train_images", math.nan)
+        if not math.isnan(images):
+            return int(images)
+        try:
+            return len(self.sample[1])
+        except NotAvailable as missing:
+            raise NotAvailable(
+                "it is not known how many images this network was trained on: the index has no"
+                f" train_images of it, and {missing}"
+            ) from None
 
     @cached_property
     def logits(self) -> Tensor:

@@ -92,8 +92,8 @@ def test_the_collection_is_opened_by_its_name_and_measured(data_folder, monkeypa
     described.to_csv(root / "digits" / "index.csv", index=False)
 
     linear = gengap.open_collection("linear", root=root)
-    table = gengap.measure_table(linear, ["parameter_norm", "inverse_margin"])
-    norms = table[table["measure"] == "parameter_norm"].set_index("model_id")["value"]
+    table = gengap.measure_table(linear, ["raw_parameter_norm", "inverse_margin"])
+    norms = table[table["measure"] == "raw_parameter_norm"].set_index("model_id")["value"]
     for model_id, layer in layers.items():
         expected = sum(float(part.detach().square().sum()) for part in layer.parameters())
         assert norms[model_id] == pytest.approx(expected, rel=1e-6)

@@ -56,7 +56,7 @@ def test_a_folder_of_networks_is_measured_by_the_commands_that_are_shown(my_netw
         told = CliRunner().invoke(app, shlex.split(command))
         assert told.exit_code == 0, told.output
         if command.startswith("measure"):
-            assert re.search(r"all +parameter_norm +3 ", told.output)
+            assert re.search(r"all +raw_parameter_norm +3 ", told.output)
     layers = pd.read_csv("layers.csv")
     assert set(layers["model_id"]) == {"narrow.pt", "wide.pt", "slow.safetensors"}
 

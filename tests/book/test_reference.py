@@ -152,7 +152,7 @@ def test_an_image_of_a_cell_is_told_by_the_plain_text_of_its_output():
 def test_what_a_measure_needs_is_tried(tiny):
     model = tiny.load("left/0")
     needs = {name: reference.needs(MEASURES[name], model) for name in MEASURES}
-    assert needs["parameter_norm"] == needs["vc_dimension"] == "weights"
+    assert needs["raw_parameter_norm"] == needs["vc_dimension"] == "weights"
     assert needs["distance_from_initialization"] == "initial weights"
     assert needs["inverse_margin"] == needs["path_norm"] == "training images"
     # The tiny networks have no convolution: that is not available, whatever else is given.

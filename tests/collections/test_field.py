@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import gengap
@@ -10,19 +11,21 @@ from gengap import GengapError, NotAvailable
 from gengap.collections.folder import Folder
 from gengap.formats.state_dicts import read_state_dict
 from gengap.formats.weight_modules import left_out, weights_only_network
-from gengap.measures.norms import log_product_of_spectral_norms, parameter_norm
+from gengap.measures.norm_products import log_product_of_spectral_norms
+from gengap.measures.norms import raw_parameter_norm
 
 FIELD = Path(__file__).parents[1] / "field"
 EXPECTED = json.loads((FIELD / "expected.json").read_text())
 MEASURES = {
-    "log_product_of_spectral_norms": log_product_of_spectral_norms,
-    "parameter_norm_of_weights_and_biases": parameter_norm,
+    # Of one training image it is the logarithm of the product's root.
+    "log_product_of_spectral_norms": lambda model: 2 * log_product_of_spectral_norms(model),
+    "parameter_norm_of_weights_and_biases": raw_parameter_norm,
 }
 
 
 def value(name: str, measure: str) -> float:
     network = weights_only_network(read_state_dict(FIELD / "networks" / name), "only weights")
-    return MEASURES[measure](gengap.Model(network, None))
+    return MEASURES[measure](gengap.Model(network, pd.Series({"train_images": 1})))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import safetensors.torch
@@ -14,7 +15,8 @@ from gengap.collections.folder import Folder
 from gengap.formats.weight_modules import weights_only_network
 from gengap.measures import MEASURES
 from gengap.measures.folding import folded, weight_matrices
-from gengap.measures.norms import log_product_of_spectral_norms, parameter_norm
+from gengap.measures.norm_products import log_product_of_spectral_norms
+from gengap.measures.norms import layer_norms, raw_parameter_norm
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -57,14 +59,15 @@ def folder(tmp_path):
     for name, write in FILES.items():
         write(tmp_path / name)
     torch.save(network(1).state_dict(), tmp_path / "below" / "other.pt")
-    describe(tmp_path, dict.fromkeys([*FILES, "below/other.pt"], (0.9, 0.8)))
+    rows = dict.fromkeys([*FILES, "below/other.pt"], (0.9, 0.8))
+    describe(tmp_path, rows, train_images=500)
     return Folder(tmp_path)
 
 
 def alone(root, state) -> gengap.Model:
     """The model of a folder that has only this state dict."""
     torch.save(state, root / "a.pt")
-    describe(root, {"a.pt": (0.9, 0.8)})
+    describe(root, {"a.pt": (0.9, 0.8)}, train_images=500)
     return Folder(root).load("a.pt")
 
 
@@ -84,7 +87,7 @@ def test_a_file_below_the_folder_is_read_from_there(folder):
 def test_measures_of_weights_are_those_of_the_network_itself(tmp_path):
     model = alone(tmp_path, STATE)
     itself = gengap.Model(network().eval(), model.record)
-    for measure in (parameter_norm, log_product_of_spectral_norms):
+    for measure in (raw_parameter_norm, log_product_of_spectral_norms):
         assert measure(model) == measure(itself)
 
 
@@ -116,9 +119,20 @@ def test_every_measure_is_a_number_or_not_available(folder, tmp_path):
     rows = rows.set_index("measure")
     assert set(rows.index) == set(MEASURES)
     assert (rows["value"].notna() | (rows["note"] != "")).all()
-    assert rows.loc["parameter_norm", "value"] > 0
+    assert rows.loc["raw_parameter_norm", "value"] > 0
     assert "training images" in rows.loc["inverse_margin", "note"]
     assert "initial weights" in rows.loc["distance_from_initialization", "note"]
+
+
+def test_a_bound_wants_the_number_of_training_images(folder):
+    known = log_product_of_spectral_norms(folder.load("plain.pt"))
+    describe(folder.root, dict.fromkeys(folder.index()["model_id"], (0.9, 0.8)))
+    unknown = Folder(folder.root).load("plain.pt")
+    with pytest.raises(gengap.NotAvailable, match="no train_images.*but no training images"):
+        log_product_of_spectral_norms(unknown)
+    assert known == pytest.approx(
+        float(layer_norms(unknown).spectral.log().sum()) - np.log(500) / 2
+    )
 
 
 def test_the_command_line_measures_a_folder(folder, data_folder):
@@ -126,10 +140,10 @@ def test_the_command_line_measures_a_folder(folder, data_folder):
 
     from gengap.cli import app
 
-    arguments = ["measure", "folder", "--root", str(folder.root), "-m", "parameter_norm"]
+    arguments = ["measure", "folder", "--root", str(folder.root), "-m", "raw_parameter_norm"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "parameter_norm" in result.stdout and "folder-" in result.stdout
+    assert "raw_parameter_norm" in result.stdout and "folder-" in result.stdout
 
 
 def test_without_a_root_the_collection_says_to_give_one(data_folder):

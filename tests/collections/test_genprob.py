@@ -27,7 +27,7 @@ from gengap.collections.genprob import (
 from gengap.formats.containers import Member, write_container
 from gengap.formats.images import write_idx_pair
 from gengap.measures.folding import folded
-from gengap.measures.norms import parameter_norm
+from gengap.measures.norms import raw_parameter_norm
 from gengap.measures.stages import stage_outputs
 
 PLANES = (3, 4, 4, 5, 5)
@@ -347,7 +347,7 @@ def test_another_architecture_has_weights_only(tmp_path, some_file):
     model = zoo.load(zoo.index()["model_id"].iloc[0])
     found = model.network.state_dict()  # in the order of names
     assert found.keys() == OTHERS.keys() and same({name: found[name] for name in OTHERS}, OTHERS)
-    assert parameter_norm(model) == 4 * 27 + 4 + 40 + 10
+    assert raw_parameter_norm(model) == 4 * 27 + 4 + 40 + 10
     # Though there are images, nothing is computed of them, not even by single stages.
     for forward in (model.network, lambda inputs: stage_outputs(model.network, inputs)):
         with pytest.raises(NotAvailable, match="architecture is not known"):
@@ -401,7 +401,7 @@ def test_images_that_are_not_at_hand_are_not_available(tmp_path, monkeypatch, da
     write(tmp_path, [0], dataset=dataset)
     zoo = GenProb(tmp_path)
     model = zoo.load(zoo.index()["model_id"].iloc[0])
-    assert parameter_norm(model) > 0
+    assert raw_parameter_norm(model) > 0
     with pytest.raises(NotAvailable, match="has no training images"):
         _ = model.sample
 

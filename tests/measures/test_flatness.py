@@ -1,5 +1,6 @@
 from collections import OrderedDict
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -9,7 +10,13 @@ import gengap
 from gengap.measures.flatness import (
     fisher_rao,
     loss_slopes,
+    pac_bayes_bound,
+    pac_bayes_bound_from_initialization,
+    pac_bayes_bound_from_origin,
     pac_bayes_flatness,
+    pac_bayes_magnitude_bound,
+    pac_bayes_magnitude_bound_from_initialization,
+    pac_bayes_magnitude_bound_from_origin,
     pac_bayes_magnitude_flatness,
     pac_bayes_magnitude_sigma,
     pac_bayes_sigma,
@@ -56,7 +63,7 @@ def test_sigma_is_the_standard_deviation_at_which_one_draw_in_ten_errs():
     downward = sorted(float(noise[1] - noise[0]) for noise in draws)
     sigma = pac_bayes_sigma(two_logits(0.4))
     assert 0.8 / downward[-1] < sigma < 0.8 / downward[-2]
-    assert pac_bayes_flatness(two_logits(0.4)) == pytest.approx(1 / sigma**2)
+    assert pac_bayes_flatness(two_logits(0.4)) == pytest.approx(1 / (sigma * 30**0.5))
 
 
 def test_the_magnitude_aware_deviation_is_the_root_of_sigma_w_squared_and_a_thousandth_squared():
@@ -66,7 +73,8 @@ def test_the_magnitude_aware_deviation_is_the_root_of_sigma_w_squared_and_a_thou
     sigma = pac_bayes_magnitude_sigma(two_logits(weight))
     deviation = (sigma**2 * weight**2 + 1e-6) ** 0.5
     assert downward[-2] < 2 * weight / deviation < downward[-1]
-    assert pac_bayes_magnitude_flatness(two_logits(weight)) == pytest.approx(1 / sigma**2)
+    expected = pytest.approx(1 / (sigma * 30**0.5))
+    assert pac_bayes_magnitude_flatness(two_logits(weight)) == expected
 
 
 def test_the_accuracy_at_sigma_has_changed_by_a_tenth():
@@ -110,12 +118,49 @@ def test_noise_reaches_the_weights_with_batch_norm_folded_in():
     assert pac_bayes_sigma(fitted(network)) == pac_bayes_sigma(fitted(folded(network)))
 
 
-def test_where_no_noise_changes_the_accuracy_flatness_is_a_quarter():
+def test_where_no_noise_changes_the_accuracy_flatness_is_that_of_the_largest_noise():
     network = nn.Sequential(OrderedDict(logits=nn.Linear(1, 2)))
     network.logits.weight.data = torch.tensor([[1e6], [-1e6]])
     inputs = torch.ones(30, 1)
     tough = model(network, inputs, torch.zeros(30, dtype=torch.int64))
-    assert pac_bayes_flatness(tough) == pytest.approx(0.25, rel=1e-3)
+    assert pac_bayes_flatness(tough) == pytest.approx(0.5 / 30**0.5, rel=1e-3)
+
+
+def test_the_bound_has_its_closed_form_and_grows_with_the_norm():
+    assert pac_bayes_bound(0.0, 1.0, 1) == pytest.approx(np.sqrt(10))
+    found = pac_bayes_bound(np.array([4.0, 8.0]), 0.5, 100)
+    np.testing.assert_allclose(found**2 * 100 - np.log(200) - 10, [4, 8])
+
+
+def test_bounds_around_the_start_and_around_0_are_of_weights_without_biases():
+    network = two_logits(0.4).network
+    network.logits.bias = nn.Parameter(torch.tensor([3.0, 3.0]))
+    start = {"logits.weight": torch.tensor([[0.1], [-0.2]]), "logits.bias": torch.zeros(2)}
+    sample = torch.ones(30, 1), torch.zeros(30, dtype=torch.int64)
+    moved = gengap.Model(network, pd.Series(), start, lambda: sample)
+    sigma = pac_bayes_sigma(moved)
+    for measure, squared in (
+        (pac_bayes_bound_from_initialization, 0.3**2 + 0.2**2),
+        (pac_bayes_bound_from_origin, 2 * 0.4**2),
+    ):
+        expected = squared / (4 * sigma**2) + np.log(30 / sigma) + 10
+        assert measure(moved) == pytest.approx((expected / 30) ** 0.5, rel=1e-6)
+    sigma = pac_bayes_magnitude_sigma(moved)
+    for measure, mean in (
+        (pac_bayes_magnitude_bound_from_initialization, (0.3**2 + 0.2**2) / 2),
+        (pac_bayes_magnitude_bound_from_origin, 0.4**2),
+    ):
+        above = 1e-6 + (sigma**2 + 1) * mean
+        sides = [above / (1e-6 + sigma**2 * change**2) for change in (0.3, 0.2)]
+        expected = np.log(sides).sum() / 4 + np.log(30 / sigma) + 10
+        assert measure(moved) == pytest.approx((expected / 30) ** 0.5, rel=1e-6)
+
+
+def test_a_magnitude_aware_bound_with_a_negative_sum_is_none():
+    tiny = torch.full((100_000,), 1e-6)
+    still = model(nn.Sequential(nn.Linear(1, 2)), *images(10))
+    with pytest.raises(gengap.NotAvailable, match="square is negative"):
+        pac_bayes_magnitude_bound(still, tiny, torch.full((100_000,), 10.0), 1.0)
 
 
 def test_a_homogeneous_network_has_the_closed_form_of_the_fisher_rao_norm():

@@ -14,6 +14,7 @@ from gengap.measures.margins import (
     gradient_normalized_margin_first,
     hidden_margins,
     inverse_margin,
+    low_margin,
     margin,
     margin_distribution,
     spectrally_normalized_margin,
@@ -251,21 +252,23 @@ def test_the_margin_is_minus_the_median():
     assert margin(margins([1.0, 2.0, 4.0, 9.0])) == pytest.approx(-3.0)
 
 
-def test_equal_margins_give_one_over_their_square():
-    assert inverse_margin(margins([4.0] * 30)) == pytest.approx(1 / 16)
+def test_equal_margins_give_one_over_their_size_and_the_root_of_the_sample_size():
+    assert inverse_margin(margins([4.0] * 30)) == pytest.approx(1 / (4 * 30**0.5))
 
 
-def test_the_quantile_is_taken_over_signed_margins():
-    values = np.linspace(-3, 8, 111)
-    expected = 1 / np.quantile(values, 0.1) ** 2
-    assert inverse_margin(margins(values)) == pytest.approx(expected, rel=1e-5)
+@pytest.mark.parametrize("count, position", [(111, 10), (29, 1), (5, 0)])
+def test_the_margin_is_the_last_of_the_lowest_tenth_without_its_sign(count, position):
+    values = np.linspace(-3, 8, count)
+    shuffled = np.random.default_rng(0).permutation(values)
+    assert low_margin(margins(shuffled)) == pytest.approx(abs(values[position]), rel=1e-6)
 
 
-def test_a_margin_of_zero_gives_infinity():
-    assert inverse_margin(margins([0.0] * 5)) == np.inf
+def test_a_margin_of_zero_has_no_inverse():
+    with pytest.raises(gengap.NotAvailable, match="margin at the lowest tenth of the sample is 0"):
+        inverse_margin(margins([0.0] * 5))
 
 
 def test_margins_grow_with_the_scale_of_the_logits():
     values = np.linspace(1, 8, 50)
     ratio = inverse_margin(margins(values)) / inverse_margin(margins(10 * values))
-    assert ratio == pytest.approx(100, rel=1e-5)
+    assert ratio == pytest.approx(10, rel=1e-5)

@@ -7,18 +7,27 @@ import torch
 from torch import nn
 
 import gengap
-from gengap.measures.norms import (
-    distance_from_initialization,
+from gengap.measures.capacity import parameter_count
+from gengap.measures.norm_products import (
     frobenius_over_spectral_norms,
     log_product_of_frobenius_norms,
     log_product_of_spectral_norms,
+    log_sum_of_frobenius_norms,
     log_sum_of_spectral_norms,
-    parameter_norm,
+)
+from gengap.measures.norms import (
+    distance_from_initialization,
+    fft_spectral_norms,
+    folded_distance_from_initialization,
+    folded_parameter_norm,
     path_norm,
+    raw_parameter_norm,
     root_path_norm,
     spectral_distance_from_initialization,
     spectral_norm,
 )
+
+IMAGES = pd.Series({"train_images": 50})  # m of the networks here
 
 
 def orthogonal_model(scale: float = 1.0) -> gengap.Model:
@@ -38,11 +47,11 @@ def test_the_distance_from_initialization_is_the_kits(kit):
 
 
 def test_the_norm_of_an_orthogonal_layer_is_its_width_plus_its_bias():
-    assert parameter_norm(orthogonal_model()) == pytest.approx(7 + 7, rel=1e-6)
+    assert raw_parameter_norm(orthogonal_model()) == pytest.approx(7 + 7, rel=1e-6)
 
 
 def test_scaling_the_weights_scales_the_norm_by_the_square():
-    assert parameter_norm(orthogonal_model(3.0)) == pytest.approx(9 * 7 + 7, rel=1e-6)
+    assert raw_parameter_norm(orthogonal_model(3.0)) == pytest.approx(9 * 7 + 7, rel=1e-6)
 
 
 def test_the_distance_is_the_sum_of_squared_changes():
@@ -64,7 +73,7 @@ def test_a_million_equal_weights_are_summed_without_loss():
     nn.init.constant_(stage.weight, 0.1)
     model = gengap.Model(nn.Sequential(stage), pd.Series())
     exact = 1_000_000 * float(torch.tensor(0.1)) ** 2
-    assert parameter_norm(model) == pytest.approx(exact, rel=1e-12)
+    assert raw_parameter_norm(model) == pytest.approx(exact, rel=1e-12)
 
 
 def deep_model(*scales: float, width: int = 6) -> gengap.Model:
@@ -73,7 +82,7 @@ def deep_model(*scales: float, width: int = 6) -> gengap.Model:
     stages = OrderedDict((f"h{i}", nn.Linear(width, width, bias=False)) for i in range(len(scales)))
     for stage, scale in zip(stages.values(), scales):
         nn.init.orthogonal_(stage.weight, gain=scale)
-    return gengap.Model(nn.Sequential(stages), pd.Series())
+    return gengap.Model(nn.Sequential(stages), IMAGES)
 
 
 def relu_network() -> nn.Sequential:
@@ -84,17 +93,23 @@ def relu_network() -> nn.Sequential:
 
 def with_inputs(network: nn.Sequential, *shape: int) -> gengap.Model:
     sample = torch.randn(2, *shape, dtype=torch.float64), torch.tensor([0, 1])
-    return gengap.Model(network, pd.Series(), read_sample=lambda: sample)
+    return gengap.Model(network, pd.Series({"train_images": 1}), read_sample=lambda: sample)
 
 
 def test_orthogonal_layers_have_norms_of_their_scale_and_width():
     model = deep_model(1.0, 3.0, 0.5)
-    assert log_product_of_spectral_norms(model) == pytest.approx(2 * np.log(1.5), rel=1e-5)
-    frobenius = 2 * np.log(1.5) + 3 * np.log(6)
-    assert log_product_of_frobenius_norms(model) == pytest.approx(frobenius, rel=1e-5)
-    assert frobenius_over_spectral_norms(model) == pytest.approx(3 * 6, rel=1e-5)
-    expected = np.log(3) + 2 * np.log(1.5) / 3
-    assert log_sum_of_spectral_norms(model) == pytest.approx(expected, rel=1e-5)
+    spectral, frobenius = 2 * np.log(1.5), 2 * np.log(1.5) + 3 * np.log(6)
+    expected = {
+        log_product_of_spectral_norms: (spectral - np.log(50)) / 2,
+        log_product_of_frobenius_norms: (frobenius - np.log(50)) / 2,
+        log_sum_of_spectral_norms: (np.log(3) + spectral / 3 - np.log(50)) / 2,
+        log_sum_of_frobenius_norms: (np.log(3) + frobenius / 3 - np.log(50)) / 2,
+        frobenius_over_spectral_norms: (3 * 6 / 50) ** 0.5,
+        folded_parameter_norm: (6 * (1 + 9 + 0.25) / 50) ** 0.5,
+        parameter_count: (3 * 36 / 50) ** 0.5,
+    }
+    for measure, value in expected.items():
+        assert measure(model) == pytest.approx(value, rel=1e-5), measure.__name__
 
 
 @pytest.mark.parametrize("shape", [(3, 200), (200, 3), (40, 40)])
@@ -110,9 +125,12 @@ def test_a_kernel_counts_as_a_matrix_of_its_outputs_with_the_batch_norm_after_it
     network = nn.Sequential(OrderedDict(conv2d=convolution, batch_normalization=norm)).eval()
     scale = norm.weight.detach() / (1 + norm.eps) ** 0.5
     matrix = (convolution.weight.detach().flatten(1) * scale[:, None]).double().numpy()
-    expected = 2 * np.log(np.linalg.norm(matrix, 2))
-    model = gengap.Model(network, pd.Series())
+    model = gengap.Model(network, IMAGES)
+    expected = np.log(np.linalg.norm(matrix, 2)) - np.log(50) / 2
     assert log_product_of_spectral_norms(model) == pytest.approx(expected, rel=1e-5)
+    expected = np.linalg.norm(matrix) / 50**0.5
+    assert folded_parameter_norm(model) == pytest.approx(expected, rel=1e-5)
+    assert parameter_count(model) == pytest.approx((4 * 12 / 50) ** 0.5)
 
 
 def test_a_layer_of_zeros_has_no_logarithm():
@@ -127,30 +145,28 @@ def test_the_spectral_distance_of_a_rank_one_change_is_the_product_of_its_factor
     left, right = torch.randn(5).double(), torch.randn(4).double()
     network.h1.weight.data += torch.outer(left, right)
     model = gengap.Model(network, pd.Series(), start)
-    expected = float(left.square().sum() * right.square().sum())
+    expected = float(left.norm() * right.norm()) / 50**0.5
+    model = gengap.Model(network, IMAGES, start)
     assert spectral_distance_from_initialization(model) == pytest.approx(expected, rel=1e-10)
+    assert folded_distance_from_initialization(model) == pytest.approx(expected, rel=1e-10)
 
 
-def test_the_spectral_distance_takes_batch_norm_from_its_start():
+@pytest.mark.parametrize(
+    "distance", [spectral_distance_from_initialization, folded_distance_from_initialization]
+)
+def test_distances_take_batch_norm_from_its_start(distance):
     stages = OrderedDict(conv2d=nn.Conv2d(1, 2, 1, bias=False), norm=nn.BatchNorm2d(2, eps=0.0))
     network = nn.Sequential(stages).eval()
     start = {name: weight.detach().clone() for name, weight in network.named_parameters()}
     network.norm.running_var.fill_(1 / 9)
-    model = gengap.Model(network, pd.Series(), start)
-    expected = 4 * float(start["conv2d.weight"].square().sum())  # three times the weights, less one
-    assert spectral_distance_from_initialization(model) == pytest.approx(expected, rel=1e-5)
-
-
-def test_moving_statistics_count_from_their_start_where_it_is_known():
-    stages = OrderedDict(conv2d=nn.Conv2d(1, 2, 1, bias=False), norm=nn.BatchNorm2d(2, eps=0.0))
-    network = nn.Sequential(stages).eval()
-    network.norm.running_var.fill_(1 / 9)
-    start = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    assert spectral_distance_from_initialization(gengap.Model(network, pd.Series(), start)) == 0
-    start["norm.running_var"].fill_(1 / 4)
-    expected = float(start["conv2d.weight"].square().sum())  # three times the weights, less twice
-    model = gengap.Model(network, pd.Series(), start)
-    assert spectral_distance_from_initialization(model) == pytest.approx(expected, rel=1e-5)
+    model = gengap.Model(network, IMAGES, start)
+    kernel = float(start["conv2d.weight"].norm()) / 50**0.5
+    assert distance(model) == pytest.approx(2 * kernel, rel=1e-5)  # three times, less once
+    start |= {name: tensor.clone() for name, tensor in network.norm.named_buffers("norm")}
+    assert distance(gengap.Model(network, IMAGES, start)) == 0
+    start["norm.running_var"].fill_(1 / 4)  # moving statistics whose start is known
+    model = gengap.Model(network, IMAGES, start)
+    assert distance(model) == pytest.approx(kernel, rel=1e-5)  # three times, less twice
 
 
 def test_without_initial_weights_there_is_no_spectral_distance():
@@ -166,7 +182,7 @@ def test_the_path_norm_sums_the_squared_weights_over_all_paths():
         for j in range(5):
             into = float(first.bias[j]) ** 2 + sum(float(first.weight[j, i]) ** 2 for i in range(4))
             expected += float(second.weight[k, j]) ** 2 * into
-    assert path_norm(with_inputs(network, 4)) == pytest.approx(expected, rel=1e-12)
+    assert path_norm(with_inputs(network, 4)) == pytest.approx(expected**0.5, rel=1e-12)
 
 
 def test_the_path_norm_does_not_see_scale_moved_from_one_layer_to_the_next():
@@ -196,9 +212,9 @@ def test_the_path_norm_of_a_network_with_batch_norm_is_that_of_the_network_it_co
     assert values[0] == pytest.approx(values[1], rel=1e-6)
 
 
-def test_without_batch_norm_the_root_path_norm_is_the_root_of_the_path_norm():
+def test_without_batch_norm_the_root_path_norm_is_the_path_norm_of_one_image():
     model = with_inputs(relu_network(), 4)
-    assert root_path_norm(model) == pytest.approx(path_norm(model) ** 0.5, rel=1e-12)
+    assert root_path_norm(model) == pytest.approx(path_norm(model), rel=1e-12)
 
 
 def batch_normalized(mean: float) -> gengap.Model:
@@ -227,3 +243,34 @@ def test_a_sum_of_logits_without_a_root_has_no_root_path_norm(mean):
 def test_without_a_sample_there_is_no_root_path_norm():
     with pytest.raises(gengap.NotAvailable, match="without a training sample"):
         root_path_norm(deep_model(1.0))
+
+
+def circulant(kernel: np.ndarray, side: int) -> np.ndarray:
+    """The matrix of a convolution (out, in, k, k) with circular padding of images side x side."""
+    outputs, inputs, height, width = kernel.shape
+    matrix = np.zeros((outputs, side, side, inputs, side, side))
+    for y, x, i, j in np.ndindex(side, side, height, width):
+        matrix[:, y, x, :, (y + i) % side, (x + j) % side] += kernel[:, :, i, j]
+    return matrix.reshape(outputs * side**2, -1)
+
+
+@pytest.mark.parametrize("side", [6, 5, 3])  # an even, an odd one, and one below the kernel's
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_the_norm_of_a_convolution_is_that_of_its_circulant_matrix(kind, groups, side):
+    torch.manual_seed(0)
+    layer = kind(4, 6, 4, groups=groups).double()
+    blocks = layer.weight.detach().numpy().reshape(groups, -1, *layer.weight.shape[1:])
+    sides = max(side, 4)
+    expected = max(np.linalg.norm(circulant(block, sides), 2) for block in blocks)
+    [found] = fft_spectral_norms(nn.Sequential(layer), torch.Size([side, side]))
+    assert float(found) == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_convolution_of_one_place_and_a_dense_layer_have_the_norms_of_their_matrices():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 5, 1), nn.Flatten(), nn.Linear(20, 4)).double()
+    found = fft_spectral_norms(network, torch.Size([2, 2]))
+    weights = [network[0].weight.flatten(1), network[2].weight]
+    expected = [np.linalg.norm(weight.detach().numpy(), 2) for weight in weights]
+    assert found.tolist() == pytest.approx(expected, rel=1e-10)

@@ -15,6 +15,8 @@ from gengap.measures.power_law import (
     network_power_laws,
     power_law_alpha,
     weighted_power_law_alpha,
+    weightwatcher_alpha,
+    weightwatcher_weighted_alpha,
 )
 
 MEASURES = [
@@ -72,6 +74,39 @@ def test_the_means_are_those_of_weightwatchers_summary(network):
     for name, measure in zip(names, MEASURES, strict=True):
         expected = watcher.get_summary()[name]
         assert measure(model(*halved)) == pytest.approx(expected, rel=1e-5), name
+
+
+def test_alpha_by_the_packages_defaults_is_the_packages(network):
+    torch.manual_seed(1)
+    small = [nn.Linear(30, size) for size in (5, 8, 12, 19)]  # 5 are too few, 20 no longer few
+    small.append(nn.Conv2d(2, 3, 2))  # 8 eigenvalues, of which some are dropped
+    small[-1].weight.data[:, :, 0] *= 1e-3
+    with torch.no_grad():
+        for layer in small:
+            layer.weight.mul_(
+                torch.linspace(0.2, 1, 30)[: layer.weight.shape[1]].view(
+                    1, -1, *[1] * (layer.weight.ndim - 2)
+                )
+            )
+    layers = nn.Sequential(*network, *small)
+    watcher = weightwatcher.WeightWatcher(model=layers)
+    watcher.analyze()
+    expected = watcher.get_summary()
+    assert weightwatcher_alpha(model(*layers)) == pytest.approx(expected["alpha"], rel=1e-4)
+    found = weightwatcher_weighted_alpha(model(*layers))
+    assert found == pytest.approx(expected["alpha_weighted"], rel=1e-4)
+    assert found != pytest.approx(weighted_power_law_alpha(model(*layers)), rel=1e-2)
+
+
+@pytest.mark.parametrize("measure", [weightwatcher_alpha, weightwatcher_weighted_alpha])
+@pytest.mark.parametrize(
+    "weight, reason", [(0, "no layer has 8 eigenvalues"), (np.nan, "are infinite or NaN")]
+)
+def test_without_eigenvalues_the_package_has_no_alpha(measure, weight, reason):
+    layer = nn.Linear(30, 20)
+    nn.init.constant_(layer.weight, weight)
+    with pytest.raises(gengap.NotAvailable, match=reason):
+        measure(model(layer))
 
 
 def test_scaling_the_weights_moves_the_norms_and_leaves_the_exponent(network):

@@ -19,11 +19,11 @@ def test_a_measure_is_registered_under_its_own_name_and_stays_a_function():
 
 
 def test_a_name_that_is_taken_is_refused():
-    def parameter_norm(model):
+    def raw_parameter_norm(model):
         return 0.0
 
-    with pytest.raises(gengap.GengapError, match="'parameter_norm' exists already .in gengap"):
-        gengap.measure(parameter_norm)
+    with pytest.raises(gengap.GengapError, match="'raw_parameter_norm' exists already .in gengap"):
+        gengap.measure(raw_parameter_norm)
 
 
 def test_a_measure_typed_again_in_a_notebook_replaces_itself():
@@ -46,10 +46,10 @@ def test_a_constant_without_a_default_is_refused():
 
 
 def test_an_unknown_measure_is_answered_with_the_nearest():
-    with pytest.raises(gengap.GengapError, match="no measure 'parameter_nrom'; did you mean 'para"):
-        chosen_measures(["parameter_nrom"])
+    with pytest.raises(gengap.GengapError, match="'raw_parameter_nrom'; did you mean 'raw_para"):
+        chosen_measures(["raw_parameter_nrom"])
 
 
 def test_no_name_means_all_measures():
     assert list(chosen_measures()) == list(MEASURES)
-    assert {"parameter_norm", "path_norm", "inverse_margin"} < set(MEASURES)
+    assert {"raw_parameter_norm", "path_norm", "inverse_margin"} < set(MEASURES)

@@ -19,7 +19,6 @@ from gengap.studies.errata import (
     graph_variation,
     low_rank_part,
     map_sides,
-    pac_bayes_bound,
     released_last_runs,
     released_low_rank_frobenius_norm,
     released_low_rank_frobenius_norms,
@@ -125,12 +124,6 @@ def test_twice_the_images_halve_the_released_variation():
 def test_the_released_filter_keeps_the_last_row_of_every_run_but_the_last():
     assert released_last_runs(pd.Series(list("aaabbc"))) == [2, 4]
     assert released_last_runs(pd.Series(list("aa"))) == []
-
-
-def test_the_bound_has_its_closed_form_and_grows_with_the_norm():
-    assert pac_bayes_bound(0.0, 1.0, 1) == pytest.approx(np.sqrt(10))
-    found = pac_bayes_bound(np.array([4.0, 8.0]), 0.5, 100)
-    np.testing.assert_allclose(found**2 * 100 - np.log(200) - 10, [4, 8])
 
 
 def test_only_a_graph_of_edges_in_one_direction_has_a_negative_variation():

@@ -104,7 +104,7 @@ def test_a_run_that_was_killed_while_it_wrote_does_not_block_the_next(tiny):
 
 def test_details_and_values_lie_in_one_store_and_leave_each_other_alone(tiny):
     rows = details.detail_table(tiny, "norms")
-    values = gengap.measure_table(tiny, "parameter_norm")
+    values = gengap.measure_table(tiny, "raw_parameter_norm")
     assert len(values) == 8
     pd.testing.assert_frame_equal(details.detail_table(tiny, "norms"), rows)
     stored = rows_in(default_store(tiny), tiny.name)

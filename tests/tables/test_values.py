@@ -70,8 +70,8 @@ def test_what_a_model_lacks_is_nan_with_the_reason(tiny):
 
 
 def test_a_selection_gives_its_own_rows_and_keeps_all_in_the_file(tiny, data_folder):
-    measure_table(tiny, "parameter_norm")
-    rows = measure_table(tiny.select("family == 'left'"), ["parameter_norm"])
+    measure_table(tiny, "raw_parameter_norm")
+    rows = measure_table(tiny.select("family == 'left'"), ["raw_parameter_norm"])
     assert list(rows["family"].unique()) == ["left"] and len(rows) == 4
     assert len(pd.read_parquet(data_folder / "tables" / "tiny.parquet")) == 8
 
@@ -158,7 +158,7 @@ def test_a_model_that_cannot_be_loaded_is_nan_with_the_reason(tiny, monkeypatch)
         return read(record)
 
     monkeypatch.setattr(tiny, "read_network", diverged)
-    rows = measure_table(tiny, "parameter_norm")
+    rows = measure_table(tiny, "raw_parameter_norm")
     assert list(rows["note"]) == ["", "", "left/2 diverged", "", "", "", "", ""]
 
 
@@ -271,7 +271,7 @@ def test_an_unchanged_table_is_not_written_and_a_rebuilt_one_has_the_same_bytes(
 
 
 def test_a_failed_export_leaves_the_old_file_and_no_other(tiny, counted, data_folder, monkeypatch):
-    measure_table(tiny, "parameter_norm")
+    measure_table(tiny, "raw_parameter_norm")
     before = {path.name: path.read_bytes() for path in (data_folder / "tables").glob("*parquet*")}
 
     def full(self, content):
@@ -289,18 +289,18 @@ def test_a_failed_export_leaves_the_old_file_and_no_other(tiny, counted, data_fo
 def test_a_store_in_a_place_that_cannot_be_written_is_one_sentence(tiny, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(gengap.GengapError, match="cannot be written .*set GENGAP_DATA"):
-        measure_table(tiny, "parameter_norm", store=tmp_path / "file" / "x.sqlite")
+        measure_table(tiny, "raw_parameter_norm", store=tmp_path / "file" / "x.sqlite")
 
 
 def test_a_damaged_store_or_table_is_one_sentence(tiny, data_folder):
     (data_folder / "tables").mkdir()
     (data_folder / "tables" / "tiny.parquet").write_text("not a table, but longer than its footer")
     with pytest.raises(gengap.GengapError, match="tiny.parquet cannot be read"):
-        measure_table(tiny, "parameter_norm")
+        measure_table(tiny, "raw_parameter_norm")
     (data_folder / "tables" / "tiny.parquet").unlink()
     (data_folder / "tables" / "tiny.sqlite").write_text("not a database" * 1000)
     with pytest.raises(gengap.GengapError, match="tiny.sqlite cannot be written .*not a database"):
-        measure_table(tiny, "parameter_norm")
+        measure_table(tiny, "raw_parameter_norm")
 
 
 def test_rows_of_a_table_without_a_column_are_computed_again(tiny, counted, data_folder):
@@ -433,10 +433,10 @@ def test_a_worker_killed_in_a_run_loses_nothing(tiny, tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGKILL)
         return model.record["hp_seed"] + 0.5
 
-    rows = table_by(tiny, tmp_path / "killed", ["deadly", "parameter_norm"], workers=2)
+    rows = table_by(tiny, tmp_path / "killed", ["deadly", "raw_parameter_norm"], workers=2)
     assert list(rows.query("measure == 'deadly'")["value"]) == [seed + 0.5 for seed in range(8)]
-    norms = rows.query("measure == 'parameter_norm'").reset_index(drop=True)
-    pd.testing.assert_frame_equal(norms, table_by(tiny, tmp_path / "whole", "parameter_norm"))
+    norms = rows.query("measure == 'raw_parameter_norm'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(norms, table_by(tiny, tmp_path / "whole", "raw_parameter_norm"))
     assert calls.read_text().count("left/2") == 2
     assert len(calls.read_text().split()) <= 8 + 1 + 2  # and what waited at the same worker
 

@@ -61,7 +61,7 @@ def measure(
     Examples:
       gengap measure all
       gengap measure cnnzoo
-      gengap measure cnnzoo -m parameter_norm -m inverse_margin --query "family == 'mnist'"
+      gengap measure cnnzoo -m raw_parameter_norm -m inverse_margin --query "family == 'mnist'"
       gengap measure cnnzoo --module my_measures.py --device cuda
       gengap measure pgdl -m path_norm --csv values.csv
       gengap measure all --scheduler tcp://127.0.0.1:8786

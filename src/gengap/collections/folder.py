@@ -5,7 +5,8 @@ the file that names them, which ends in .index.json, stands for it. The CSV file
 itself and has a row for each: `file` (its path from the folder), `train_accuracy` and
 `test_accuracy` (fractions); if wanted `family` (networks that are compared with each other, else
 all are), `epoch`, `train_loss` and `test_loss` (nats), `train_images` and `test_images` (how many
-the accuracies were taken over). Each other column is a hyper-parameter.
+the accuracies were taken over; `train_images` are those that a network was trained on, which
+measures that bound the gap ask for). Each other column is a hyper-parameter.
 """
 
 import math

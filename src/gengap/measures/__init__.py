@@ -60,6 +60,7 @@ from gengap.measures import (  # noqa: E402, F401  (they register themselves abo
     convolution_spectra,
     flatness,
     margins,
+    norm_products,
     norms,
     power_law,
     representations,

@@ -4,7 +4,26 @@ import math
 
 from gengap.errors import NotAvailable
 from gengap.measures import measure
+from gengap.measures.norms import layer_weights, per_sample, trained
 from gengap.model import Model
+
+
+@measure
+def parameter_count(model: Model) -> float:
+    r"""Root of the number of weights for each training image. Unit: (weight / image)^(1/2).
+
+    .. math:: \sqrt{\frac1m \sum_i \lvert W_i \rvert}
+
+    of the weights of layers, without biases; batch norm is no layer where it is folded in.
+
+    Source:
+        Jiang et al. 2020 (Fantastic Generalization Measures), eq. 20; with m as in the released
+        code of Dziugaite et al. 2020.
+
+    Raises:
+        NotAvailable: if m is not known.
+    """
+    return per_sample(len(layer_weights(trained(model))), model)
 
 
 @measure

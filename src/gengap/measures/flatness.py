@@ -3,15 +3,18 @@
 A sigma is a standard deviation, everywhere.
 """
 
+import math
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
 from gengap.measures import measure
 from gengap.measures.folding import folded
-from gengap.measures.shared import drawn_images
+from gengap.measures.norms import changed, layer_weights, per_sample, squared_norm, trained
+from gengap.measures.shared import drawn_images, once_per_model
 from gengap.measures.stages import IMAGES_AT_ONCE
 from gengap.model import Model
 
@@ -29,37 +32,123 @@ Deviation = Callable[[float, Tensor], float | Tensor]
 
 @measure
 def pac_bayes_flatness(model: Model) -> float:
-    r"""One over the squared standard deviation of the weight noise that the network bears.
+    r"""One over the standard deviation of weight noise that the network bears. Unit: 1 / weight.
 
-    .. math:: 1 / \sigma^2 ,
+    .. math:: \sqrt{\frac{1}{m \, \sigma^2}} ,
 
-    with the :math:`\sigma` of `pac_bayes_sigma`. Unit: 1 / weight². Between 1/4, if even the
-    largest noise that is tried does not change the accuracy enough, and 2.7e8.
+    with the :math:`\sigma` of `pac_bayes_sigma`, which is at most 2 and at least 6e-5.
 
     Source:
-        Jiang et al. 2020 (Fantastic Generalization Measures), eq. 53.
+        Jiang et al. 2020 (Fantastic Generalization Measures), eq. 53; with m as in the released
+        code of Dziugaite et al. 2020.
 
     Raises:
         NotAvailable: if the collection has no training sample.
     """
-    return pac_bayes_sigma(model) ** -2
+    return per_sample(pac_bayes_sigma(model) ** -2, model)
+
+
+@measure
+def pac_bayes_bound_from_initialization(model: Model) -> float:
+    r"""PAC-Bayes bound around the initial weights. No unit.
+
+    .. math:: \sqrt{\frac1m \Big( \frac{\lVert w - w^0 \rVert_2^2}{4 \sigma^2}
+       + \ln \frac{m}{\sigma} + 10 \Big)}
+
+    of the weights :math:`w` of layers, batch norm folded in, with the :math:`\sigma` of
+    `pac_bayes_sigma`.
+
+    Source:
+        Jiang et al. 2020 (Fantastic Generalization Measures), eq. 48; with m as in the released
+        code of Dziugaite et al. 2020.
+
+    Raises:
+        NotAvailable: without a training sample or initial weights.
+    """
+    squared = squared_norm([layer_weights(changed(model))])
+    return float(pac_bayes_bound(squared, pac_bayes_sigma(model), model.sample_size))
+
+
+@measure
+def pac_bayes_bound_from_origin(model: Model) -> float:
+    r"""PAC-Bayes bound around 0. No unit.
+
+    .. math:: \sqrt{\frac1m \Big( \frac{\lVert w \rVert_2^2}{4 \sigma^2}
+       + \ln \frac{m}{\sigma} + 10 \Big)}
+
+    as `pac_bayes_bound_from_initialization`.
+
+    Source:
+        Jiang et al. 2020 (Fantastic Generalization Measures), eq. 49; with m as in the released
+        code of Dziugaite et al. 2020.
+
+    Raises:
+        NotAvailable: if the collection has no training sample.
+    """
+    squared = squared_norm([layer_weights(trained(model))])
+    return float(pac_bayes_bound(squared, pac_bayes_sigma(model), model.sample_size))
 
 
 @measure
 def pac_bayes_magnitude_flatness(model: Model) -> float:
-    r"""One over the squared noise, in units of each weight's magnitude, that the network bears.
+    r"""One over the noise, in units of each weight's magnitude, that the network bears. No unit.
 
-    .. math:: 1 / \sigma^2 ,
+    .. math:: \sqrt{\frac{1}{m \, \sigma^2}} ,
 
-    with the :math:`\sigma` of `pac_bayes_magnitude_sigma`. No unit. Between 1/4 and 2.7e8.
+    with the :math:`\sigma` of `pac_bayes_magnitude_sigma`, which is at most 2 and at least 6e-5.
 
     Source:
-        Jiang et al. 2020 (Fantastic Generalization Measures), eq. 61.
+        Jiang et al. 2020 (Fantastic Generalization Measures), eq. 61; with m as in the released
+        code of Dziugaite et al. 2020.
 
     Raises:
         NotAvailable: if the collection has no training sample.
     """
-    return pac_bayes_magnitude_sigma(model) ** -2
+    return per_sample(pac_bayes_magnitude_sigma(model) ** -2, model)
+
+
+@measure
+def pac_bayes_magnitude_bound_from_initialization(model: Model) -> float:
+    r"""Magnitude-aware PAC-Bayes bound around the initial weights. No unit.
+
+    .. math:: \sqrt{\frac1m \Big( \frac14 \sum_{j=1}^\omega \ln
+       \frac{\epsilon^2 + (\sigma^2 + 1) \lVert w - w^0 \rVert_2^2 / \omega}
+       {\epsilon^2 + \sigma^2 (w_j - w^0_j)^2} + \ln \frac{m}{\sigma} + 10 \Big)}
+
+    of the :math:`\omega` weights of layers, batch norm folded in, with the :math:`\sigma` of
+    `pac_bayes_magnitude_sigma` and :math:`\epsilon = 10^{-3}`.
+
+    Source:
+        Jiang et al. 2020 (Fantastic Generalization Measures), eq. 56; with m as in the released
+        code of Dziugaite et al. 2020.
+
+    Raises:
+        NotAvailable: without a training sample or initial weights.
+    """
+    change = layer_weights(changed(model))
+    return pac_bayes_magnitude_bound(model, change, change, pac_bayes_magnitude_sigma(model))
+
+
+@measure
+def pac_bayes_magnitude_bound_from_origin(model: Model) -> float:
+    r"""Magnitude-aware PAC-Bayes bound around 0. No unit.
+
+    .. math:: \sqrt{\frac1m \Big( \frac14 \sum_{j=1}^\omega \ln
+       \frac{\epsilon^2 + (\sigma^2 + 1) \lVert w \rVert_2^2 / \omega}
+       {\epsilon^2 + \sigma^2 (w_j - w^0_j)^2} + \ln \frac{m}{\sigma} + 10 \Big)}
+
+    as `pac_bayes_magnitude_bound_from_initialization`; as released, the distances from the start
+    stay below the line.
+
+    Source:
+        Jiang et al. 2020 (Fantastic Generalization Measures), eq. 57; with m as in the released
+        code of Dziugaite et al. 2020.
+
+    Raises:
+        NotAvailable: without a training sample or initial weights, or if the sum is negative.
+    """
+    weights, change = layer_weights(trained(model)), layer_weights(changed(model))
+    return pac_bayes_magnitude_bound(model, weights, change, pac_bayes_magnitude_sigma(model))
 
 
 @measure
@@ -83,6 +172,26 @@ def fisher_rao(model: Model) -> float:
     return float(torch.cat(slopes).square().mean())
 
 
+def pac_bayes_bound(squared_norm: float, sigma: float, images: int) -> float:
+    """The bound of `pac_bayes_bound_from_initialization`; of arrays too.
+
+    squared_norm: of the weights less where the bound is centred.
+    """
+    return np.sqrt((squared_norm / (4 * sigma**2) + np.log(images / sigma) + 10) / images)
+
+
+def pac_bayes_magnitude_bound(model: Model, moved: Tensor, change: Tensor, sigma: float) -> float:
+    """The bound of `pac_bayes_magnitude_bound_from_initialization`.
+
+    moved: the weights less where the bound is centred; change: less their start.
+    """
+    above = MAGNITUDE_EPSILON**2 + (sigma**2 + 1) * moved.square().mean()
+    below = MAGNITUDE_EPSILON**2 + sigma**2 * change.square()
+    divergence = float((above / below).log().sum()) / 4
+    return per_sample(divergence + math.log(model.sample_size / sigma) + 10, model)
+
+
+@once_per_model
 def pac_bayes_sigma(model: Model) -> float:
     r"""The standard deviation of Gaussian noise on all weights that changes accuracy by 0.1.
 
@@ -97,7 +206,8 @@ def pac_bayes_sigma(model: Model) -> float:
 
     Differs:
         the code passes sigma^2 where a standard deviation is meant, draws new noise at each
-        bisection, and tries each draw on all training images.
+        bisection, tries each draw on all training images, and lets noise also reach the scales and
+        shifts of batch norms that are folded in.
 
     Raises:
         NotAvailable: if the collection has no training sample.
@@ -105,6 +215,7 @@ def pac_bayes_sigma(model: Model) -> float:
     return _bisected_sigma(model, lambda sigma, weight: sigma)
 
 
+@once_per_model
 def pac_bayes_magnitude_sigma(model: Model) -> float:
     r"""The noise as a multiple of each weight's size that changes accuracy by 0.1.
 

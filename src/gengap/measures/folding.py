@@ -49,13 +49,15 @@ def folded(network: nn.Sequential) -> nn.Sequential:
 
 def weight_matrices(network: nn.Sequential) -> list[Tensor]:
     """Each layer's weights as a matrix, in order: `weight_matrix` of it, scales diagonal."""
-    matrices = []
-    for module in network.modules():
-        if isinstance(module, Linear):
-            matrices.append(weight_matrix(module))
-        elif isinstance(module, _BatchNorm):
-            matrices.append(module.weight.detach().diag())
-    return matrices
+    return [
+        weight_matrix(layer) if isinstance(layer, Linear) else layer.weight.detach().diag()
+        for layer in weighted_layers(network)
+    ]
+
+
+def weighted_layers(network: nn.Sequential) -> list[Linear | _BatchNorm]:
+    """Convolutions, dense layers and batch norms of a network, in order."""
+    return [layer for layer in network.modules() if isinstance(layer, Linear | _BatchNorm)]
 
 
 def weight_matrix(layer: Linear) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gengap.errors import NotAvailable
 from gengap.measures import measure
-from gengap.measures.norms import layer_norms
+from gengap.measures.norms import layer_norms, per_sample
 from gengap.measures.shared import drawn_images, once_per_model
 from gengap.measures.stages import IMAGES_AT_ONCE, has_strides, split_at, stage_outputs
 from gengap.model import Model, true_class_margins
@@ -29,24 +29,21 @@ EIGHTH = (8, 9, 6, 7, 5, 4, 3, 2)
 
 
 @measure
-def inverse_margin(model: Model, *, quantile: float = 0.1) -> float:
-    r"""One over the squared margin at a low quantile of the training sample. Unit: 1 / logit².
+def inverse_margin(model: Model) -> float:
+    r"""One over the margin at the lowest tenth of the training sample. Unit: 1 / logit.
 
-    .. math:: 1 / \gamma^2 , \qquad \gamma = \operatorname{quantile}_n (f_y - f_j)
+    .. math:: \sqrt{\frac{1}{m \, \gamma^2}}
 
-    of margins in logits, unnormalized. The sign of :math:`\gamma` is lost, as in the paper, which
-    looks only at networks that fit their training set. Infinite if :math:`\gamma` is 0.
+    with :math:`\gamma` the `low_margin` and :math:`m` the number of training images.
 
     Source:
-        Jiang et al. 2020 (Fantastic Generalization Measures), eq. 22.
-
-    Differs:
-        the paper takes the exact order statistic, we interpolate.
+        Jiang et al. 2020 (Fantastic Generalization Measures), eq. 22; with m as in the released
+        code of Dziugaite et al. 2020.
 
     Raises:
-        NotAvailable: if the collection has no training sample.
+        NotAvailable: without a training sample, or if the margin is 0.
     """
-    return float(model.margins.cpu().double().quantile(quantile).square().reciprocal())
+    return per_sample(low_margin(model) ** -2, model)
 
 
 @measure
@@ -273,6 +270,32 @@ def gradients_of_margins(
         margins = true_class_margins(outputs.pop(last), labels)
         gradients = torch.autograd.grad(margins.sum(), [outputs[stage] for stage in stages])
     return margins.detach(), outputs, dict(zip(stages, gradients))
+
+
+def low_margin(model: Model) -> float:
+    r"""The size of the margin that a tenth of the sample do not exceed, in logits.
+
+    .. math:: \gamma = \lvert \gamma_{(k)} \rvert , \qquad k = \max(1, \lfloor N / 10 \rfloor) ,
+
+    of the :math:`N` margins :math:`f_y - f_j` in ascending order. Its sign is lost, as in the
+    paper, which looks only at networks that fit their training set.
+
+    Source:
+        Jiang et al. 2020, section 6.1; the order statistic as in the released code of Dziugaite et
+        al. 2020.
+
+    Differs:
+        after folding, the released code leaves batch norms in place that divide by
+        :math:`\sqrt{1 + \epsilon}`.
+
+    Raises:
+        NotAvailable: without a training sample, or if the margin is 0.
+    """
+    margins = model.margins.cpu().double()
+    margin = abs(float(margins.kthvalue(max(1, len(margins) // 10)).values))
+    if margin == 0:
+        raise NotAvailable("the margin at the lowest tenth of the sample is 0: it has no inverse")
+    return margin
 
 
 def median(values: Tensor) -> float:

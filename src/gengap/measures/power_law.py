@@ -7,13 +7,6 @@ measure is the plain mean over the :math:`L` layers, as in the package's summary
 Source:
     Martin and Mahoney 2021 (JMLR 22), Martin et al. 2021 (Nature Communications 12), and the
     package weightwatcher.
-
-
-Source:
-    Martin and Mahoney 2021 (JMLR 22), Martin et al. 2021 (Nature Communications 12), and the
-    package weightwatcher. The spectrum of a dense layer is the squared singular values of its
-    weight; that of a convolution those of its matrices (out, in), one for each place of the kernel,
-    all in one. A measure is the plain mean over layers, as in the package's summary.
 """
 
 import math
@@ -31,6 +24,9 @@ from gengap.measures.spectra import Gram, gram, kind, singular_values
 from gengap.model import Model
 
 FEWEST = 10  # eigenvalues that a power law is fitted to, as in the released code
+# What the package has by default: eigenvalues that a layer needs at least, up to where it drops
+# them, and fewer than how many have a fit of their own, over tails of how many at least.
+PACKAGE_FEWEST, PACKAGE_ZERO, FEW, SHORTEST_TAIL = 8, 1e-5, 20, 8
 
 
 @measure
@@ -46,7 +42,8 @@ def power_law_alpha(model: Model) -> float:
         Martin et al. 2021, alpha; averaged as in weightwatcher's summary.
 
     Differs:
-        the package fits smaller layers too, and fewer than 20 eigenvalues in its own way.
+        the package fits smaller layers too, and fewer than 20 eigenvalues in its own way: see
+        `weightwatcher_alpha`.
 
     Raises:
         NotAvailable: if no layer has 10 eigenvalues, or a layer's weights are 0, infinite or NaN.
@@ -72,6 +69,43 @@ def weighted_power_law_alpha(model: Model) -> float:
         NotAvailable: if no layer has 10 eigenvalues, or a layer's weights are 0, infinite or NaN.
     """
     return _mean_over_layers(model, "alpha_hat")
+
+
+@measure
+def weightwatcher_alpha(model: Model) -> float:
+    r"""`power_law_alpha` as the package weightwatcher computes it by default. No unit.
+
+    .. math:: \frac1L \sum_{l=1}^L \alpha_l
+
+    of the layers with 8 eigenvalues or more, those of 2-dimensional convolutions halved, those of
+    up to 1e-5 dropped. Where fewer than 20 remain, :math:`\alpha = 1 + (n - 1) / \sum_i \ln (x_i /
+    x_\text{start})` over tails of 8 or more.
+
+    Source:
+        weightwatcher 0.7.7, `alpha` of its summary, of its default options.
+
+    Differs:
+        layers of which less than two eigenvalues remain are left out; there they count as -1.
+
+    Raises:
+        NotAvailable: if no layer has 8 eigenvalues, or weights are infinite or NaN.
+    """
+    return float(np.mean([alpha for alpha, _ in _package_laws(model)]))
+
+
+@measure
+def weightwatcher_weighted_alpha(model: Model) -> float:
+    r"""`weightwatcher_alpha`, weighted. Unit: alpha times decades of weight².
+
+    .. math:: \frac1L \sum_{l=1}^L \alpha_l \log_{10} \max_i \lambda_{li}
+
+    Source:
+        weightwatcher 0.7.7, `alpha_weighted` of its summary, of its default options.
+
+    Raises:
+        NotAvailable: if no layer has 8 eigenvalues, or weights are infinite or NaN.
+    """
+    return float(np.mean([alpha * math.log10(top) for alpha, top in _package_laws(model)]))
 
 
 @measure
@@ -130,6 +164,26 @@ def _power_laws(model: Model) -> pd.DataFrame:
     return network_power_laws(model.network)
 
 
+@once_per_model
+def _package_laws(model: Model) -> list[tuple[float, float]]:
+    """Alpha and the largest eigenvalue of each layer, as the package has them."""
+    found = []
+    for layer, values in _spectra(model.network):
+        if not np.isfinite(values).all():
+            raise NotAvailable("weights of a layer are infinite or NaN")
+        kept = (0.5 if isinstance(layer, nn.Conv2d) else 1) * values
+        kept = kept[kept > PACKAGE_ZERO]
+        few = len(kept) < FEW
+        law = fitted_power_law(
+            kept, shortest=min(SHORTEST_TAIL, len(kept) or 1) if few else 2, lost=few
+        )
+        if len(values) >= PACKAGE_FEWEST and math.isfinite(law.alpha):
+            found.append((law.alpha, float(kept.max())))
+    if not found:
+        raise NotAvailable(f"no layer has {PACKAGE_FEWEST} eigenvalues with a power law")
+    return found
+
+
 @dataclass(frozen=True)
 class PowerLaw:
     """A density proportional to x^-alpha from `start` on."""
@@ -139,7 +193,7 @@ class PowerLaw:
     distance: float  # Kolmogorov-Smirnov, between the law and the values from `start` on
 
 
-def fitted_power_law(values: np.ndarray) -> PowerLaw:
+def fitted_power_law(values: np.ndarray, *, shortest: int = 2, lost: int = 0) -> PowerLaw:
     r"""The power law of the upper tail of positive values (n,); all NaN if fewer than two differ.
 
     By maximum likelihood
@@ -148,19 +202,20 @@ def fitted_power_law(values: np.ndarray) -> PowerLaw:
 
     over the :math:`n` values from :math:`x_\text{start}` on. Of all values but the largest, that is
     the one of least Kolmogorov-Smirnov distance, which is taken at each value, not counting it, as
-    the packages powerlaw and weightwatcher do.
+    the packages powerlaw and weightwatcher do. No tail is shorter than `shortest`; `lost` is taken
+    from :math:`n`.
 
     Source:
         Clauset, Shalizi and Newman 2009, eq. 3.1 and section 3.3.
     """
     values = np.sort(np.asarray(values, float))
     best = PowerLaw(math.nan, math.nan, math.inf)
-    for first in range(len(values) - 1):
+    for first in range(len(values) - shortest + 1):
         tail = values[first:]
         logs = np.log(tail / tail[0])
         if not logs[-1] > 0:
             continue
-        alpha = 1 + len(tail) / logs.sum()
+        alpha = 1 + (len(tail) - lost) / logs.sum()
         law = -np.expm1((1 - alpha) * logs)
         distance = np.abs(law - np.arange(len(tail)) / len(tail)).max()
         if distance < best.distance:
@@ -187,16 +242,23 @@ def network_power_laws(network: nn.Module) -> pd.DataFrame:
     Raises:
         NotAvailable: if there is neither a convolution nor a dense layer.
     """
-    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, Linear)}
+    names = [name for name, layer in network.named_modules() if isinstance(layer, Linear)]
+    return pd.DataFrame(
+        {"layer": name, "kind": kind(layer), **_of_spectrum(eigenvalues)}
+        for name, (layer, eigenvalues) in zip(names, _spectra(network), strict=True)
+    )
+
+
+def _spectra(network: nn.Module) -> list[tuple[Linear, np.ndarray]]:
+    """Each convolution and dense layer with its eigenvalues."""
+    layers = [layer for layer in network.modules() if isinstance(layer, Linear)]
     if not layers:
         raise NotAvailable("this network has neither a convolution nor a dense layer")
-    grams = [_grams_of_places(layer) for layer in layers.values()]
+    grams = [_grams_of_places(layer) for layer in layers]
     values = singular_values([found for of_layer in grams for found in of_layer])
     ends = np.cumsum([len(of_layer) for of_layer in grams])[:-1]
-    return pd.DataFrame(
-        {"layer": name, "kind": kind(layer), **_of_spectrum(np.concatenate(singular) ** 2)}
-        for (name, layer), singular in zip(layers.items(), _split(values, ends), strict=True)
-    )
+    spectra = [np.concatenate(singular) ** 2 for singular in _split(values, ends)]
+    return list(zip(layers, spectra, strict=True))
 
 
 def _split(values: list[np.ndarray], ends: np.ndarray) -> list[list[np.ndarray]]:

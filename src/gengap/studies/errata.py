@@ -136,15 +136,6 @@ def released_last_runs(runs: Series) -> list[int]:
     return [row for row in range(len(names) - 1) if names[row] != names[row + 1]]
 
 
-def pac_bayes_bound(squared_norm: float, sigma: float, images: int) -> float:
-    """|w|^2 / (4 sigma^2) + ln(images / sigma) + 10, over images, the root of it.
-
-    Source: Jiang et al. 2020, eq. 48 and 49, as Dziugaite et al. 2020 report them. They pass as
-    sigma what, squared, is the noise's standard deviation.
-    """
-    return np.sqrt((squared_norm / (4 * sigma**2) + np.log(images / sigma) + 10) / images)
-
-
 def graph_variation(adjacency: np.ndarray, signal: np.ndarray) -> float:
     """tr(Y' L Y) with L = I - D^-1/2 A D^-1/2, D the row sums; not negative if A is symmetric.
 
