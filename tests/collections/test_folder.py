@@ -200,7 +200,7 @@ def test_bad_files_are_rows_with_their_reasons_and_the_others_have_values(tmp_pa
     torch.save(STATE, tmp_path / "a.pt")
     (tmp_path / "b.pt").write_bytes(b"nothing of the kind")
     describe(tmp_path, dict.fromkeys(["a.pt", "b.pt", "c.pt"], (0.9, 0.8)))
-    rows = gengap.measure_table(Folder(tmp_path), "parameter_norm").set_index("model_id")
+    rows = gengap.measure_table(Folder(tmp_path), "raw_parameter_norm").set_index("model_id")
     assert rows.loc["a.pt", "note"] == "" and rows.loc["a.pt", "value"] > 0
     assert "b.pt cannot be read: it is damaged" in rows.loc["b.pt", "note"]
     assert rows.loc["c.pt", "note"].endswith("c.pt is missing; get it again")

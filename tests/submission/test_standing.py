@@ -209,9 +209,9 @@ def test_values_that_were_measured_at_one_place_are_found_at_another(tiny, tmp_p
     for place in places:
         place.mkdir()
     first, second = (gengap.open_collection("tiny", place) for place in places)
-    gengap.measure_table(first.select("family == 'left'"), "parameter_norm")
-    known = kept_values(second)["parameter_norm"].notna()
+    gengap.measure_table(first.select("family == 'left'"), "raw_parameter_norm")
+    known = kept_values(second)["raw_parameter_norm"].notna()
     assert list(known) == [model_id.startswith("left") for model_id in known.index]
-    gengap.measure_table(second.select("family == 'right'"), "parameter_norm")
-    assert kept_values(first)["parameter_norm"].notna().all()
-    assert "parameter_norm" not in kept_values(tiny)
+    gengap.measure_table(second.select("family == 'right'"), "raw_parameter_norm")
+    assert kept_values(first)["raw_parameter_norm"].notna().all()
+    assert "raw_parameter_norm" not in kept_values(tiny)

@@ -106,7 +106,7 @@ def test_a_measure_that_fails_is_a_row_that_says_so_and_the_others_are_kept(tiny
 
 
 def test_what_a_measure_changes_reaches_no_other(tiny, counted):
-    expected = measure_table(tiny, "parameter_norm")["value"].tolist()
+    expected = measure_table(tiny, "raw_parameter_norm")["value"].tolist()
 
     @gengap.measure
     def careless(model) -> float:
@@ -124,7 +124,7 @@ def test_what_a_measure_changes_reaches_no_other(tiny, counted):
     @gengap.measure
     def afterwards(model) -> float:
         assert torch.get_default_dtype() == torch.float32 and torch.is_grad_enabled()
-        return MEASURES["parameter_norm"](model)
+        return MEASURES["raw_parameter_norm"](model)
 
     state = random.getstate()
     rows = measure_table(tiny, ["careless", "spoiling", "afterwards"])
@@ -144,7 +144,7 @@ def test_a_file_that_cannot_be_read_is_a_row_that_says_so(tiny, monkeypatch):
         return read(record)
 
     monkeypatch.setattr(tiny, "read_network", damaged)
-    notes = list(measure_table(tiny, "parameter_norm")["note"])
+    notes = list(measure_table(tiny, "raw_parameter_norm")["note"])
     assert notes.pop(2) == "failed: two.pt is damaged; get it again"
     assert set(notes) == {""}
 
