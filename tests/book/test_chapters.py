@@ -34,7 +34,7 @@ def write_notebook(path, *sources):
 def shown(path):
     """What each code cell of an executed notebook shows."""
     cells = nbformat.read(path, as_version=4).cells
-    return [cell.outputs[0].data["text/plain"] for cell in cells if cell.outputs]
+    return [cell.outputs[0].data["text/plain"] for cell in cells if cell.get("outputs")]
 
 
 @pytest.fixture
