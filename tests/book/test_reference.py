@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -147,6 +148,16 @@ def test_an_image_of_a_cell_is_told_by_the_plain_text_of_its_output():
     docstrings.name_images(None, document)
     assert image["alt"] == "Figure. Across: gap."
     assert other["alt"] == "another"
+
+
+def test_a_page_without_math_does_not_load_mathjax():
+    document = new_document("page")
+    names = ["mathjax/tex.js", None, "tables.js"]
+    for formulas, kept in (([], names[1:]), ([nodes.math(text="x")], names)):
+        document += [nodes.paragraph("", "", *formulas)]
+        context = {"script_files": [SimpleNamespace(filename=name) for name in names]}
+        docstrings.load_mathjax_where_math_is(None, "page", "page.html", context, document)
+        assert [file.filename for file in context["script_files"]] == kept
 
 
 def test_what_a_measure_needs_is_tried(tiny):

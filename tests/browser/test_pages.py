@@ -22,7 +22,7 @@ PAPER = 718  # CSS pixels between the margins of A4
 LOOK = Path(__file__).with_name("look.js")
 STILL = "* { transition: none !important; animation: none !important; }"
 STILL += "html { scroll-behavior: auto !important; }"
-SET = "window.MathJax ? MathJax.startup.promise.then(() => true) : true"
+SET = "window.MathJax?.startup ? MathJax.startup.promise.then(() => true) : true"
 
 
 class Opened:

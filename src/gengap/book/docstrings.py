@@ -52,10 +52,20 @@ def name_images(app: Sphinx, document: Any) -> None:
                 image["alt"] = parts["text/plain"].astext()
 
 
+def load_mathjax_where_math_is(
+    app: Sphinx, page: str, _: str, context: dict, document: Any
+) -> None:
+    """Sphinx loads it on the front page for the sake of the pages below, at twice the weight."""
+    if document is None or not document.next_node(lambda node: node.tagname.startswith("math")):
+        files = context["script_files"]
+        context["script_files"] = [file for file in files if "mathjax" not in str(file.filename)]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.add_role_to_domain("py", "obj", Name(), override=True)
     app.connect("doctree-read", name_images)
+    app.connect("html-page-context", load_mathjax_where_math_is, priority=900)  # after Sphinx's own
     app.connect("missing-reference", target_of)
     app.connect("autodoc-skip-member", is_left_out)
     return {"parallel_read_safe": True}
