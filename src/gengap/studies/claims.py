@@ -91,5 +91,5 @@ def tally(verdicts: pd.Series) -> str:
     """How many claims hold, depend and fail, in words: `2 hold and 1 depends on the networks`."""
     words = {"holds": "hold{}", "depends": "depend{} on the networks", "fails": "fail{}"}
     counts = {text: (verdicts == verdict).sum() for verdict, text in words.items()}
-    told = [f"{n} {text.format('s' * (n == 1))}" for text, n in counts.items() if n]
+    told = [f"{n} {text.format('s' if n == 1 else '')}" for text, n in counts.items() if n]
     return " and ".join(told)
