@@ -42,8 +42,8 @@ def power_law_alpha(model: Model) -> float:
         Martin et al. 2021, alpha; averaged as in weightwatcher's summary.
 
     Differs:
-        the package fits smaller layers too, and fewer than 20 eigenvalues in its own way: see
-        `weightwatcher_alpha`.
+        the package fits smaller layers too, and fewer than 20 eigenvalues in its own way, as
+        `weightwatcher_alpha` does.
 
     Raises:
         NotAvailable: if no layer has 10 eigenvalues, or a layer's weights are 0, infinite or NaN.
