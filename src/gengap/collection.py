@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gengap import folders
 from gengap.errors import GengapError, NotAvailable, nearest
-from gengap.model import Model
+from gengap.model import Model, no_trajectory
 
 # Public name -> where its class is; a class is imported only when its collection is opened.
 COLLECTIONS = {
@@ -61,6 +61,10 @@ class Collection:
     def read_sample(self, record: Series) -> tuple[Tensor, Tensor]:
         """Training inputs (N, C, H, W) float32 and labels (N,) int64 of the row's family."""
         raise NotImplementedError
+
+    def read_trajectory(self, record: Series) -> DataFrame:
+        """`epoch` and `train_loss` of the row's network, up to its epoch."""
+        return no_trajectory()
 
     @classmethod
     def is_root(cls, root: str | Path) -> bool:
@@ -132,7 +136,8 @@ class Collection:
         record = self._index.iloc[self._positions.get_loc(model_id)]
         with self._reading(f"model {model_id!r}"):
             network, initial_weights = self.read_network(record)
-        return Model(network, record, initial_weights, partial(self._sample, record))
+        sample, trajectory = (partial(f, record) for f in (self._sample, self.read_trajectory))
+        return Model(network, record, initial_weights, sample, trajectory)
 
     def _sample(self, record: Series) -> tuple[Tensor, Tensor]:
         # What is missing is remembered too: looking for images again for each model is slow.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from pandas import Series
+from pandas import DataFrame, Series
 from torch import Tensor, nn
 
 from gengap.errors import NotAvailable
@@ -21,6 +21,11 @@ def no_sample() -> tuple[Tensor, Tensor]:
     raise NotAvailable("this model comes without a training sample")
 
 
+def no_trajectory() -> DataFrame:
+    """What a model of which no other epochs are recorded answers when asked for them."""
+    raise NotAvailable("no losses of this network's earlier epochs are recorded")
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """A trained network, its training sample, its initial weights and its row of the index."""
@@ -30,6 +35,7 @@ class Model:
     # Parameters, and moving statistics of batch normalization, named as in network.state_dict().
     initial_weights: Mapping[str, Tensor] | None = None
     read_sample: Callable[[], tuple[Tensor, Tensor]] = no_sample
+    read_trajectory: Callable[[], DataFrame] = no_trajectory
 
     @cached_property
     def sample(self) -> tuple[Tensor, Tensor]:
@@ -41,6 +47,15 @@ class Model:
             NotAvailable: where the collection has no training sample at hand.
         """
         return self.read_sample()
+
+    @property
+    def trajectory(self) -> DataFrame:
+        """`epoch` and `train_loss` (nats) of the recorded epochs up to the model's own, in order.
+
+        Raises:
+            NotAvailable: where the collection records no other epochs, or not all of them.
+        """
+        return self.read_trajectory()
 
     @cached_property
     def logits(self) -> Tensor:

@@ -75,6 +75,7 @@ def climbed(
     bound: float,
     steps: int,
     batch: int = 64,
+    loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy,
 ) -> dict[str, Tensor]:
     """The weights after signed steps up the loss, each weight w kept within w +- bound |w|."""
     room = {name: bound * weight.abs() for name, weight in weights.items()}
@@ -84,9 +85,8 @@ def climbed(
         part, classes = batches[step % len(batches)]
         with torch.enable_grad():
             moved = {name: weight.requires_grad_() for name, weight in moved.items()}
-            logits = functional_call(network, moved, (part,))
-            loss = nn.functional.cross_entropy(logits, classes)
-        slopes = torch.autograd.grad(loss, list(moved.values()))
+            found = loss(functional_call(network, moved, (part,)), classes)
+        slopes = torch.autograd.grad(found, list(moved.values()))
         moved = {
             name: _within(moved[name].detach() + 2.5 / steps * room[name] * slope.sign(), weight, r)
             for (name, weight), slope, r in zip(weights.items(), slopes, room.values(), strict=True)
