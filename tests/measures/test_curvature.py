@@ -93,22 +93,14 @@ def test_the_trace_of_a_piecewise_linear_network_is_that_of_the_dense_hessian():
     assert hessian_trace(model) == pytest.approx(float(dense_hessian(model).trace()), rel=1e-5)
 
 
-def test_the_trace_of_a_smooth_network_of_one_unit_is_that_of_the_dense_hessian():
-    # Tensors of one weight before the nonlinearity: no random direction, no noise.
-    model = model_of(nn.Linear(1, 1), nn.Tanh(), nn.Linear(1, 3), inputs=draw(20, 1))
-    expected = float(dense_hessian(model).trace())
-    assert hessian_trace(model) == pytest.approx(expected, rel=1e-5)
-    assert abs(gauss_newton_trace(model) - expected) > 0.01 * abs(expected)
-
-
 def test_many_directions_come_to_the_trace_of_a_smooth_network(monkeypatch):
     monkeypatch.setattr(curvature, "PROBES", 4000)
     dense = dense_hessian(smooth())
-    kernel = dense[:20, :20] - dense_gauss_newton(smooth())[:20, :20]  # of the first layer
-    error = float((kernel - kernel.diagonal().diag()).norm()) * (2 / 4000) ** 0.5
+    rest = dense - dense_gauss_newton(smooth())
+    error = float((rest - rest.diagonal().diag()).norm()) * (2 / 4000) ** 0.5
     found = hessian_trace(smooth())
     assert found == pytest.approx(float(dense.trace()), abs=3 * error)
-    assert abs(found - gauss_newton_trace(smooth())) > 30 * error
+    assert abs(found - gauss_newton_trace(smooth())) > 10 * error
 
 
 def test_a_sample_that_is_fitted_well_keeps_its_digits():

@@ -25,7 +25,8 @@ def average_adaptive_sharpness(model: Model, *, rho: float = 0.1, images: int = 
 
     with L the cross-entropy of logits that are divided, image by image, by their standard
     deviation, so that no scale of a layer matters. Twenty draws of noise, each on one of five parts
-    of `images` training images in turn.
+    of `images` training images in turn. Another draw of noise and images moves it by a seventh at
+    the median of 15 embedded networks, and by more than its value where that is near 0.
 
     Source:
         Andriushchenko et al. 2023 (A Modern Look at the Relationship between Sharpness and
@@ -57,14 +58,15 @@ def average_adaptive_sharpness(model: Model, *, rho: float = 0.1, images: int = 
 
 @measure
 def worst_adaptive_sharpness(
-    model: Model, *, rho: float = 0.002, images: int = 100, steps: int = 5
+    model: Model, *, rho: float = 0.002, images: int = 100, steps: int = 3
 ) -> float:
     r"""Rise of the loss when each weight moves up the loss by at most a part of its size.
 
     .. math:: \max_{\lvert \delta_i \rvert \le \rho \lvert w_i \rvert} L(w + \delta) - L(w) ,
 
     with the loss L of `average_adaptive_sharpness` on `images` training images, the maximum sought
-    by `steps` steps by the sign of the gradient. Unit: nats.
+    by `steps` steps by the sign of the gradient. Unit: nats. Another draw of images moves it by an
+    eighth at the median of 15 embedded networks, and by a quarter at most.
 
     Source:
         Andriushchenko et al. 2023 (A Modern Look at the Relationship between Sharpness and

@@ -4,6 +4,7 @@ Batch normalization keeps its moving statistics, which are constants here.
 """
 
 from collections.abc import Callable
+from itertools import compress
 
 import numpy as np
 import torch
@@ -26,8 +27,9 @@ from gengap.measures.tangents import (
 )
 from gengap.model import Model
 
-PROBES = 10  # random directions for each tensor of weights
-PRECISION = 1e-3  # of the residual of an eigenvector; the error of the value is of its square
+PROBES = 20  # random directions
+PRECISION = 1e-3  # of the residual of an eigenvector: the value is right to about its square
+BASIS = 8  # vectors that the Lanczos method keeps
 
 
 @measure
@@ -38,7 +40,9 @@ def gauss_newton_trace(model: Model) -> float:
        \big( \operatorname{diag}(p_i) - p_i p_i^\top \big) J_i ,
 
     with :math:`J_i` the derivative of the logits of an image by all weights and :math:`p_i` its
-    probabilities; exact for 50 training images. It is also the Fisher information matrix.
+    probabilities; exact for 50 training images. It is also the Fisher information matrix. Few
+    images have most of it where the training images are fitted: another draw of 50 moves it by a
+    quarter at the median of 15 embedded networks, and by up to 0.8 of its value.
 
     Source:
         Schraudolph 2002; Martens 2020 (New Insights and Perspectives on the Natural Gradient
@@ -56,7 +60,8 @@ def gauss_newton_largest_eigenvalue(model: Model) -> float:
 
     .. math:: \lambda_{\max}(G)
 
-    Unit: nats / weight².
+    Unit: nats / weight². Another draw of images moves it by two fifths at the median of 16
+    embedded networks.
 
     Source:
         as of `gauss_newton_trace`.
@@ -76,15 +81,16 @@ def hessian_trace(model: Model) -> float:
 
     on 50 training images. The first term is `gauss_newton_trace`. The second is 0, and so the two
     measures are equal, where the logits are piecewise linear in the image, as with ReLU and
-    pooling: then they are so in each tensor of weights too. Elsewhere it is Hutchinson's estimate
-    from ten random directions in each tensor of weights.
+    pooling: then they are so in each tensor of weights too. Elsewhere, as with tanh and group
+    normalization, it is Hutchinson's estimate from twenty random directions, whose noise in tanh
+    networks of the zoo can exceed the trace.
 
     Source:
         Yao et al. 2020 (PyHessian); as a predictor Jiang et al. 2020, flatness after Keskar et al.
         2017.
 
     Differs:
-        PyHessian probes the whole Hessian at once, which adds the noise of all other blocks.
+        PyHessian probes the whole Hessian, not only what the Gauss-Newton matrix leaves.
 
     Raises:
         NotAvailable: without a training sample, or where a derivative is not finite.
@@ -99,7 +105,8 @@ def hessian_largest_eigenvalue(model: Model) -> float:
     .. math:: \lambda_{\max}(\nabla^2_\theta L)
 
     on 50 training images, by the Lanczos method on products with vectors, which starts from the
-    largest eigenvector of the Gauss-Newton matrix.
+    largest eigenvector of the Gauss-Newton matrix. Another draw of images moves it as much as
+    `gauss_newton_largest_eigenvalue`.
 
     Source:
         Yao et al. 2020 (PyHessian); as a predictor Keskar et al. 2017.
@@ -112,8 +119,9 @@ def hessian_largest_eigenvalue(model: Model) -> float:
         return 0.0
     shape = len(start), len(start)
     operator = LinearOperator(shape, product, dtype=np.float64)
-    values = eigsh(operator, k=1, which="LA", v0=start, tol=PRECISION, return_eigenvectors=False)
-    return float(values[0])
+    basis = min(BASIS, len(start))
+    found = eigsh(operator, k=1, which="LA", v0=start, ncv=basis, tol=PRECISION)
+    return float(found[0][0])
 
 
 @measure
@@ -124,7 +132,8 @@ def relative_flatness(model: Model, *, images: int = 250) -> float:
 
     with :math:`w_s` the rows of the kernel as a matrix of outputs by inputs, and :math:`H_{st}` the
     second derivatives of the mean loss of `images` training images by the rows s and t. Exact where
-    logits are linear in the kernel or piecewise so; else H is the Gauss-Newton matrix.
+    logits are linear in the kernel or piecewise so; else H is the Gauss-Newton matrix. Another draw
+    of images moves it by less than a fifth in 15 embedded networks.
 
     Source:
         Petzka et al. 2021 (Relative Flatness and Generalization), definition 3.
@@ -205,15 +214,19 @@ def _curved_trace(model: Model) -> float:
         slopes = torch.autograd.grad((residuals * logits).sum(), points, create_graph=True)
     generator = seeded()
 
-    def bend(slope: Tensor, point: Tensor) -> float:
-        """The second derivative along random signs."""
-        signs = torch.randint(2, point.shape, generator=generator).to(point.detach()) * 2 - 1
-        if not slope.requires_grad:
+    def bend(places: slice) -> float:
+        """The second derivative along random signs of the images, or of all weights."""
+        at, curved = points[places], [slope.requires_grad for slope in slopes[places]]
+        signs = [torch.randint(2, w.shape, generator=generator).to(w.detach()) * 2 - 1 for w in at]
+        if not any(curved):
             return 0.0
-        (found,) = torch.autograd.grad(slope, point, signs, retain_graph=True, allow_unused=True)
-        return 0.0 if found is None else float((found * signs).sum(dtype=torch.float64))
+        found = torch.autograd.grad(
+            list(compress(slopes[places], curved)), at, list(compress(signs, curved)),
+            retain_graph=True, allow_unused=True,
+        )  # fmt: skip
+        pairs = [(each.double(), along) for each, along in zip(found, signs) if each is not None]
+        return sum(float((each * along).sum()) for each, along in pairs)
 
-    if bend(slopes[0], points[0]) == 0:
+    if bend(slice(1)) == 0:
         return 0.0
-    pairs = list(zip(slopes[1:], points[1:]))
-    return finite(sum(bend(*pair) for pair in pairs for _ in range(PROBES)) / PROBES)
+    return finite(sum(bend(slice(1, None)) for _ in range(PROBES)) / PROBES)

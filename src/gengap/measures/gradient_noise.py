@@ -13,7 +13,8 @@ def gradient_noise(model: Model) -> float:
     .. math:: \frac1{n-1} \sum_{i=1}^n \lVert g_i - \bar g \rVert^2 , \qquad
        g_i = \nabla_\theta \ell(x_i, y_i)
 
-    over at most 500 training images, :math:`\bar g` the mean of their gradients.
+    over at most 500 training images, :math:`\bar g` the mean of their gradients. Where there are
+    more, another draw moves it by up to a half where the images are fitted.
 
     Source:
         Jiang et al. 2020 (Fantastic Generalization Measures), gradient noise at the end of
@@ -31,7 +32,8 @@ def gradient_noise_scale(model: Model) -> float:
 
     .. math:: \frac{\operatorname{tr} \Sigma}{\lVert \bar g \rVert^2}
 
-    with `gradient_noise` above and the mean gradient of the same images below.
+    with `gradient_noise` above and the mean gradient of the same images below. Where there are more
+    than 500, another draw moves it by up to three fifths.
 
     Source:
         McCandlish et al. 2018 (An Empirical Model of Large-Batch Training), simple noise scale.
@@ -57,7 +59,7 @@ def gradient_signal_to_noise_ratio(model: Model) -> float:
     .. math:: \operatorname{mean}_j \frac{\bar g_j^2}{\operatorname{var}_i(g_{ij})}
 
     over at most 500 training images i, and all weights j whose gradient varies. Larger predicts a
-    *smaller* gap.
+    *smaller* gap. Where there are more than 500, another draw moves it by up to two fifths.
 
     Source:
         Liu et al. 2020 (Understanding Why Neural Networks Generalize Well Through GSNR of

@@ -20,7 +20,8 @@ def tangent_kernel_alignment(model: Model) -> float:
        \nabla_\theta f_l(x_j) - \overline{\nabla_\theta f_l} \big\rangle ,
 
     :math:`y_{ik} = [y_i = k]` minus its mean over images, for all logits k of 50 training images i.
-    Larger predicts a *smaller* gap.
+    Larger predicts a *smaller* gap. Another draw of images moves it by a tenth at the median of
+    15 embedded networks, and by up to two fifths.
 
     Source:
         Baratin et al. 2021 (Implicit Regularization via Neural Feature Alignment), after
