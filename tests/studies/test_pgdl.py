@@ -102,10 +102,9 @@ def test_a_claim_holds_where_the_whole_interval_of_the_rank_agrees(interval, ver
     assert found["rank here"].iloc[0] == f"1 ({interval[0]} to {interval[1]})"
 
 
-def test_the_costs_of_measures_are_kept_for_two_replica_tasks():
-    """Of all that were registered when the benchmark was run; later ones are in the overview."""
+def test_the_costs_of_every_measure_are_kept_for_two_replica_tasks():
     costs = record.measure_costs()
     assert set(costs["family"]) == {"task1_fashion_mnist", "task4_fashion_mnist"}
     for _, rows in costs.groupby("family"):
-        assert set(rows["measure"]) <= {*gengap.MEASURES, "loading"} and len(rows) > 50
+        assert set(rows["measure"]) == {*gengap.MEASURES, "loading"}
     assert (costs["seconds"] < 300).all(), "the competition's limit"

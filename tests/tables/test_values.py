@@ -135,31 +135,27 @@ def test_what_a_measure_changes_reaches_no_other(tiny, counted):
     assert random.getstate() == state
 
 
-def test_a_file_that_cannot_be_read_is_a_row_that_says_so(tiny, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "note"),
+    [
+        (gengap.NotAvailable("left/2 diverged"), "left/2 diverged"),
+        (
+            gengap.GengapError("two.pt is damaged; get it again"),
+            "failed: two.pt is damaged; get it again",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_nan_with_the_reason(tiny, monkeypatch, error, note):
     read = tiny.read_network
 
-    def damaged(record):
+    def lacking(record):
         if record["hp_seed"] == 2:
-            raise gengap.GengapError("two.pt is damaged; get it again")
+            raise error
         return read(record)
 
-    monkeypatch.setattr(tiny, "read_network", damaged)
-    notes = list(measure_table(tiny, "raw_parameter_norm")["note"])
-    assert notes.pop(2) == "failed: two.pt is damaged; get it again"
-    assert set(notes) == {""}
-
-
-def test_a_model_that_cannot_be_loaded_is_nan_with_the_reason(tiny, monkeypatch):
-    read = tiny.read_network
-
-    def diverged(record):
-        if record["hp_seed"] == 2:
-            raise gengap.NotAvailable("left/2 diverged")
-        return read(record)
-
-    monkeypatch.setattr(tiny, "read_network", diverged)
+    monkeypatch.setattr(tiny, "read_network", lacking)
     rows = measure_table(tiny, "raw_parameter_norm")
-    assert list(rows["note"]) == ["", "", "left/2 diverged", "", "", "", "", ""]
+    assert list(rows["note"]) == ["", "", note, "", "", "", "", ""]
 
 
 # --- what is computed again, and what is not

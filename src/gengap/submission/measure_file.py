@@ -111,7 +111,7 @@ def row_of(
 ) -> dict[str, object]:
     """value (None if there is none), seconds and note of a measure on one model."""
     start = time.perf_counter()
-    answer = Guard(collection, model_id).answer(lambda model: finite(function(model)), file)
+    answer = Guard(collection, model_id).answer(function, finite, file)
     lacking = answer.note if answer.failed else f"not available: {answer.note}"
     value, note = (None, lacking) if answer.note else answer.value
     return {"value": value, "seconds": time.perf_counter() - start, "note": note}

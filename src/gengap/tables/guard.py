@@ -42,12 +42,14 @@ class Guard:
         self._collection, self._model_id = collection, model_id
         self._model: Model | None = None
 
-    def answer(self, function: Callable[[Model], object], file: str = "") -> Answer:
-        """The function's answer; file: where its code is, of which a note names the line."""
+    def answer(
+        self, function: Callable[[Model], object], read: Callable[[object], object], file: str
+    ) -> Answer:
+        """What `read` makes of the function's answer; a note names the line in the code's file."""
         try:
             model = self._loaded()
             with _process_as_before():
-                found = Answer(function(model))
+                found = Answer(read(function(model)))
         except NotAvailable as lacking:
             found = Answer(None, str(lacking))
         except (Exception, SystemExit) as error:

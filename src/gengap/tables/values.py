@@ -139,7 +139,7 @@ def _rows(
     guard = Guard(collection, model_id)
     for name in names:
         start, function = time.perf_counter(), measures[name]
-        value, note, failed = guard.answer(lambda model: float(function(model)), file_of(function))  # noqa: B023
+        value, note, failed = guard.answer(function, float, file_of(function))
         if not note and math.isnan(value):
             note = "the measure returned NaN"
         row = {"model_id": model_id, "measure": name, "value": math.nan if note else value}
