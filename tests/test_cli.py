@@ -266,7 +266,7 @@ def test_a_measure_of_ones_own_gets_its_place_and_the_data_stay_as_they_are(
     assert result.exit_code == 0, result.output
     heads, row, last = result.stdout.splitlines()
     assert heads.split()[:5] == ["collection", "family", "models", "reliability", "score"]
-    assert row.split()[:3] == ["demogen", "RESNET_FASHION_MNIST", "48"]
+    assert row.split()[:3] == ["demogen", "RESNET_FASHION_MNIST", "64"]
     assert 0 < float(row.split()[3]) < 1 and row.split()[4] == "kendall_tau"
     assert re.search(r" \d+ of \d+ ", row)
     assert last == f"page: {tmp_path / 'place.html'}"
