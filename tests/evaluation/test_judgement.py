@@ -11,6 +11,7 @@ from scipy import stats
 
 from gengap import GengapError
 from gengap.evaluation import baselines as baselines_module
+from gengap.evaluation import judgement
 from gengap.evaluation.baselines import (
     BASELINE,
     BASELINES,
@@ -443,6 +444,33 @@ def two_families():
     return index, table_of(
         index, **{name: index["gap"].to_numpy() + n for name, n in noise.items()}
     )
+
+
+@pytest.mark.parametrize("sizes, copies", [((5,), 2), ((3, 2), 2), ((2, 3, 2), 1), ((40, 2), 1)])
+def test_neighbours_are_all_pairs_that_differ_in_one_hyper_parameter_alone(sizes, copies):
+    rows = grid_of(*sizes, copies=copies).sample(frac=0.8, random_state=1)
+    settings = rows[[f"hp_h{at}" for at in range(len(sizes))]].to_numpy()
+    differ = {
+        pair: np.flatnonzero(settings[pair[0]] != settings[pair[1]])
+        for pair in itertools.combinations(range(len(rows)), 2)
+    }
+    expected = [(*pair, which[0]) for pair, which in differ.items() if len(which) == 1]
+    assert [*zip(*task_of(rows).neighbours, strict=True)] == expected
+
+
+def test_of_a_large_family_a_stated_number_of_networks_is_judged(monkeypatch):
+    monkeypatch.setattr(judgement, "MOST", 25)
+    large, small = grid_of(5, 4, 2), grid_of(3, 4, 2, family="g")
+    index = pd.concat([large, small], ignore_index=True)
+    measure = random_measure(index, 0)
+    measure[:3] = np.nan
+    found = judged(table_of(index, m=measure), index, scores=["kendall_tau"], **FEW)
+    row, other = (found[(found["measure"] == "m") & (found["family"] == of)] for of in "fg")
+    assert 22 <= row["models"].item() <= 25
+    assert row["note"].item() == "drawn at random of 40 networks"
+    assert (other["models"].item(), other["note"].item()) == (24, "")
+    alone = judged(table_of(index, m=measure), index[:40], scores=["kendall_tau"], **FEW)
+    pd.testing.assert_frame_equal(found[found["family"] == "f"], alone)
 
 
 def test_a_family_is_judged_alike_whichever_stand_beside_it():

@@ -6,11 +6,13 @@ often "beyond chance", by what it shares with the gap's design and not by what i
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
 from pandas import DataFrame
 from scipy import stats
+from scipy.sparse import csr_array
 
 from gengap.evaluation.baselines import features_of
 from gengap.evaluation.tasks import hyperparameters, is_drawn
@@ -22,10 +24,14 @@ LEFT = 0.2  # of the settings' dimensions must be left by functions of two hyper
 
 @dataclass(frozen=True)
 class Design:
-    """What the settings of n networks explain of a measure, in matrices that multiply it."""
+    """What the settings of n networks explain of a measure; its size grows as n, not as n squared.
 
-    effects: np.ndarray  # (T, n, n): the part of each hyper-parameter, and of each two
-    rest: tuple[np.ndarray, np.ndarray]  # (n, n): what else differs between settings; in one
+    A part is features (n, k) of one or two hyper-parameters and (k, n) that make their slopes of a
+    measure, by least squares in the fit of all parts.
+    """
+
+    effects: tuple[tuple[np.ndarray, np.ndarray], ...]
+    setting: np.ndarray  # (n,) int: networks of the same settings have the same number
 
     @classmethod
     def of(cls, models: DataFrame) -> "Design":
@@ -33,22 +39,49 @@ class Design:
         varied, n = hyperparameters(models), len(models)
         parts = {name: _centered(features_of(name, varied[name]).to_numpy()) for name in varied}
         levels = [part for name, part in parts.items() if not is_drawn(varied[name])]
-        effects = _effects([*parts.values()], n)
-        of_each = np.eye(n) - 1 / n - effects.sum(axis=0)
+        setting = np.arange(n)
+        if len(parts):
+            setting = varied.astype(str).groupby([*varied]).ngroup().to_numpy()
+        of_each = cls(_effects([*parts.values()], n), setting)
         products = [
-            of_each @ (one[:, :, None] * other[:, None]).reshape(n, -1)
+            of_each.unexplained((one[:, :, None] * other[:, None]).reshape(n, -1).T).T
             for one, other in combinations(levels, 2)
         ]
-        alike = np.eye(n)
-        if len(parts):
-            same = varied.astype(str).groupby([*varied]).ngroup().to_numpy()
-            alike = (same[:, None] == same) / np.bincount(same)[same]
-        settings = np.trace(alike)
-        both = np.concatenate([effects, _effects(products, n)])
-        if settings - 1 - np.trace(both.sum(axis=0)) >= LEFT * settings:
-            effects = both
-        between = alike - 1 / n - effects.sum(axis=0)
-        return cls(effects, (between, np.eye(n) - alike))
+        of_both = cls(of_each.effects + _effects(products, n), setting)
+        settings = setting.max() + 1
+        enough = settings - 1 - of_both.dimensions >= LEFT * settings
+        return of_both if enough else of_each
+
+    @property
+    def dimensions(self) -> float:
+        """Of the space of all functions that the effects are."""
+        return sum(np.einsum("nk,kn", part, slopes) for part, slopes in self.effects)
+
+    def explained(self, measure: np.ndarray) -> np.ndarray:
+        """(T, n) the effects of a measure (n,)."""
+        found = [part @ (slopes @ measure) for part, slopes in self.effects]
+        return np.array(found).reshape(-1, len(measure))
+
+    def unexplained(self, measures: np.ndarray) -> np.ndarray:
+        """(..., n) what neither mean nor effects explain of measures (..., n)."""
+        # The effects are no projections, but their sum is one and symmetric.
+        explained = sum((measures @ slopes.T) @ part.T for part, slopes in self.effects)
+        return _centered(measures, axis=-1) - explained
+
+    def between(self, measures: np.ndarray) -> np.ndarray:
+        """(..., n) what differs between settings, of what is unexplained."""
+        return self.unexplained(measures - self.within(measures))
+
+    def within(self, measures: np.ndarray) -> np.ndarray:
+        """(..., n) what differs among networks of the same settings."""
+        means = measures @ self._shares
+        return measures - means[..., self.setting]
+
+    @cached_property
+    def _shares(self) -> csr_array:
+        """(n, settings): what each network is of its setting's mean."""
+        shares = 1 / np.bincount(self.setting)[self.setting]
+        return csr_array((shares, (np.arange(len(shares)), self.setting)))
 
 
 def null_measures(
@@ -77,10 +110,10 @@ def null_measures(
         score that comes from effects in the wrong direction is never beyond chance.
     """
     whole = (measure - measure.mean()) / (measure.std() or 1)
-    found = signs @ (design.effects @ whole)
-    for project in design.rest:
-        left = project @ whole
-        moved = left[orders] @ project
+    found = signs @ design.explained(whole)
+    for project in (design.between, design.within):
+        left = project(whole)
+        moved = project(left[orders])
         length = np.linalg.norm(moved, axis=1, keepdims=True)
         found = found + moved * (np.linalg.norm(left) / np.maximum(length, NOTHING))
     return found.round(DIGITS)
@@ -91,15 +124,14 @@ def normal_scores(measure: np.ndarray) -> np.ndarray:
     return stats.norm.ppf((stats.rankdata(measure) - 0.5) / len(measure))
 
 
-def _effects(parts: list[np.ndarray], n: int) -> np.ndarray:
-    """(T, n, n) of parts (n, k) of one design: the fit of each, in the fit of all."""
+def _effects(parts: list[np.ndarray], n: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """The parts (n, k) of one design, each with what makes its slopes in the fit of all."""
     if not parts:
-        return np.empty((0, n, n))
+        return ()
     slopes = np.linalg.pinv(np.concatenate(parts, axis=1))
     ends = np.cumsum([part.shape[1] for part in parts])
-    own = np.split(slopes, ends[:-1])
-    return np.array([part @ of for part, of in zip(parts, own, strict=True)])
+    return tuple(zip(parts, np.split(slopes, ends[:-1]), strict=True))
 
 
-def _centered(part: np.ndarray) -> np.ndarray:
-    return part - part.mean(axis=0)
+def _centered(part: np.ndarray, axis: int = 0) -> np.ndarray:
+    return part - part.mean(axis=axis, keepdims=True)

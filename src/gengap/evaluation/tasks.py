@@ -51,10 +51,18 @@ class Task:
     @cached_property
     def neighbours(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """P pairs of networks that differ in one hyper-parameter alone: one, other, which (P,)."""
-        one, other = np.triu_indices(len(self.gap), 1)
-        differs = self.settings[one] != self.settings[other]
-        alone = differs.sum(axis=1) == 1
-        return one[alone], other[alone], np.nonzero(differs[alone])[1]
+        found = [np.empty((0, 3), int)]
+        for place in range(self.settings.shape[1]):
+            rest = self.settings.copy()
+            rest[:, place] = 0
+            for group in _groups(_alike(rest)):
+                one, other = group[np.array(np.triu_indices(len(group), 1))]
+                differ = self.settings[one, place] != self.settings[other, place]
+                of_group = [one[differ], other[differ], np.full(differ.sum(), place)]
+                found.append(np.column_stack(of_group))
+        pairs = np.concatenate(found)
+        one, other, which = pairs[np.lexsort(pairs.T[1::-1])].T
+        return one, other, which
 
     @cached_property
     def by_hyperparameter(self) -> np.ndarray:
@@ -298,6 +306,12 @@ def _alike(settings: np.ndarray) -> np.ndarray:
     if not settings.shape[1]:
         return np.arange(len(settings))
     return pd.factorize(pd.MultiIndex.from_arrays(settings.T))[0]
+
+
+def _groups(codes: np.ndarray) -> list[np.ndarray]:
+    """Places of those that share a code (n,), of each code, in their order."""
+    ordered = np.argsort(codes, kind="stable")
+    return np.split(ordered, np.flatnonzero(np.diff(codes[ordered])) + 1)
 
 
 def _conditions(task: Task) -> Conditions:
