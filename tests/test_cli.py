@@ -349,10 +349,40 @@ def test_values_that_failed_are_counted_at_the_end_and_the_others_are_there(tiny
     assert result.stderr.splitlines()[-1] == last
 
 
+def test_a_plan_tells_what_is_missing_and_computes_three_models(tiny, run):
+    plan = ["measure", "tiny", "-m", "path_norm", "-m", "vc_dimension", "--plan"]
+    result = run(*plan)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0] == "tiny: 5 models lack values"
+    assert re.fullmatch(r"  time  about 0\.0\d core-hours, by three models .*", lines[1])
+    assert lines[2] == "  disk  0.0 MB at most, for 2 measures"
+    assert run("measure", "tiny", "-m", "path_norm", "-m", "vc_dimension").exit_code == 0
+    assert run(*plan).stdout == "tiny: nothing is missing\n"
+    assert run("details", "tiny", "spectra", "--plan").stdout.startswith("tiny: 5 models lack")
+
+
+def test_what_takes_more_than_an_hour_asks_for_yes(tiny, run, monkeypatch):
+    monkeypatch.setattr("gengap.cli.tables.MINUTES", 1e-9)
+    refused = one_line(run("measure", "tiny", "-m", "path_norm"))
+    assert "5 models of tiny lack values" in refused
+    assert "--yes" in refused
+    assert run("measure", "tiny", "-m", "path_norm", "--yes").exit_code == 0
+
+
+def test_two_runs_of_a_chapter_are_compared(run):
+    chapter = repository() / "book" / "chapters" / "04-genprob.ipynb"
+    result = run("compare", chapter, chapter)
+    assert (result.exit_code, result.stdout) == (0, "no table differs\n")
+
+
 def test_an_interruption_ends_with_one_line_and_the_count_of_what_is_kept(tiny, run):
+    calls = []
+
     @gengap.measure
     def pressed(model) -> float:
-        if model.record["hp_seed"] == 3:
+        calls.append(model)
+        if len(calls) > 3:
             raise KeyboardInterrupt
         return 1.0
 

@@ -17,8 +17,10 @@ import gengap
 from gengap.measures import MEASURES
 from gengap.submission.measure_file import measures_in
 from gengap.tables import store as table
+from gengap.tables.details import detail_table
 from gengap.tables.identity import source_hash
 from gengap.tables.values import measure_table
+from gengap.tables.work import OverBudget
 
 
 @pytest.fixture
@@ -306,6 +308,31 @@ def test_rows_of_a_table_without_a_column_are_computed_again(tiny, counted, data
     store.unlink()
     pd.read_parquet(file).drop(columns="record").to_parquet(file)
     assert len(measure_table(tiny, "counted")) == 8 and len(counted) == 16
+
+
+def test_what_would_take_longer_than_the_budget_ends_after_a_pilot_that_is_kept(tiny, counted):
+    def slow(model):
+        counted.append(model.record["model_id"])
+        time.sleep(0.02)
+        return float(len(counted))
+
+    gengap.measure(slow)
+    with pytest.raises(OverBudget, match=r"^5 models of tiny lack values, .* core-hours") as told:
+        measure_table(tiny, "slow", budget=0)
+    assert counted == ["left/1", "right/4", "right/6"]
+    assert told.value.models == 5
+    assert 0.1 < told.value.seconds < 5
+    rows = measure_table(tiny, "slow", budget=1)
+    assert len(counted) == 8
+    assert len(rows) == 8
+
+
+def test_kernels_of_chapters_have_the_budget_of_their_environment(tiny, counted, monkeypatch):
+    monkeypatch.setenv("GENGAP_BUDGET", "0")
+    with pytest.raises(OverBudget, match="more than the budget of 0 minutes"):
+        detail_table(tiny, "spectra")
+    monkeypatch.setenv("GENGAP_BUDGET", "5")
+    assert detail_table(tiny, "spectra")["model_id"].nunique() == 8
 
 
 def test_an_interruption_tells_what_is_kept_and_keeps_it(tiny, counted, monkeypatch):

@@ -22,6 +22,7 @@ from gengap.book.front_page import findings
 from gengap.errors import GengapError
 from gengap.folders import cache, repository, write_atomically
 from gengap.tables import engine
+from gengap.tables.work import BUDGET
 
 # Kernels under papermill and under nbval (book/chapters/conftest.py) run alike: outputs differ in
 # the last digits between numbers of threads, and a progress bar is no output.
@@ -79,11 +80,13 @@ def run_chapters(
     profile: str = BOOK_PROFILE,
     parameters: dict | None = None,
     jobs: int | None = None,
+    budget: float = 60,
 ) -> list[Path]:
     """Execute chapters, one process each, and return the paths of the executed notebooks.
 
     `names`: chapters (default: all). `profile`: an entry of notebooks/profiles.yml. `parameters`:
     name to value, over the profile's. `jobs`: how many at once (default: the number of cores).
+    `budget`: minutes that a table may compute in a chapter; see `within_budget`.
 
     Of another profile than the book's, cells tagged `only-replica` are left out, and cells tagged
     `needs-NAME` where the collection NAME is not where `gengap fetch` puts it; the page says so.
@@ -97,7 +100,7 @@ def run_chapters(
     the end for the chapters that failed, with cell and error.
     """
     runs = [_planned(name, profile, parameters or {}) for name in _known(names or chapter_names())]
-    seconds, failures = _execute_all(runs, jobs or engine.cores())
+    seconds, failures = _execute_all(runs, jobs or engine.cores(), budget)
     if profile == BOOK_PROFILE and not parameters:
         records = {name: _record(spent) for name, spent in seconds.items()}
         _write(_records_file(), json.dumps({**_records(), **records}, indent=1))
@@ -174,12 +177,13 @@ def _check_parameters(source: Path, parameters: dict) -> None:
         raise GengapError(f"chapter {source.stem} has no parameter {unknown}; it has: {expected}")
 
 
-def _execute_all(runs: list[Run], jobs: int) -> tuple[dict[str, float], list[str]]:
+def _execute_all(runs: list[Run], jobs: int, budget: float) -> tuple[dict[str, float], list[str]]:
     """Seconds by name of the chapters that succeeded, and a sentence for each that failed."""
     seconds, failures = {}, []
     if not runs:
         return seconds, failures
-    work = {"workers": min(jobs, len(runs)), "environment": KERNEL_ENVIRONMENT}
+    environment = KERNEL_ENVIRONMENT | {BUDGET: f"{budget:g}"}
+    work = {"workers": min(jobs, len(runs)), "environment": environment}
     with tqdm(desc="chapters", total=len(runs), unit="chapter") as progress:
         for place, (spent, told, failure) in engine.results(_executed, runs, **work):
             name = runs[place].source.stem

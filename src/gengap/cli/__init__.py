@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from gengap.cli.chapters import PairedParameters, book, run
+from gengap.cli.chapters import PairedParameters, book, compare, run
 from gengap.cli.collections import fetch, train
 from gengap.cli.listing import list_everything
 from gengap.cli.scoring import score, score_predictions
@@ -60,6 +60,7 @@ app.command()(details)
 app.command()(score)
 app.command()(score_predictions)
 app.command(cls=PairedParameters)(run)
+app.command()(compare)
 app.command()(book)
 app.command()(train)
 app.command()(fetch)

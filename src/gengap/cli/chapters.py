@@ -2,6 +2,7 @@
 
 import ast
 from itertools import islice
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -37,6 +38,15 @@ def run(
     jobs: Annotated[
         int | None, typer.Option("-j", "--jobs", min=1, help="Chapters at once (the cores).")
     ] = None,
+    budget: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="MINUTES",
+            help="Of computing missing values inside a chapter; for longer work it says which"
+            " command to run first.",
+        ),
+    ] = 60,
 ) -> None:
     """Execute chapters of the book, each in a process of its own.
 
@@ -52,7 +62,9 @@ def run(
     from gengap.book.chapters import run_chapters
 
     values = dict(_parameter(text) for text in parameters or [])
-    for path in run_chapters(chapters, profile=profile, parameters=values, jobs=jobs):
+    for path in run_chapters(
+        chapters, profile=profile, parameters=values, jobs=jobs, budget=budget
+    ):
         typer.echo(path)
 
 
@@ -66,6 +78,23 @@ def book() -> None:
     from gengap.book.chapters import build_book
 
     typer.echo(f"open {build_book().as_uri()}")
+
+
+def compare(
+    one: Annotated[Path, typer.Argument(metavar="RUN", help="An executed chapter, .ipynb.")],
+    other: Annotated[Path, typer.Argument(metavar="RUN", help="Another run of that chapter.")],
+) -> None:
+    """List the tables in which two runs of a chapter differ.
+
+    \b
+    Example:
+      gengap run 05-everywhere -p seed 1
+      gengap compare book/chapters/05-everywhere.ipynb _build/runs/replica/05-everywhere.ipynb
+    """
+    from gengap.book.comparison import compared
+
+    found = compared(one, other)
+    typer.echo("no table differs" if found.empty else found.to_string(index=False))
 
 
 def joined_pairs(arguments: list[str]) -> list[str]:

@@ -23,3 +23,12 @@ Scheduler = Annotated[
         metavar="ADDRESS", help="A Dask cluster in place of processes here: tcp://127.0.0.1:8786."
     ),
 ]
+Plan = Annotated[
+    bool,
+    typer.Option(
+        "--plan", help="Only tell what is missing and how long it would take, by three models."
+    ),
+]
+Yes = Annotated[
+    bool, typer.Option("--yes", help="Begin also what takes more than an hour of computation.")
+]

@@ -2,12 +2,15 @@
 tables.
 """
 
+import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gengap.cli.options import Csv, Device, Query, Root, Scheduler, Workers
+from gengap.cli.options import Csv, Device, Plan, Query, Root, Scheduler, Workers, Yes
 from gengap.errors import GengapError
 
 if TYPE_CHECKING:
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from gengap.collection import Collection
 
 EVERY = "all"  # in place of a collection's name
+MINUTES = 60  # of computation that begin without --yes
+BYTES = 350  # of disk that a value takes, nearly all of them in the store
 
 
 def measure(
@@ -44,13 +49,16 @@ def measure(
     ] = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    plan: Plan = False,
+    yes: Yes = False,
 ) -> None:
     """Compute measures of a collection's models, and score them against the generalization gap.
 
     Only what is missing is computed. Each value is kept as soon as it is there, or why there is
     none (a file that cannot be read, a measure that raises something): the command goes on with
     the next, and ends with exit status 1. It may be stopped or killed and started again, and may
-    run several times at once (then give each its own --query). The table goes to data/tables.
+    run several times at once (then give each its own --query). What would take more than an hour,
+    by a pilot of three models, asks for --yes; --plan only tells. The table goes to data/tables.
     Shown are, in each family, the measure's median and its Kendall tau with test accuracy and with
     the gap (train minus test accuracy).
 
@@ -64,11 +72,12 @@ def measure(
       gengap measure cnnzoo -m raw_parameter_norm -m inverse_margin --query "family == 'mnist'"
       gengap measure cnnzoo --module my_measures.py --device cuda
       gengap measure pgdl -m path_norm --csv values.csv
+      gengap measure cnnzoo --root originals/cnnzoo --plan
       gengap measure all --scheduler tcp://127.0.0.1:8786
     """
     from gengap.collection import embedded_collections, open_collection
     from gengap.submission.measure_file import measures_in
-    from gengap.tables.values import FAILED, measure_table
+    from gengap.tables.values import FAILED, MEASURES, measure_table
 
     if collection == EVERY and (query or root or csv):
         raise GengapError(
@@ -79,9 +88,18 @@ def measure(
     for name in embedded_collections() if collection == EVERY else [collection]:
         opened = open_collection(name, root, device)
         chosen = opened.select(query) if query else opened
-        rows = measure_table(
-            chosen, names or own, retry=retry, workers=workers, scheduler=scheduler
+        compute = partial(
+            measure_table,
+            chosen,
+            names or own,
+            retry=retry,
+            workers=workers,
+            scheduler=scheduler,
+            budget=_budget(plan, yes),
         )
+        rows = _computed(compute, plan, chosen, len(names or own or MEASURES))
+        if rows is None:
+            continue
         _show(rows, chosen)
         _write(rows, csv)
         failed.append(rows[rows["note"].str.startswith(FAILED)])
@@ -102,6 +120,8 @@ def details(
     device: Device = "cpu",
     workers: Workers = None,
     scheduler: Scheduler = None,
+    plan: Plan = False,
+    yes: Yes = False,
 ) -> None:
     """Compute what has several rows a model, such as numbers of each layer, into a kept table.
 
@@ -120,11 +140,49 @@ def details(
 
     opened = open_collection(collection, root, device)
     chosen = opened.select(query) if query else opened
-    rows = detail_table(chosen, detail, workers=workers, scheduler=scheduler)
+    compute = partial(
+        detail_table,
+        chosen,
+        detail,
+        workers=workers,
+        scheduler=scheduler,
+        budget=_budget(plan, yes),
+    )
+    rows = _computed(compute, plan, chosen)
+    if rows is None:
+        return
     typer.echo(f"{len(rows)} rows of {rows['model_id'].nunique()} models")
     _write(rows, csv)
     if table_file(opened, detail).exists():
         typer.echo(f"table: {table_file(opened, detail)}")
+
+
+def _budget(plan: bool, yes: bool) -> float:
+    """Minutes of computation that may begin; of a plan none after its pilot."""
+    return 0.0 if plan else math.inf if yes else MINUTES
+
+
+def _computed(
+    compute: Callable[[], "DataFrame"], plan: bool, collection: "Collection", measures: int = 0
+) -> "DataFrame | None":
+    """The rows, or None where only a plan is asked for, which is shown."""
+    from gengap.tables.work import OverBudget
+
+    try:
+        rows = compute()
+    except OverBudget as work:
+        if not plan:
+            raise
+        typer.echo(f"{collection.name}: {work.models:,} models lack values")
+        typer.echo(f"  time  about {work.hours}, by three models that were computed now")
+        if measures:
+            size = work.models * measures * BYTES
+            typer.echo(f"  disk  {size / 1e6:,.1f} MB at most, for {measures} measures")
+        return None
+    if plan:
+        typer.echo(f"{collection.name}: nothing is missing")
+        return None
+    return rows
 
 
 def _write(rows: "DataFrame", csv: Path | None) -> None:

@@ -46,11 +46,13 @@ def detail_table(
     *,
     workers: int | None = 1,
     scheduler: str | None = None,
+    budget: float | None = None,
 ) -> DataFrame:
     """The rows of a collection's models; only what is missing is computed.
 
     detail: a name of DETAILS. A model that lacks what the detail needs has no rows: a warning says
-    why, and it is tried again the next time. workers, scheduler: as `measure_table` has them.
+    why, and it is tried again the next time. workers, scheduler, budget: as `measure_table` has
+    them.
 
     Returns what the detail's function returns, in the order of the collection's index.
 
@@ -64,7 +66,7 @@ def detail_table(
     wanted = collection.index()["model_id"]
     tables = _kept(collection, detail, versions, rows_in(store, collection.name))
     if missing := [model_id for model_id in wanted if model_id not in tables]:
-        where = {"workers": workers, "scheduler": scheduler}
+        where = {"workers": workers, "scheduler": scheduler, "budget": budget}
         _compute(function, collection, detail, missing, versions, **where)
     if store.exists():
         tables = _export(collection, detail, versions, store)

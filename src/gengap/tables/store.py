@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
 
@@ -20,6 +21,7 @@ from gengap.collection import Collection
 from gengap.errors import GengapError
 from gengap.tables import engine
 from gengap.tables.identity import VERSIONS, Versions
+from gengap.tables.work import within_budget
 
 COLUMNS = ["collection", "family", "model_id", "measure", "value", "seconds", "note"]
 STORED = [*COLUMNS, *VERSIONS]
@@ -72,22 +74,25 @@ def computed_rows(
     items: Iterable,
     collection: Collection,
     versions: Versions,
+    *,
+    budget: float | None = None,
     **where: object,
 ) -> Iterator[dict]:
     """Rows for the store: model_id, measure and what else `function` yields, of which version.
 
-    where: workers and scheduler, as `engine.results` has them.
+    items: one for each model. budget: minutes; see `work.within_budget`. where: workers and
+    scheduler, as `engine.results` has them.
     """
     families = collection.index().set_index("model_id")["family"]
-    found = engine.results(
+    compute = partial(
+        engine.results,
         function,
-        items,
         start=lambda: collection,
         device=collection.device,
         alone=engine.SECONDS_ALONE,
         **where,
     )
-    for _, row in found:
+    for _, row in within_budget(compute, list(items), collection, budget):
         model_id, measure = row["model_id"], row["measure"]
         names = {"collection": collection.name, "family": families[model_id]}
         yield names | row | versions.of(model_id, measure)

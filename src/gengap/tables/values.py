@@ -39,6 +39,7 @@ from gengap.tables.store import (
     rows_in,
     write_if_changed,
 )
+from gengap.tables.work import OverBudget
 
 FAILED = "failed: "  # how the note begins of what is not merely lacking
 SCHEMA = pa.schema([(n, pa.float64() if t is float else pa.string()) for n, t in TYPES.items()])
@@ -52,6 +53,7 @@ def measure_table(
     retry: bool = False,
     workers: int | None = 1,
     scheduler: str | None = None,
+    budget: float | None = None,
 ) -> DataFrame:
     """Measures of a collection's models; only what is missing is computed.
 
@@ -62,7 +64,9 @@ def measure_table(
     retry: compute again what was not available the last time (no images, say).
     workers: processes; None is one a core. A script that takes more than one needs the guard
     `if __name__ == "__main__":`. scheduler: the address of a Dask cluster that takes their place.
-    On a CPU values do not depend on either.
+    On a CPU values do not depend on either. budget: minutes of computation, by a pilot of three
+    models, above which no more than these three are computed; None is without limit, but for a
+    kernel of `gengap run`.
 
     Returns a row per (model, measure), sorted by family, model and measure, with columns
     collection, family, model_id, measure, value, seconds (spent; loading, and what the measures
@@ -70,6 +74,10 @@ def measure_table(
 
     A measure that raises something or changes the model, and a model that cannot be read, are rows
     whose note begins with `FAILED`, and say what went wrong.
+
+    Raises:
+        GengapError: for an unknown measure or an empty selection; `OverBudget` where more is
+            missing than the budget allows.
     """
     wanted = chosen_measures(measures)
     store = Path(store or default_store(collection)).expanduser()
@@ -81,7 +89,12 @@ def measure_table(
     versions = versions_now(collection, {name: source_hash(MEASURES[name]) for name in MEASURES})
     rows = finished(collection, store, versions)
     if pending := pending_values(index, wanted, rows, retry):
-        _compute(collection, pending, store, versions, workers=workers, scheduler=scheduler)
+        where = {"workers": workers, "scheduler": scheduler, "budget": budget}
+        try:
+            _compute(collection, pending, store, versions, **where)
+        except OverBudget:
+            _export(collection, store, versions)
+            raise
     rows = _export(collection, store, versions) if store.exists() else rows
     asked = rows["model_id"].isin(index["model_id"]) & rows["measure"].isin(wanted)
     return rows.loc[asked, COLUMNS].reset_index(drop=True)
