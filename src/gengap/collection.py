@@ -23,6 +23,7 @@ COLLECTIONS = {
     "pgdl": "gengap.collections.pgdl:PGDL",
     "demogen": "gengap.collections.demogen:DEMOGEN",
     "genprob": "gengap.collections.genprob:GenProb",
+    "robust-measures": "gengap.collections.robust_measures:RobustMeasures",
     "folder": "gengap.collections.folder:Folder",
 }
 
@@ -60,6 +61,10 @@ class Collection:
     def read_sample(self, record: Series) -> tuple[Tensor, Tensor]:
         """Training inputs (N, C, H, W) float32 and labels (N,) int64 of the row's family."""
         raise NotImplementedError
+
+    def given_values(self) -> DataFrame | None:
+        """Values that came in place of networks: by model_id, a column for each measure."""
+        return None
 
     @classmethod
     def is_root(cls, root: str | Path) -> bool:

@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 import gengap
 from gengap.collections.pgdl import PGDL
+from gengap.collections.robust_measures import REGISTERED
 from gengap.measures import MEASURES
 from gengap.measures.flatness import (
     MAGNITUDE_EPSILON,
@@ -62,6 +63,10 @@ OF_NOISE = {
 ROOTS = {"L2": "PARAM_NORM", "L2_DIST": "FRO_DIST"}  # of the same norms, without a bound
 EVERY = OF_WEIGHTS | OF_MARGINS | OF_PATHS | OF_NOISE
 NETWORKS = ["vgg_fashion_mnist/model_3", "nin_fashion_mnist/model_5"]
+
+
+def test_published_tables_of_the_study_give_these_names():
+    assert {name.lower(): ours for name, ours in EVERY.items()} == REGISTERED
 
 
 @pytest.fixture(scope="module", params=NETWORKS)

@@ -60,10 +60,13 @@ def scored_beside_all(
 
 
 def kept_values(collection: Collection) -> DataFrame:
-    """What table and store of the collection hold: by its model ids, a column per measure.
+    """What is known of the collection: by its model ids, a column per measure.
 
-    Values of an index row or of weights that have changed since are left out.
+    That is what came with it, or what table and store hold; values of an index row or of weights
+    that have changed since are left out.
     """
+    if (given := collection.given_values()) is not None:
+        return given
     rows = finished(collection, default_store(collection), versions_now(collection, {}))
     wide = rows.pivot(index="model_id", columns="measure", values="value")
     return wide.reindex(collection.index()["model_id"])
