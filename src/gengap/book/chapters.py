@@ -30,7 +30,9 @@ BOOK_PROFILE = "replica"  # the committed book shows this profile and no other
 FETCHED = "<cache>/"  # in profiles.yml: below here `gengap fetch NAME` puts the collection NAME
 # Tags of cells: what is said of the book's profile alone, and what a collection is needed for.
 ONLY_BOOK, NEEDS = "only-replica", "needs-"
-WARNING = re.compile(r"UserWarning: (.*)")
+# The first within a paragraph, as a comment that no reader sees.
+ONLY_BOOK_WORDS = re.compile(rf"<!-- {ONLY_BOOK} -->.*?<!-- end -->", re.DOTALL)
+WARNING = re.compile(r"\w*Warning: (.*)")
 # What the numbers in chapters, and the pages, come out of; the status page names their versions.
 PACKAGES = (
     "torch",
@@ -85,9 +87,10 @@ def run_chapters(
     `names`: chapters (default: all). `profile`: an entry of notebooks/profiles.yml. `parameters`:
     name to value, over the profile's. `jobs`: how many at once (default: the number of cores).
 
-    Of another profile than the book's, cells tagged `only-replica` are left out, and cells tagged
-    `needs-NAME` where the collection NAME is not where `gengap fetch` puts it; the page says so.
-    Warnings of the package are taken out of the page, and repeated here, without paths.
+    Of another profile than the book's, cells tagged `only-replica` are left out, what stands
+    between `<!-- only-replica -->` and `<!-- end -->`, and cells tagged `needs-NAME` where the
+    collection NAME is not where `gengap fetch` puts it; the page says so. Warnings are taken out of
+    the page, and repeated here, without paths.
 
     The book's own chapters, book/chapters, are written only for the book's profile without further
     parameters; everything else goes to _build/runs/<profile>. An unchanged run gives an unchanged
@@ -244,6 +247,8 @@ def _cells_of(run: Run) -> nbformat.NotebookNode:
         )
     without = {ONLY_BOOK, *(NEEDS + name for name in run.absent)}
     notebook.cells = [c for c in notebook.cells if not without & {*c.metadata.get("tags", ())}]
+    for cell in notebook.cells:
+        cell.source = ONLY_BOOK_WORDS.sub("", cell.source)
     shown = f"This page shows the profile **{run.profile}**."
     shown += "".join(f" The collection `{name}` is not at hand: left out." for name in run.absent)
     notebook.cells[0].source += f"\n\n{shown}"
@@ -251,22 +256,24 @@ def _cells_of(run: Run) -> nbformat.NotebookNode:
 
 
 def _warnings_taken_out(notebook: nbformat.NotebookNode) -> list[str]:
-    """What the package warned of; as outputs, warnings would show the paths of this machine."""
-    told = []
+    """What was warned of; as outputs, warnings would show the paths of this machine."""
+    told = {}
     for cell in notebook.cells:
         for output in [o for o in cell.get("outputs", ()) if o.get("name") == "stderr"]:
             if sentences := WARNING.findall(output.text):
-                told += sentences
+                told |= dict.fromkeys(sentences)
                 cell.outputs.remove(output)
-    return told
+    return [*told]
 
 
 def _normalised(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The notebook without what differs from run to run: timings, paths, versions, random ids."""
+    """The notebook without what differs from run to run or machine to machine."""
     notebook.metadata.pop("papermill")
     notebook.metadata["language_info"] = {"name": "python"}
     for position, cell in enumerate(notebook.cells):
         cell.id = f"cell-{position}"
+        if "injected-parameters" in cell.metadata.get("tags", ()):
+            cell.source = cell.source.replace(f"{cache()}{os.sep}", FETCHED)
         for volatile in ("execution", "papermill"):
             cell.metadata.pop(volatile, None)
     return notebook
