@@ -5,7 +5,9 @@ import re
 import socket
 import struct
 import tarfile
+import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
@@ -133,8 +135,8 @@ def test_no_member_is_written_outside_and_links_are_not_followed(server, tmp_pat
     names = ["../../weights.npy", "/metrics.csv.gz", "layout.csv", "../../../evil.py"]
     pack(served / "mnist.tar.xz", names, link="weights.npy/../x")
     root = fetch_cnnzoo(["mnist"], address=address)
-    written = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-    assert written == {*FILES, "mnist.tar.xz"}
+    places = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name for path in places if path.parent.name != "locks"} == {*FILES, "mnist.tar.xz"}
     assert {path.name for path in (root / "mnist").iterdir()} == set(FILES)
 
 
@@ -299,6 +301,34 @@ def test_what_a_server_cut_short_without_saying_so_is_damaged(serve, monkeypatch
         members.writestr("images", np.random.default_rng(0).bytes(300_000))
     with pytest.raises(GengapError, match="phase_one_data.zip is damaged .*delete it"):
         fetch_pgdl(["task4"], address=address)
+
+
+@pytest.mark.parametrize("name", ["cnnzoo", "demogen", "pgdl"])
+@pytest.mark.parametrize("trouble", [None, "promise more"])
+def test_of_two_fetches_at_once_one_waits_for_the_other(
+    serve, tmp_path, monkeypatch, name, trouble
+):
+    monkeypatch.setattr(Trouble, "trouble", trouble)
+    served, address = serve(Trouble)
+    pack(served / "mnist.tar.xz", FILES, content=np.random.default_rng(0).bytes(3_000_000))
+    pack_demogen(served, networks(f"NIN_CIFAR10/{NIN}"))
+    pack_tasks(served / "phase_one_data.zip", "task4")
+    fetch_one = {
+        "cnnzoo": partial(fetch_cnnzoo, ["mnist"]),
+        "demogen": partial(fetch_demogen, ["NIN_CIFAR10"]),
+        "pgdl": partial(fetch_pgdl, ["task4"]),
+    }[name]
+    with warnings.catch_warnings(record=True) as warned, ThreadPoolExecutor(2) as pool:
+        warnings.simplefilter("always")
+        fetching = [pool.submit(fetch_one, address=address) for _ in range(2)]
+        failed = [str(each.exception()) for each in fetching if each.exception()]
+    assert all("is being fetched by another command" in str(w.message) for w in warned)
+    assert len(failed) == (trouble is not None), failed
+    folder = tmp_path / "cache" / name
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert any(path.is_file() for path in before) and not [*folder.rglob("*.part")]
+    fetch_one(address="http://127.0.0.1:9/")  # all is there
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 # DEMOGEN
