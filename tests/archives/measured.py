@@ -9,11 +9,14 @@ import io
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from gengap.collection import Collection
 from gengap.evaluation.tasks import gap_of, last_epoch
 from gengap.measures import MEASURES
 from gengap.measures.margin_signatures import OUTPUT, STATISTICS
+from gengap.measures.weight_features import ALL_LAYER_STATISTICS
+from gengap.studies import zoo, zoo_predictors
 from gengap.tables.details import DETAILS, resolve_name
 from gengap.tables.identity import source_hash, versions_now
 from gengap.tables.store import PAYLOAD, default_store, keep
@@ -79,6 +82,31 @@ def keep_margins(demogen: Collection) -> None:
     )
     for _ in keep(default_store(demogen), rows):
         pass
+
+
+def keep_fits(collection: Collection, patch: pytest.MonkeyPatch, sizes: list[int]) -> None:
+    """All fits of chapter 1, with a few trees and epochs under the names of the published many.
+
+    sizes: of its learning curve.
+    """
+    made_by = (zoo._predictions, zoo._candidate, zoo._curve_point, zoo._transfers, zoo._gains)
+    sources = {function: source_hash(function) for function in (*made_by, zoo._problems)}
+    index, weights = collection.last_networks()
+    fewer = index.drop(index.groupby("family").tail(1).index)
+    kept = {"jobs": 1, "table": f"{collection.table_name}.fits"}
+    one = {"inputs": [ALL_LAYER_STATISTICS], "predictors": ["lgbm"]}
+    with patch.context() as few:
+        few.setattr(zoo, "source_hash", sources.get)
+        few.setattr(zoo_predictors, "TREE_PATIENCE", 1)
+        few.setattr(zoo_predictors, "EPOCHS", 1)
+        fits = zoo.Fits(weights, index, **kept)
+        for make in (fits.predictions, fits.transfers, fits.selections, fits.importances):
+            make()
+        fits.learning_curve(sizes, repeats=1)
+        fits.predictions(inputs=one["inputs"], predictors=["dnn"], tuned_for="mnist")
+        zoo.Fits(weights[fewer.index], fewer, **kept).predictions(**one)
+        for seed in range(1, 5):
+            zoo.Fits(weights, index, seed=seed, **kept).predictions(**one)
 
 
 def made_up_signatures(model_id: str, gap: float, rng: np.random.Generator) -> pd.DataFrame:

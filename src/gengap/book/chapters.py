@@ -34,10 +34,8 @@ ONLY_BOOK, NEEDS = "only-replica", "needs-"
 ONLY_BOOK_WORDS = re.compile(rf"<!-- {ONLY_BOOK} -->.*?<!-- end -->", re.DOTALL)
 WARNING = re.compile(r"\w*Warning: (.*)")
 # What the numbers in chapters, and the pages, come out of; the status page names their versions.
-PACKAGES = tuple(
-    "torch numpy scipy pandas scikit-learn statsmodels lightgbm POT matplotlib papermill"
-    " jupyter-book".split()
-)
+PACKAGES = ["torch", "numpy", "scipy", "pandas", "scikit-learn", "statsmodels", "lightgbm", "POT"]
+PACKAGES += ["matplotlib", "papermill", "jupyter-book"]
 
 
 @dataclass(frozen=True)
