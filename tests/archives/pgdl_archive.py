@@ -1,8 +1,9 @@
 """PGDL's three zip files in miniature: eight tasks in the published layout and on its grids.
 
 Names, grids, classes and shapes are those of the competition's README and of what others found in
-the real files. Networks are very narrow and images few. Of Task 8 the README lists half of the
-grid; which values are missing is not known, and here it has four batch sizes.
+the real files; which of their values are text or lists is not known, and here each is met. Networks
+are very narrow and images few. Of Task 8 the README lists half of the grid; which values are
+missing is not known, and here it has four batch sizes.
 """
 
 import itertools
@@ -24,7 +25,7 @@ ARCHIVES = {  # the folder in it, and its tasks; one has none
 }
 REGULARIZED = {"dropout_p": [0.0, 0.5], "weight_decay": [0.0, 0.001]}
 CONVOLUTIONAL = {
-    "nparams": [1_000_000, 2_500_000],
+    "nparams": ["1M", "2.5M"],
     "depth": [4, 6, 9],
     "wd": [0.0, 0.0005],
     "reverse": [True, False],
@@ -43,7 +44,7 @@ GRIDS = {
     "task6": REGULARIZED
     | {"bs": [512, 1024], "conv": [256, 512], "depth": [6, 9, 12], "lr": [0.1, 0.01]},
     "task7": REGULARIZED
-    | {"depth": [6, 9], "bs": [512, 1024], "dense": ["128-128-128", "256-256", "512"]},
+    | {"depth": [6, 9], "bs": [512, 1024], "dense": [[128, 128, 128], [256, 256], 512]},
     "task8": {"convwidth": [256, 512], "dropout_p": [0.0, 0.5], "num_conv_blocks": [1, 3]}
     | {"lr": [0.001, 0.01], "bs": [32, 128, 512, 2048]},
     "task9": REGULARIZED | {"conv": [256, 512], "depth": [9, 12], "bs": [32, 512]},
@@ -125,10 +126,10 @@ def layers(task: str, setting: dict) -> list[dict]:
     narrow = {name: setting[name] // NARROWER for name in ("conv", "convwidth") if name in setting}
     classes = CLASSES.get(task, 10)
     if "nparams" in setting:
-        nparams = {"nparams": setting["nparams"] // 1000}
+        nparams = {"nparams": float(setting["nparams"][:-1]) * 1000}
         known = setting | nparams | {"channels": shape_of(task)[-1]}
         return fully_convolutional_layers(classes, **known, batch_norm=task == "task4")
     if "convwidth" in setting:
         return vgg_layers(classes, **{"dense_width": 128} | setting | narrow | {"dense_width": 3})
-    units = "-".join(str(int(n) // NARROWER + 1) for n in setting.get("dense", "").split("-") if n)
+    units = "-".join(str(n // NARROWER + 1) for n in np.ravel(setting.get("dense", [])).tolist())
     return nin_layers(classes, **{"conv": 2} | setting | narrow | {"dense": units})

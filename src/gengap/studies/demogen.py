@@ -67,10 +67,9 @@ def that_fit(index: DataFrame, fitted: float, *, few: int = 30) -> Series:
 
     Of a family with only a few of them, too few for twenty features, the better half.
     """
-    accuracy = index["train_accuracy"]
-    families = accuracy.groupby(index["family"])
-    enough = (accuracy >= fitted).groupby(index["family"]).transform("sum") > few
-    return accuracy >= families.transform("median").where(~enough, fitted)
+    accuracy, family = index["train_accuracy"], index["family"]
+    enough = (accuracy >= fitted).groupby(family).transform("sum") > few
+    return accuracy >= accuracy.groupby(family).transform("median").where(~enough, fitted)
 
 
 def _hidden(stages: Sequence[str]) -> list[str]:
