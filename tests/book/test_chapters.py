@@ -93,6 +93,8 @@ def test_another_profile_takes_its_folders_from_the_cache_and_leaves_out_what_do
     )
     notebook = nbformat.read(source, as_version=4)
     notebook.cells.insert(0, nbformat.v4.new_markdown_cell("# A title"))
+    words = "# both\n\n<!-- only-replica -->no<!-- end -->all<!-- only-replica -->,\nno<!-- end -->"
+    notebook.cells.append(nbformat.v4.new_markdown_cell(words))
     nbformat.write(notebook, source)
     with pytest.warns(UserWarning) as warned:
         [executed] = chapters.run_chapters(["01-works"], profile="published")
@@ -101,6 +103,8 @@ def test_another_profile_takes_its_folders_from_the_cache_and_leaves_out_what_do
         "01-works: genprob is not in the cache and is left out",
     }
     assert shown(executed) == [repr(str(checkout / "cache" / "pgdl")), "'found'", "'warned'"]
+    cells = nbformat.read(executed, as_version=4).cells
+    assert 'pgdl = "<cache>/pgdl"' in cells[2].source and cells[-1].source == "# both\n\nall"
     title = nbformat.read(executed, as_version=4).cells[0].source
     assert title.splitlines()[2:] == [
         "This page shows the profile **published**. The collection `genprob` is not at hand: left"
@@ -109,8 +113,12 @@ def test_another_profile_takes_its_folders_from_the_cache_and_leaves_out_what_do
     (checkout / "cache" / "pgdl").rename(checkout / "elsewhere")
     notebook.cells = [c for c in notebook.cells if "needs-pgdl" not in c.metadata.get("tags", ())]
     nbformat.write(notebook, source)
-    with pytest.raises(GengapError, match="01-works needs pgdl, .* `gengap fetch pgdl` puts it"):
+    lacking = "pgdl is not in the cache; `gengap fetch pgdl` puts it there"
+    with pytest.raises(GengapError, match=f"01-works cannot run: {lacking}"):
         chapters.run_chapters(["01-works"], profile="published")
+    (checkout / "notebooks" / "02-fails.ipynb").unlink()
+    with pytest.warns(UserWarning, match=f"01-works is left out: {lacking}"):
+        assert chapters.run_chapters(profile="published") == []
     with pytest.warns(UserWarning):
         chapters.run_chapters(["01-works"])
     assert shown(checkout / "book" / "chapters" / source.name)[-2:] == [

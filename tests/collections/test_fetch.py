@@ -1,17 +1,16 @@
 """Fetching from a made-up server on loopback: good, damaged, malicious and absent archives."""
 
 import io
-import re
-import socket
-import struct
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Thread
+from threading import Event
 
 import numpy as np
 import pytest
+from archives.servers import Parts, Quiet, Trouble, serving
 
 from gengap import GengapError, open_collection
 from gengap.collections import fetch
@@ -23,78 +22,19 @@ from gengap.collections.fetch import (
 )
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """Sends whole files."""
-
-    def log_message(self, *args):
-        pass
-
-
-class Parts(Quiet):
-    """Sends what is asked for of a file, and ends the first connection after `bytes_at_first`."""
-
-    bytes_at_first = None
-    sent = None  # the list of each answer's status and first byte
-
-    def do_GET(self):
-        content = (self.server.served / self.path[1:]).read_bytes()
-        start = int(re.fullmatch(r"bytes=(\d+)-", self.headers["Range"])[1])
-        status = 206 if start < len(content) else 416
-        self.sent.append((status, start))
-        self.send_response(status)
-        rest = content[start:]
-        self.send_header("Content-Length", str(len(rest)))
-        self.end_headers()
-        self.wfile.write(rest[: self.bytes_at_first])
-        type(self).bytes_at_first = None
-
-
-class Trouble(Quiet):
-    """Sends no parts, and at first only half of a file; then it does as `trouble` says."""
-
-    trouble = None  # "stall", "reset", "promise more" or "promise less"
-    released = None
-
-    def do_GET(self):
-        content = (self.server.served / self.path[1:]).read_bytes()
-        trouble, type(self).trouble = self.trouble, None
-        half = content[: len(content) // 2]
-        promised = {"promise more": 2 * len(content), "promise less": len(half)}
-        self.send_response(200)
-        self.send_header("Content-Length", str(promised.get(trouble, len(content))))
-        self.end_headers()
-        self.wfile.write(half if trouble in ("stall", "reset") else content)
-        if trouble == "stall":
-            self.released.wait(10)
-        if trouble == "reset":
-            linger = struct.pack("ii", 1, 0)
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            self.connection.close()
-
-
 @pytest.fixture
 def serve(tmp_path, monkeypatch):
     """Serves a folder as a handler does, and gives its address; the cache is a fresh folder."""
     monkeypatch.setenv("GENGAP_CACHE", str(tmp_path / "cache"))
-    served, running = tmp_path / "served", []
-    served.mkdir()
-
-    def start(handler):
-        running.append(http := ThreadingHTTPServer(("127.0.0.1", 0), handler))
-        http.served = served
-        Thread(target=http.serve_forever, daemon=True).start()
-        return served, f"http://127.0.0.1:{http.server_port}/"
-
-    yield start
-    for http in running:
-        http.shutdown()
-        http.server_close()
+    (served := tmp_path / "served").mkdir()
+    with ExitStack() as running:
+        yield lambda handler: (served, running.enter_context(serving(handler, served)))
 
 
 @pytest.fixture
-def server(serve, tmp_path):
+def server(serve):
     """A folder and the address under which its files are served whole."""
-    return serve(partial(Quiet, directory=tmp_path / "served"))
+    return serve(Quiet)
 
 
 @pytest.fixture
@@ -102,6 +42,19 @@ def server_of_parts(serve, monkeypatch):
     """A folder, the address under which parts of its files are served, and the handler."""
     monkeypatch.setattr(Parts, "sent", [])
     return *serve(Parts), Parts
+
+
+@pytest.fixture
+def troubled(serve, monkeypatch):
+    """A function: a folder and the address of a server that meets these troubles."""
+
+    def serve_with(*troubles):
+        monkeypatch.setattr(Trouble, "troubles", [*troubles], raising=False)
+        monkeypatch.setattr(Trouble, "released", Event())
+        monkeypatch.setattr(fetch, "SECONDS_OF_SILENCE", 0.5)
+        return serve(Trouble)
+
+    return serve_with
 
 
 def pack(archive, names, link=None, content=None, compression="xz"):
@@ -133,8 +86,8 @@ def test_no_member_is_written_outside_and_links_are_not_followed(server, tmp_pat
     names = ["../../weights.npy", "/metrics.csv.gz", "layout.csv", "../../../evil.py"]
     pack(served / "mnist.tar.xz", names, link="weights.npy/../x")
     root = fetch_cnnzoo(["mnist"], address=address)
-    written = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-    assert written == {*FILES, "mnist.tar.xz"}
+    places = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name for path in places if path.parent.name != "locks"} == {*FILES, "mnist.tar.xz"}
     assert {path.name for path in (root / "mnist").iterdir()} == set(FILES)
 
 
@@ -275,12 +228,9 @@ def test_a_server_that_sends_no_parts_sends_it_all_again(server, tmp_path):
 
 @pytest.mark.parametrize("trouble", ["stall", "reset", "promise more"])
 def test_a_server_that_fails_on_the_way_costs_one_sentence_and_the_next_try_is_whole(
-    serve, tmp_path, monkeypatch, trouble
+    troubled, tmp_path, trouble
 ):
-    monkeypatch.setattr(Trouble, "trouble", trouble)
-    monkeypatch.setattr(Trouble, "released", Event())
-    monkeypatch.setattr(fetch, "SECONDS_OF_SILENCE", 0.5)
-    served, address = serve(Trouble)
+    served, address = troubled(trouble)
     with zipfile.ZipFile(served / "phase_one_data.zip", "w") as members:
         members.writestr("images", np.random.default_rng(0).bytes(300_000))
     with pytest.raises(GengapError, match="phase_one_data.zip could not be downloaded .*try again"):
@@ -292,13 +242,35 @@ def test_a_server_that_fails_on_the_way_costs_one_sentence_and_the_next_try_is_w
     assert place.read_bytes() == (served / "phase_one_data.zip").read_bytes()
 
 
-def test_what_a_server_cut_short_without_saying_so_is_damaged(serve, monkeypatch):
-    monkeypatch.setattr(Trouble, "trouble", "promise less")
-    served, address = serve(Trouble)
+def test_what_a_server_cut_short_without_saying_so_is_damaged(troubled):
+    served, address = troubled("promise less")
     with zipfile.ZipFile(served / "phase_one_data.zip", "w") as members:
         members.writestr("images", np.random.default_rng(0).bytes(300_000))
     with pytest.raises(GengapError, match="phase_one_data.zip is damaged .*delete it"):
         fetch_pgdl(["task4"], address=address)
+
+
+@pytest.mark.parametrize("name", ["cnnzoo", "demogen", "pgdl"])
+@pytest.mark.parametrize("trouble", [None, "promise more"])
+def test_of_two_fetches_at_once_one_waits_for_the_other(troubled, tmp_path, name, trouble):
+    served, address = troubled(trouble)
+    pack(served / "mnist.tar.xz", FILES, content=np.random.default_rng(0).bytes(3_000_000))
+    pack_demogen(served, networks(f"NIN_CIFAR10/{NIN}"))
+    pack_tasks(served / "phase_one_data.zip", "task4")
+    fetch_one = {
+        "cnnzoo": partial(fetch_cnnzoo, ["mnist"]),
+        "demogen": partial(fetch_demogen, ["NIN_CIFAR10"]),
+        "pgdl": partial(fetch_pgdl, ["task4"]),
+    }[name]
+    with ThreadPoolExecutor(2) as pool:
+        fetching = [pool.submit(fetch_one, address=address) for _ in range(2)]
+        failed = [str(each.exception()) for each in fetching if each.exception()]
+    assert len(failed) == (trouble is not None), failed
+    folder = tmp_path / "cache" / name
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert any(path.is_file() for path in before) and not [*folder.rglob("*.part")]
+    fetch_one(address="http://127.0.0.1:9/")  # all is there
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 # DEMOGEN
@@ -409,7 +381,7 @@ def test_a_damaged_archive_of_demogen_leaves_whole_files_that_are_kept(server, t
 def test_an_archive_that_is_not_demogens_and_an_unknown_family_are_refused(server):
     served, address = server
     pack_demogen(served, networks(f"NIN_CIFAR10/{NIN}")[1:])
-    with pytest.raises(GengapError, match="lacks all_model_spec.json, RESNET_CIFAR10: this is not"):
+    with pytest.raises(GengapError, match="lacks all_model_spec.json, RESNET_CIFAR10"):
         fetch_demogen(["NIN_CIFAR10", "RESNET_CIFAR10"], address=address)
     with pytest.raises(GengapError, match="No family 'nin' in DEMOGEN: choose from NIN_CIFAR10"):
         fetch_demogen(["NIN_CIFAR10", "nin"], address=address)

@@ -20,6 +20,7 @@ from gengap.studies.demogen import (
     ablation_table,
     joint_table,
     signature_table,
+    that_fit,
     transfer,
     transfer_table,
 )
@@ -547,3 +548,11 @@ def test_a_form_that_cannot_be_fitted_keeps_its_row_with_the_reason(collection):
     assert table.loc[HIDDEN, "note"].str.contains("11 models cannot tell 10 features").all()
     assert table.loc["h1", "adjusted_r2"].notna().all()
     assert (table["left_out"] == 25).all()
+
+
+def test_networks_that_fit_are_the_better_half_of_a_family_in_which_few_fit():
+    accuracy = np.linspace(0.9, 1, 101)
+    index = pd.DataFrame({"family": "a", "train_accuracy": accuracy})
+    few = pd.DataFrame({"family": "b", "train_accuracy": accuracy - 0.5})
+    found = that_fit(pd.concat([index, few], ignore_index=True), 0.95)
+    assert found.tolist() == [*(accuracy >= 0.95), *(accuracy >= np.median(accuracy))]

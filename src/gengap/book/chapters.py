@@ -31,21 +31,12 @@ BOOK_PROFILE = "replica"  # the committed book shows this profile and no other
 FETCHED = "<cache>/"  # in profiles.yml: below here `gengap fetch NAME` puts the collection NAME
 # Tags of cells: what is said of the book's profile alone, and what a collection is needed for.
 ONLY_BOOK, NEEDS = "only-replica", "needs-"
-WARNING = re.compile(r"UserWarning: (.*)")
+# The first within a paragraph, as a comment that no reader sees.
+ONLY_BOOK_WORDS = re.compile(rf"<!-- {ONLY_BOOK} -->.*?<!-- end -->", re.DOTALL)
+WARNING = re.compile(r"\w*Warning: (.*)")
 # What the numbers in chapters, and the pages, come out of; the status page names their versions.
-PACKAGES = (
-    "torch",
-    "numpy",
-    "scipy",
-    "pandas",
-    "scikit-learn",
-    "statsmodels",
-    "lightgbm",
-    "POT",
-    "matplotlib",
-    "papermill",
-    "jupyter-book",
-)
+PACKAGES = ["torch", "numpy", "scipy", "pandas", "scikit-learn", "statsmodels", "lightgbm", "POT"]
+PACKAGES += ["matplotlib", "papermill", "jupyter-book"]
 
 
 @dataclass(frozen=True)
@@ -88,9 +79,11 @@ def run_chapters(
     name to value, over the profile's. `jobs`: how many at once (default: the number of cores).
     `budget`: minutes that a table may compute in a chapter; see `within_budget`.
 
-    Of another profile than the book's, cells tagged `only-replica` are left out, and cells tagged
-    `needs-NAME` where the collection NAME is not where `gengap fetch` puts it; the page says so.
-    Warnings of the package are taken out of the page, and repeated here, without paths.
+    Of another profile than the book's, cells tagged `only-replica` are left out, what stands
+    between `<!-- only-replica -->` and `<!-- end -->`, and cells tagged `needs-NAME` where the
+    collection NAME is not where `gengap fetch` puts it; the page says so. Without names, chapters
+    that are nothing without such a collection are left out. Warnings are taken out of the page, and
+    repeated here, without paths.
 
     The book's own chapters, book/chapters, are written only for the book's profile without further
     parameters; everything else goes to _build/runs/<profile>. An unchanged run gives an unchanged
@@ -100,6 +93,9 @@ def run_chapters(
     the end for the chapters that failed, with cell and error.
     """
     runs = [_planned(name, profile, parameters or {}) for name in _known(names or chapter_names())]
+    for run in [run for run in runs if not names and _lacking(run)]:
+        warnings.warn(f"{run.source.stem} is left out: {_lacking(run)}")
+        runs.remove(run)
     seconds, failures = _execute_all(runs, jobs or engine.cores(), budget)
     if profile == BOOK_PROFILE and not parameters:
         records = {name: _record(spent) for name, spent in seconds.items()}
@@ -150,8 +146,7 @@ def _planned(name: str, profile: str, extra: dict) -> Run:
     in_book = profile == BOOK_PROFILE and not extra
     folder = _book_folder() if in_book else repository() / "_build" / "runs" / profile
     _book_folder().mkdir(parents=True, exist_ok=True)
-    place = folder / source.name
-    return Run(source, place, _book_folder(), parameters, profile, absent)
+    return Run(source, folder / source.name, _book_folder(), parameters, profile, absent)
 
 
 def _profile_parameters(profile: str, name: str) -> dict:
@@ -240,37 +235,45 @@ def _cells_of(run: Run) -> nbformat.NotebookNode:
     notebook = nbformat.read(run.source, as_version=4)
     if run.profile == BOOK_PROFILE:
         return notebook
-    tags = {tag for cell in notebook.cells for tag in cell.metadata.get("tags", ())}
-    if needed := [name for name in run.absent if NEEDS + name not in tags]:
-        raise GengapError(
-            f"chapter {run.source.stem} needs {needed[0]}, which is not in {cache()}: `gengap fetch"
-            f" {needed[0]}` puts it there"
-        )
+    if lacking := _lacking(run):
+        raise GengapError(f"chapter {run.source.stem} cannot run: {lacking}")
     without = {ONLY_BOOK, *(NEEDS + name for name in run.absent)}
     notebook.cells = [c for c in notebook.cells if not without & {*c.metadata.get("tags", ())}]
+    for cell in notebook.cells:
+        cell.source = ONLY_BOOK_WORDS.sub("", cell.source)
     shown = f"This page shows the profile **{run.profile}**."
     shown += "".join(f" The collection `{name}` is not at hand: left out." for name in run.absent)
     notebook.cells[0].source += f"\n\n{shown}"
     return notebook
 
 
+def _lacking(run: Run) -> str:
+    """An absent collection without which the chapter is nothing, in words; empty if none is."""
+    cells = nbformat.read(run.source, as_version=4).cells
+    tags = {tag for cell in cells for tag in cell.metadata.get("tags", ())}
+    needed = next((name for name in run.absent if NEEDS + name not in tags), None)
+    return needed and f"{needed} is not in the cache; `gengap fetch {needed}` puts it there" or ""
+
+
 def _warnings_taken_out(notebook: nbformat.NotebookNode) -> list[str]:
-    """What the package warned of; as outputs, warnings would show the paths of this machine."""
-    told = []
+    """What was warned of; as outputs, warnings would show the paths of this machine."""
+    told = {}
     for cell in notebook.cells:
         for output in [o for o in cell.get("outputs", ()) if o.get("name") == "stderr"]:
             if sentences := WARNING.findall(output.text):
-                told += sentences
+                told |= dict.fromkeys(sentences)
                 cell.outputs.remove(output)
-    return told
+    return [*told]
 
 
 def _normalised(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The notebook without what differs from run to run: timings, paths, versions, random ids."""
+    """The notebook without what differs from run to run or machine to machine."""
     notebook.metadata.pop("papermill")
     notebook.metadata["language_info"] = {"name": "python"}
     for position, cell in enumerate(notebook.cells):
         cell.id = f"cell-{position}"
+        if "injected-parameters" in cell.metadata.get("tags", ()):
+            cell.source = cell.source.replace(f"{cache()}{os.sep}", FETCHED)
         for volatile in ("execution", "papermill"):
             cell.metadata.pop(volatile, None)
     return notebook
@@ -317,11 +320,7 @@ def _status_row(name: str) -> str:
 
 def _record(seconds: float) -> dict:
     """What the status page says of a chapter that was executed just now."""
-    return {
-        "seconds": seconds,
-        "finished": f"{_now():%Y-%m-%d %H:%M}",
-        "versions": _versions(),
-    }
+    return {"seconds": seconds, "finished": f"{_now():%Y-%m-%d %H:%M}", "versions": _versions()}
 
 
 def _now() -> datetime:

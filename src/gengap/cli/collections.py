@@ -12,11 +12,7 @@ from gengap.errors import GengapError, nearest
 from gengap.replicas import STUDIES, Scale
 
 # The originals that can be downloaded.
-ORIGINALS = {
-    "cnnzoo": "gengap.collections.fetch:fetch_cnnzoo",
-    "pgdl": "gengap.collections.fetch:fetch_pgdl",
-    "demogen": "gengap.collections.fetch:fetch_demogen",
-}
+ORIGINALS = ("cnnzoo", "pgdl", "demogen")
 
 
 def train(
@@ -168,5 +164,7 @@ def fetch(
         known = nearest(collection, ORIGINALS)
         raise GengapError(f"the collection {collection!r} cannot be downloaded; {known}")
     arguments = {"datasets": datasets} if datasets else {}
-    fetched = resolve_name(ORIGINALS[collection])(**arguments, folder=folder)
+    fetched = resolve_name(f"gengap.collections.fetch:fetch_{collection}")(
+        **arguments, folder=folder
+    )
     typer.echo(f"fetched: {fetched}")

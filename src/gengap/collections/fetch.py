@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import requests
+from filelock import FileLock
 from tqdm import tqdm
 
 from gengap import folders
@@ -44,7 +45,9 @@ def fetch_cnnzoo(
     """
     folder = Path(folder or folders.cache() / "cnnzoo")
     for dataset in _known(datasets, cnnzoo.DATASETS, "data set", "the Small CNN Zoo"):
-        if not all((folder / dataset / name).exists() for name in cnnzoo.FILES):
+        with _alone(f"{dataset}.tar.xz"):
+            if all((folder / dataset / name).exists() for name in cnnzoo.FILES):
+                continue
             archive = _download(f"{address}{dataset}.tar.xz", folders.cache() / "archives")
             found = _unpack(archive, partial(_file_of_zoo, folder / dataset))
             if lacking := sorted(set(cnnzoo.FILES) - {file.name for file in found}):
@@ -74,17 +77,18 @@ def fetch_demogen(
     """
     folder = Path(folder or folders.cache() / "demogen")
     families = _known(datasets, demogen.DEMOGEN.expected_families, "family", "DEMOGEN")
-    wanted = [family for family in families if not (folder / family).exists()]
-    if not wanted:
-        return folder
-    archive = _download(f"{address}demogen_models.tar.gz", folders.cache() / "archives")
-    _unpack(archive, partial(_file_of_demogen, folder, wanted))
-    places = {demogen.SPEC: folder / demogen.SPEC}
-    places |= {family: _unfinished(folder / family) for family in wanted}
-    if lacking := [name for name, place in places.items() if not place.exists()]:
-        raise GengapError(f"{archive} lacks {', '.join(lacking)}: this is not DEMOGEN's archive.")
-    for family in wanted:
-        places[family].replace(folder / family)
+    with _alone("demogen_models.tar.gz"):
+        wanted = [family for family in families if not (folder / family).exists()]
+        if not wanted:
+            return folder
+        archive = _download(f"{address}demogen_models.tar.gz", folders.cache() / "archives")
+        _unpack(archive, partial(_file_of_demogen, folder, wanted))
+        places = {demogen.SPEC: folder / demogen.SPEC}
+        places |= {family: _unfinished(folder / family) for family in wanted}
+        if lacking := [name for name, place in places.items() if not place.exists()]:
+            raise GengapError(f"{archive} is not DEMOGEN's: it lacks {', '.join(lacking)}.")
+        for family in wanted:
+            places[family].replace(folder / family)
     return folder
 
 
@@ -108,7 +112,8 @@ def fetch_pgdl(
     folder = Path(folder or folders.cache() / "pgdl")
     tasks = _known(datasets, pgdl.ARCHIVES, "task", "PGDL")
     for archive in dict.fromkeys(pgdl.ARCHIVES[task] for task in tasks):
-        file = _download(f"{address}{archive}", folder)
+        with _alone(archive):
+            file = _download(f"{address}{archive}", folder)
         if not zipfile.is_zipfile(file):
             raise GengapError(f"{file} is damaged or no zip file: delete it and fetch again.")
     return folder
@@ -121,6 +126,12 @@ def _known(names: Iterable[str], known: Iterable[str], kind: str, where: str) ->
         if name not in known:
             raise GengapError(f"No {kind} {name!r} in {where}: choose from {', '.join(known)}.")
     return names
+
+
+def _alone(archive: str) -> FileLock:
+    """While it is held, no other process or thread fetches the archive: they wait."""
+    (locks := folders.cache() / "locks").mkdir(parents=True, exist_ok=True)
+    return FileLock(locks / archive)
 
 
 def _download(address: str, folder: Path) -> Path:

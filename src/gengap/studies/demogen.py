@@ -62,6 +62,16 @@ def signature_table(
     return wide.reindex(index=rows["model_id"].unique(), columns=columns).rename_axis("model_id")
 
 
+def that_fit(index: DataFrame, fitted: float, *, few: int = 30) -> Series:
+    """Which networks fit their images: those with a training accuracy of `fitted` or more.
+
+    Of a family with only a few of them, too few for twenty features, the better half.
+    """
+    accuracy, family = index["train_accuracy"], index["family"]
+    enough = (accuracy >= fitted).groupby(family).transform("sum") > few
+    return accuracy >= accuracy.groupby(family).transform("median").where(~enough, fitted)
+
+
 def _hidden(stages: Sequence[str]) -> list[str]:
     return [stage for stage in stages if stage != OUTPUT]
 

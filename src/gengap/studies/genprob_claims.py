@@ -23,7 +23,8 @@ def claims(epochs: DataFrame, published: DataFrame) -> DataFrame:
     larger training minus test accuracy. Intervals are bootstraps over networks.
     """
     last = epochs.groupby("network").tail(1).droplevel("epoch")
-    early = epochs.xs(EARLY, level="epoch").reindex(last.index)
+    early = epochs.query("epoch <= @EARLY").groupby("network").tail(1).droplevel("epoch")
+    early = early.reindex(last.index)
     rows = []
     for probe, name in PROBES.items():
         for outcome, told in OUTCOMES.items():

@@ -37,9 +37,7 @@ NAMES = {
         family: family.replace("AdaM", "Adam").replace("_CIFAR", ", CIFAR-")
         for family in GenProb.expected_families
     },
-    **{
-        f"task{number}_fashion_mnist": f"replica, task {number}" for number in (1, 2, *range(4, 10))
-    },
+    **{f"task{n}_fashion_mnist": f"replica, task {n}" for n in (1, 2, *range(4, 10))},
 }
 
 

@@ -1,0 +1,143 @@
+"""Every page of the rendered book, as a browser shows it from a file and without a network.
+
+Each page is opened once and then looked at in several widths, in light and dark, and on paper.
+What is looked for is in look.js.
+"""
+
+import gzip
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+
+from gengap.folders import repository
+
+TOC = yaml.safe_load((repository() / "_toc.yml").read_text())
+CHAPTERS = [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
+PAGES = [TOC["root"], *CHAPTERS, "search", "genindex"]
+WIDTHS = (1280, 768, 390)  # a laptop, a tablet, a phone
+PAPER = 718  # CSS pixels between the margins of A4
+LOOK = Path(__file__).with_name("look.js")
+STILL = "* { transition: none !important; animation: none !important; }"
+STILL += "html { scroll-behavior: auto !important; }"
+SET = "window.MathJax?.startup ? MathJax.startup.promise.then(() => true) : true"
+
+
+class Opened:
+    """A page in a browser, what it asked for and what it complained of."""
+
+    def __init__(self, window, file: Path):
+        self.file, self.asked, self.complaints = file, [], []
+        self.tab = window.new_page()
+        self.tab.on("request", lambda request: self.asked.append(request.url))
+        self.tab.on("requestfailed", lambda request: self.complaints.append(request.url))
+        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.tab.on("console", self._console)
+        self.tab.goto(file.as_uri())
+        self.tab.wait_for_function(SET)
+        self.tab.add_style_tag(content=STILL)
+        self.tab.add_script_tag(path=LOOK)
+
+    def _console(self, message):
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def seen(self, look: str, *, width: int = WIDTHS[0], theme: str = "light", paper: bool = False):
+        """What a function of look.js, or any expression, gives under these conditions."""
+        self.tab.emulate_media(media="print" if paper else "screen")
+        self.tab.set_viewport_size({"width": width, "height": 900})
+        self.tab.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+        return self.tab.evaluate(look)
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def page(request, window, built):
+    file = built / f"{request.param}.html"
+    assert file.exists(), "build the book again: `make book`"
+    opened = Opened(window, file)
+    yield opened
+    opened.tab.close()
+
+
+def test_a_page_loads_without_complaint_and_asks_for_nothing_outside(page):
+    assert page.complaints == []
+    assert [url for url in page.asked if urlsplit(url).scheme not in ("file", "data")] == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_page_never_scrolls_sideways(page, width):
+    assert page.seen("document.documentElement.scrollWidth", width=width) <= width
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_column_can_be_seen_and_rows_keep_their_labels(page, width):
+    assert page.seen("hiddenColumns(false)", width=width) == []
+
+
+def test_a_row_has_one_label_and_no_row_of_heads_is_empty(page):
+    assert page.seen("untidyTables()") == []
+
+
+def test_nothing_is_cut_on_paper(page):
+    assert page.seen("document.documentElement.scrollWidth", width=PAPER, paper=True) <= PAPER
+    assert page.seen("hiddenColumns(true)", width=PAPER, paper=True) == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_text_stands_out(page, theme):
+    assert page.seen("faintTexts()", theme=theme) == []
+
+
+def test_every_image_is_told_in_words(page):
+    assert page.seen("wordlessImages()") == []
+
+
+def test_headings_are_in_order(page):
+    assert page.seen("disorderedHeadings()") == []
+
+
+def test_every_formula_is_set(page):
+    assert page.seen("unsetFormulas()") == []
+
+
+def test_a_keyboard_sees_where_it_is(page):
+    page.tab.keyboard.press("Tab")
+    assert page.seen("unseenFocus()") == []
+
+
+def test_every_link_inside_the_book_leads_somewhere(page):
+    targets = page.seen("[...document.querySelectorAll('a[href]')].map((link) => link.href)")
+    inside = {target for target in targets if target.startswith("file:")}
+    assert inside
+    assert {target for target in inside if not leads_somewhere(target)} == set()
+
+
+IDENTIFIERS: dict[Path, set[str]] = {}
+
+
+def leads_somewhere(target: str) -> bool:
+    parts = urlsplit(target)
+    file = Path(unquote(parts.path))
+    if not file.is_file() or not parts.fragment:
+        return file.is_file()
+    if file not in IDENTIFIERS:
+        IDENTIFIERS[file] = set(re.findall(r'\bid="([^"]+)"', file.read_text()))
+    return unquote(parts.fragment) in IDENTIFIERS[file]
+
+
+@pytest.mark.parametrize(("name", "most"), [(TOC["root"], 1.0), ("book/every-score", 2.0)])
+def test_a_page_is_light(name, most, window, built):
+    opened = Opened(window, built / f"{name}.html")
+    files = {Path(unquote(urlsplit(url).path)) for url in opened.asked if url.startswith("file:")}
+    opened.tab.close()
+    assert sum(len(gzip.compress(file.read_bytes())) for file in files) / 1e6 < most
+
+
+def test_the_search_finds_a_measure(window, built):
+    opened = Opened(window, built / "search.html")
+    opened.tab.goto(f"{(built / 'search.html').as_uri()}?q=stable_quality")
+    found = opened.tab.locator("#search-results li a", has_text="stable_quality").first
+    assert "08-measures.html#gengap.measures" in found.get_attribute("href")
+    opened.tab.close()
