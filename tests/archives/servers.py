@@ -49,6 +49,24 @@ class Parts(Quiet):
         type(self).bytes_at_first = None
 
 
+class Ranges(Quiet):
+    """Sends the parts of a file that are asked for, from its end too."""
+
+    bytes_sent = 0
+
+    def do_GET(self):
+        content = Path(self.translate_path(self.path)).read_bytes()
+        first, last = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers["Range"]).groups()
+        start = int(first) if first else max(0, len(content) - int(last))
+        stop = min(len(content), int(last) + 1) if first and last else len(content)
+        self.send_response(206)
+        self.send_header("Content-Length", str(stop - start))
+        self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
+        self.end_headers()
+        self.wfile.write(content[start:stop])
+        type(self).bytes_sent += stop - start
+
+
 class Trouble(Quiet):
     """Sends no parts, and meets each trouble of a list once, the last first."""
 

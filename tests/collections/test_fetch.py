@@ -1,25 +1,32 @@
 """Fetching from a made-up server on loopback: good, damaged, malicious and absent archives."""
 
+import hashlib
 import io
+import json
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from threading import Event
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from archives.servers import Parts, Quiet, Trouble, serving
+from archives.servers import Parts, Quiet, Ranges, Trouble, serving
 
-from gengap import GengapError, open_collection
-from gengap.collections import fetch
+from gengap import GengapError, folders, open_collection
+from gengap.collections import downloads
 from gengap.collections.cnnzoo import FILES
 from gengap.collections.fetch import (
     fetch_cnnzoo,
     fetch_demogen,
+    fetch_images,
     fetch_pgdl,
+    fetch_pgdl_part,
+    fetch_robust_measures,
 )
+from gengap.formats import images
 
 
 @pytest.fixture
@@ -51,7 +58,7 @@ def troubled(serve, monkeypatch):
     def serve_with(*troubles):
         monkeypatch.setattr(Trouble, "troubles", [*troubles], raising=False)
         monkeypatch.setattr(Trouble, "released", Event())
-        monkeypatch.setattr(fetch, "SECONDS_OF_SILENCE", 0.5)
+        monkeypatch.setattr(downloads, "SECONDS_OF_SILENCE", 0.5)
         return serve(Trouble)
 
     return serve_with
@@ -87,7 +94,9 @@ def test_no_member_is_written_outside_and_links_are_not_followed(server, tmp_pat
     pack(served / "mnist.tar.xz", names, link="weights.npy/../x")
     root = fetch_cnnzoo(["mnist"], address=address)
     places = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {path.name for path in places if path.parent.name != "locks"} == {*FILES, "mnist.tar.xz"}
+    kept = {path.name for path in places if path.parent.name not in ("locks", "checksums")}
+    assert kept == {*FILES, "mnist.tar.xz"}  # the last is the server's
+    assert not (tmp_path / "cache" / "archives" / "mnist.tar.xz").exists()
     assert {path.name for path in (root / "mnist").iterdir()} == set(FILES)
 
 
@@ -168,6 +177,154 @@ def test_what_is_no_zip_file_or_does_not_come_is_one_sentence(server):
         fetch_pgdl(["task1_v4"], address=address)
     with pytest.raises(GengapError, match="No task 'task3' in PGDL: choose from task1_v4"):
         fetch_pgdl(["task4", "task3"], address=address)
+
+
+# Room on the disk, archives that are kept, checksums
+
+
+def test_an_archive_is_kept_when_asked_for_and_what_is_unpacked_is_the_same(server, tmp_path):
+    served, address = server
+    pack(served / "mnist.tar.xz", FILES)
+    root = fetch_cnnzoo(["mnist"], address=address, keep_archive=True)
+    assert (tmp_path / "cache" / "archives" / "mnist.tar.xz").exists()
+    for file in FILES:
+        (root / "mnist" / file).unlink()
+    (served / "mnist.tar.xz").unlink()
+    assert fetch_cnnzoo(["mnist"], address=address) == root
+    assert {file.name for file in (root / "mnist").iterdir()} == set(FILES)
+
+
+def test_without_room_for_archive_and_content_nothing_is_downloaded(server, tmp_path, monkeypatch):
+    served, address = server
+    pack(served / "mnist.tar.xz", FILES, content=np.random.default_rng(0).bytes(100_000))
+    size = (served / "mnist.tar.xz").stat().st_size
+    free = SimpleNamespace(free=2 * size)
+    monkeypatch.setattr("shutil.disk_usage", lambda place: free)
+    with pytest.raises(GengapError, match=r"needs 0\.00 GB in .* are free: make room"):
+        fetch_cnnzoo(["mnist"], address=address)
+    assert not [*(tmp_path / "cache" / "archives").iterdir()]
+    free.free = int(2.2 * size)
+    fetch_cnnzoo(["mnist"], address=address)
+
+
+def test_an_archive_that_has_changed_since_the_first_time_is_refused(server, tmp_path):
+    served, address = server
+    pack_tasks(served / "phase_one_data.zip", "task4")
+    root = fetch_pgdl(["task4"], address=address)
+    record = tmp_path / "cache" / "checksums" / "phase_one_data.zip.sha256"
+    sha = hashlib.sha256((served / "phase_one_data.zip").read_bytes()).hexdigest()
+    assert record.read_text() == f"{sha} {address}phase_one_data.zip\n"
+    with (root / "phase_one_data.zip").open("r+b") as file:
+        file.write(b"\0\0")
+    with pytest.raises(GengapError, match=f"is not what came first from .*, not {sha}. Delete"):
+        fetch_pgdl(["task4"], address=address)
+    (root / "phase_one_data.zip").unlink()
+    fetch_pgdl(["task4"], address=address)
+    pack_tasks(served / "phase_one_data.zip", "task5")
+    (root / "phase_one_data.zip").unlink()
+    with pytest.raises(GengapError, match="is not what came first"):
+        fetch_pgdl(["task4"], address=address)
+    record.unlink()
+    fetch_pgdl(["task4"], address=address)
+
+
+def test_the_checksum_of_a_damaged_download_is_not_recorded(server):
+    served, address = server
+    pack_tasks(served / "phase_one_data.zip", "task4")
+    content = (served / "phase_one_data.zip").read_bytes()
+    (served / "phase_one_data.zip").write_bytes(content[:-50])
+    with pytest.raises(GengapError, match="is damaged"):
+        fetch_pgdl(["task4"], address=address)
+    (folders.cache() / "pgdl" / "phase_one_data.zip").unlink()
+    (served / "phase_one_data.zip").write_bytes(content)
+    fetch_pgdl(["task4"], address=address)
+
+
+# Some networks out of an archive
+
+
+def pack_models(archive, task, numbers):
+    spec = {"hparams": {"bs": {"current_value": 8}}, "metrics": {"train_acc": 1}}
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as members:
+        for number in numbers:
+            members.writestr(f"public/input_data/{task}/model_{number}/config.json", "{}")
+            content = np.random.default_rng(number).bytes(50_000)
+            members.writestr(f"public/input_data/{task}/model_{number}/weights.hdf5", content)
+        members.writestr(f"public/input_data/{task}/dataset_1/train/shard_0.tfrecord", "images")
+        members.writestr(f"public/input_data/{task}/../../evil.py", "evil")
+        configs = json.dumps({str(number): spec for number in numbers})
+        members.writestr(f"public/reference_data/{task}/model_configs.json", configs)
+
+
+@pytest.fixture
+def ranges(serve, monkeypatch):
+    """A folder and the address under which any parts of its files are served."""
+    monkeypatch.setattr(Ranges, "bytes_sent", 0)
+    return serve(Ranges)
+
+
+def test_the_first_networks_of_a_task_come_without_the_rest_of_the_archive(ranges, tmp_path):
+    served, address = ranges
+    pack_models(served / "public_data.zip", "task1_v4", [20, 3, 100, 7])
+    root = fetch_pgdl_part(["task1_v4"], models=2, address=address)
+    assert root == tmp_path / "cache" / "pgdl-part"
+    assert open_collection("pgdl", root).index()["model_id"].tolist() == [
+        "task1_v4/model_3",
+        "task1_v4/model_7",
+    ]
+    inside = [file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()]
+    assert sorted(inside) == [
+        "input_data/task1_v4/dataset_1/train/shard_0.tfrecord",
+        "input_data/task1_v4/model_3/config.json",
+        "input_data/task1_v4/model_3/weights.hdf5",
+        "input_data/task1_v4/model_7/config.json",
+        "input_data/task1_v4/model_7/weights.hdf5",
+        "reference_data/task1_v4/model_configs.json",
+    ]
+    content = np.random.default_rng(7).bytes(50_000)
+    assert (root / "input_data/task1_v4/model_7/weights.hdf5").read_bytes() == content
+    assert Ranges.bytes_sent < 190_000  # of 200,000 of weights alone
+    fetch_pgdl_part(["task1_v4"], models=3, address=address)
+    assert len(open_collection("pgdl", root).index()) == 3
+
+
+def test_parts_that_a_server_does_not_send_are_one_sentence(server):
+    served, address = server
+    pack_models(served / "public_data.zip", "task1_v4", [1])
+    with pytest.raises(GengapError, match="parts of .*public_data.zip could not be read"):
+        fetch_pgdl_part(["task1_v4"], models=1, address=address)
+
+
+def test_an_archive_without_the_task_is_one_sentence(ranges):
+    served, address = ranges
+    pack_models(served / "public_data.zip", "task2_v1", [1])
+    with pytest.raises(GengapError, match="holds no task1_v4: this is not an archive of PGDL"):
+        fetch_pgdl_part(["task1_v4"], models=1, address=address)
+
+
+def test_the_table_of_robust_measures_is_one_file(server, tmp_path):
+    served, address = server
+    (served / "nin.cifar10_svhn.csv").write_text("a,b\n1,2\n")
+    root = fetch_robust_measures(address=address)
+    assert root == tmp_path / "cache" / "robust-measures"
+    assert (root / "nin.cifar10_svhn.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_images_are_fetched_into_the_cache(server, tmp_path, monkeypatch):
+    served, address = server
+    content = {name: name.encode() for name in ("train_32x32.mat", "test_32x32.mat")}
+    for name, text in content.items():
+        (served / name).write_bytes(text)
+    known = {
+        "address": address,
+        "md5": {name: hashlib.md5(text).hexdigest() for name, text in content.items()},
+    }
+    monkeypatch.setitem(images.KNOWN, "svhn_cropped", images.KNOWN["svhn_cropped"] | known)
+    assert fetch_images(["svhn_cropped"]) == tmp_path / "cache" / "images"
+    place = tmp_path / "cache" / "images" / "svhn_cropped" / "test_32x32.mat"
+    assert place.read_bytes() == b"test_32x32.mat"
+    with pytest.raises(GengapError, match="No data set 'imagenet' in the image data sets"):
+        fetch_images(["imagenet"])
 
 
 # Downloads that go on where they stopped
@@ -324,14 +481,14 @@ def test_the_networks_of_demogen_are_fetched_and_open_as_a_collection(server, re
 def test_only_what_a_network_needs_is_taken_out_and_nothing_comes_twice(server):
     served, address = server
     pack_demogen(served, networks(f"NIN_CIFAR10/{NIN}", f"RESNET_CIFAR10/{RESNET}"))
-    root = fetch_demogen(["NIN_CIFAR10"], address=address)
+    root = fetch_demogen(["NIN_CIFAR10"], address=address, keep_archive=True)
     nin = [f"NIN_CIFAR10/{NIN}/{name}" for name in FILES_OF_A_NETWORK]
     assert files_under(root) == [*nin, "all_model_spec.json"]
-    (served / "demogen_models.tar.gz").unlink()  # the archive is kept
+    (served / "demogen_models.tar.gz").unlink()
     assert fetch_demogen(["NIN_CIFAR10", "RESNET_CIFAR10"], address=address) == root
     resnet = [f"RESNET_CIFAR10/{RESNET}/{name}" for name in FILES_OF_A_NETWORK]
     assert files_under(root) == [*nin, *resnet, "all_model_spec.json"]
-    (root.parent / "archives" / "demogen_models.tar.gz").unlink()
+    assert not (root.parent / "archives" / "demogen_models.tar.gz").exists()
     assert fetch_demogen(["RESNET_CIFAR10", "NIN_CIFAR10"], address=address) == root
 
 

@@ -3,6 +3,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import struct
 import tarfile
 import threading
@@ -13,6 +14,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from gengap import folders
 from gengap.errors import GengapError, NotAvailable
@@ -262,6 +264,50 @@ def test_cifar100_has_the_fine_labels_which_come_second(tmp_path, folder, split)
     assert_same(load_images("cifar100", split, root=tmp_path), (colour, labels))
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_svhn_has_its_images_first_and_the_digit_zero_as_zero(tmp_path, split):
+    made, labels = pictures(12, 32, 32, 3), np.arange(12, dtype=np.uint8) % 10 + 1
+    content = {"X": np.moveaxis(made, 0, 3), "y": labels[:, None]}
+    savemat(tmp_path / f"{split}_32x32.mat", content, do_compression=True)
+    found, digits = load_images("svhn_cropped", split, root=tmp_path)
+    np.testing.assert_array_equal(found, made)
+    assert digits.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"X": pictures(32, 32, 3, 5)}, "it has no 5 labels y"),
+        ({"X": pictures(32, 32, 3, 5), "y": np.ones((4, 1))}, "it has no 5 labels y"),
+        ({"X": pictures(32, 16, 3, 5), "y": np.ones((5, 1))}, r"\[32, 16, 3, 5\] uint8, not"),
+        ({"X": np.ones((32, 32, 3, 5)), "y": np.ones((5, 1))}, r"5\] double, not"),
+        ({"images": pictures(32, 32, 3, 5)}, "not"),
+        ({"X": np.zeros((32, 32, 3, 5), np.uint8), "y": np.full((5, 1), 77.5)}, "digits"),
+    ],
+)
+def test_another_matlab_file_is_not_taken_for_svhn(tmp_path, content, reason):
+    savemat(tmp_path / "test_32x32.mat", content)
+    sentence = error_of(load_images, "svhn_cropped", "test", root=tmp_path)
+    assert "test_32x32.mat cannot be read" in sentence
+    assert re.search(reason, sentence)
+
+
+def test_a_damaged_matlab_file_is_one_sentence(tmp_path):
+    content = {"X": pictures(32, 32, 3, 5), "y": np.ones((5, 1))}
+    savemat(file := tmp_path / "test_32x32.mat", content, do_compression=True)
+    whole = file.read_bytes()
+    for damaged in (
+        whole[:200],
+        whole[: len(whole) // 2],
+        b"",
+        b"x" * 500,
+        whole[:140] + whole[150:],
+    ):
+        file.write_bytes(damaged)
+        sentence = error_of(load_images, "svhn_cropped", "test", root=tmp_path)
+        assert "test_32x32.mat cannot be read" in sentence
+
+
 def test_cifar10_in_place_of_cifar100_is_refused(tmp_path):
     (tmp_path / "train.bin").write_bytes(cifar_records(*cifar()))
     assert "no multiple of 3074" in error_of(load_images, "cifar100", "train", root=tmp_path)
@@ -301,6 +347,7 @@ def test_a_folder_without_the_files_is_an_error_that_names_one(tmp_path, dataset
     sentence = error_of(load_images, dataset, "train", root=tmp_path)
     assert str(tmp_path) in sentence
     names = {"cifar10": "data_batch_1.bin", "cifar100": "train.bin"}
+    names["svhn_cropped"] = "train_32x32.mat"
     assert names.get(dataset, "train-images-idx3") in sentence
     assert ("tfjs" in sentence) == (dataset == "cifar10")
 

@@ -1,5 +1,6 @@
 """The commands `gengap train` and `gengap fetch`: where collections come from."""
 
+import re
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Annotated, Any
@@ -11,8 +12,14 @@ from gengap.cli.tables import EVERY
 from gengap.errors import GengapError, nearest
 from gengap.replicas import STUDIES, Scale
 
-# The originals that can be downloaded.
-ORIGINALS = ("cnnzoo", "pgdl", "demogen")
+# What can be downloaded, and what of the command's arguments each takes.
+ORIGINALS = {
+    "cnnzoo": ("datasets", "folder", "keep_archive"),
+    "pgdl": ("datasets", "folder", "tasks", "models"),
+    "demogen": ("datasets", "folder", "keep_archive"),
+    "robust-measures": ("folder",),
+    "images": ("datasets",),
+}
 
 
 def train(
@@ -150,21 +157,56 @@ def fetch(
     folder: Annotated[
         Path | None, typer.Option(help="Where to put them (the cache: GENGAP_CACHE).")
     ] = None,
+    tasks: Annotated[
+        list[int] | None,
+        typer.Option("--task", metavar="N", help="Of pgdl, a task by its number; repeatable."),
+    ] = None,
+    models: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Of pgdl, only the first so many networks of each task, without the rest."
+        ),
+    ] = None,
+    keep_archive: Annotated[
+        bool, typer.Option("--keep-archive", help="Do not delete what has been unpacked.")
+    ] = False,
 ) -> None:
-    """Download a collection as its authors published it, for the profile published.
+    """Download what the authors of a study published, for the profile published.
 
-    What is there already is not downloaded again.
+    What is there already is not downloaded again, and an interrupted download goes on. Room on the
+    disk is looked for before it begins. With images, the image data sets; robust-measures is a
+    table of the values of 10,000 networks without the networks.
 
     \b
-    Example:
+    Examples:
       gengap fetch cnnzoo mnist --folder originals/cnnzoo
       gengap measure cnnzoo --root originals/cnnzoo
+      gengap fetch pgdl --task 1 --models 10
+      gengap fetch images cifar10
     """
     if collection not in ORIGINALS:
         known = nearest(collection, ORIGINALS)
         raise GengapError(f"the collection {collection!r} cannot be downloaded; {known}")
-    arguments = {"datasets": datasets} if datasets else {}
-    fetched = resolve_name(f"gengap.collections.fetch:fetch_{collection}")(
-        **arguments, folder=folder
-    )
+    given: dict[str, Any] = {"datasets": datasets, "folder": folder, "tasks": tasks}
+    given |= {"models": models, "keep_archive": keep_archive}
+    given = {name: value for name, value in given.items() if value}
+    if lacking := [name for name in given if name not in ORIGINALS[collection]]:
+        raise GengapError(
+            f"gengap fetch {collection} has no use for {lacking[0].replace('_', ' ')}; it takes"
+            f" {', '.join(ORIGINALS[collection]).replace('_', ' ') or 'nothing'}"
+        )
+    if numbers := given.pop("tasks", None):
+        given["datasets"] = [*given.get("datasets", ()), *map(_task, numbers)]
+    function = "pgdl_part" if "models" in given else collection.replace("-", "_")
+    fetched = resolve_name(f"gengap.collections.fetch:fetch_{function}")(**given)
     typer.echo(f"fetched: {fetched}")
+
+
+def _task(number: int) -> str:
+    """A task of PGDL by its number."""
+    from gengap.collections.pgdl import ARCHIVES
+
+    names = {int(re.sub(r"\D.*", "", task.removeprefix("task"))): task for task in ARCHIVES}
+    if number not in names:
+        raise GengapError(f"PGDL has no task {number}; it has {', '.join(map(str, names))}")
+    return names[number]

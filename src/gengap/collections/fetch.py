@@ -1,35 +1,42 @@
 """Download the published collections, for the profile `published`."""
 
 import gzip
+import json
 import lzma
 import re
 import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import requests
-from filelock import FileLock
+from remotezip import RemoteZipError, RemoteZip
 from tqdm import tqdm
 
 from gengap import folders
-from gengap.collections import cnnzoo, demogen, pgdl
+from gengap.collections import cnnzoo, demogen, pgdl, robust_measures
+from gengap.collections.downloads import archive_of, unfinished
 from gengap.errors import GengapError
+from gengap.formats.images import DATASETS, SPLITS, cached_folder
+from gengap.formats.places import read_json
 
 SMALL_CNN_ZOO = "https://storage.googleapis.com/gresearch/smallcnnzoo-dataset/"
 PGDL = "https://storage.googleapis.com/gresearch/pgdl/"
 DEMOGEN = "https://storage.googleapis.com/margin_dist_public_files/"
-SECONDS_OF_SILENCE = 30  # that a server may be silent
+ROBUST = "https://raw.githubusercontent.com/nitarshan/robust-generalization-measures/master/data/"
+UNPACKED = 1.1  # of an archive of weights, which hardly shrink: room for what is taken out of it
 
 
 def fetch_cnnzoo(
     datasets: Iterable[str] = cnnzoo.DATASETS,
     folder: Path | None = None,
     *,
+    keep_archive: bool = False,
     address: str = SMALL_CNN_ZOO,
 ) -> Path:
     """The Small CNN Zoo as its authors published it; returns the folder to open as root.
@@ -39,21 +46,21 @@ def fetch_cnnzoo(
     CC BY 4.0. Source: README of dnn_predict_accuracy in google-research/google-research, which
     gives no checksums: only the three expected files are taken out of an archive, and their format
     is checked when they are opened. `folder` defaults to `cnnzoo` in the cache; what is there
-    already is kept.
+    already is kept. The archive is deleted when it is unpacked, unless `keep_archive`.
 
     Raises: GengapError for an unknown data set, a failed download or a damaged archive.
     """
     folder = Path(folder or folders.cache() / "cnnzoo")
     for dataset in _known(datasets, cnnzoo.DATASETS, "data set", "the Small CNN Zoo"):
-        with _alone(f"{dataset}.tar.xz"):
-            if all((folder / dataset / name).exists() for name in cnnzoo.FILES):
-                continue
-            archive = _download(f"{address}{dataset}.tar.xz", folders.cache() / "archives")
-            found = _unpack(archive, partial(_file_of_zoo, folder / dataset))
-            if lacking := sorted(set(cnnzoo.FILES) - {file.name for file in found}):
-                raise GengapError(
-                    f"{archive} lacks {', '.join(lacking)}: this is not an archive of the zoo."
-                )
+        places = [folder / dataset / name for name in cnnzoo.FILES]
+        if not all(place.exists() for place in places):
+            with _unpacking(f"{address}{dataset}.tar.xz", keep_archive) as archive:
+                found = _unpack(archive, partial(_file_of_zoo, folder / dataset))
+                if lacking := sorted({*places} - found):
+                    raise GengapError(
+                        f"{archive} lacks {', '.join(place.name for place in lacking)}: this is"
+                        " not an archive of the zoo."
+                    )
     return folder
 
 
@@ -61,6 +68,7 @@ def fetch_demogen(
     datasets: Iterable[str] = demogen.DEMOGEN.expected_families,
     folder: Path | None = None,
     *,
+    keep_archive: bool = False,
     address: str = DEMOGEN,
 ) -> Path:
     """DEMOGEN's networks as their authors published them; returns the folder to open as root.
@@ -71,20 +79,21 @@ def fetch_demogen(
     all_model_spec.json. Source: README of demogen in google-research/google-research, which names
     neither checksum nor licence of the archive: it has a checksum of its own, and every checkpoint
     has some, checked when it is read. `folder` defaults to `demogen` in the cache; what is there
-    already is kept.
+    already is kept. The archive is deleted when it is unpacked, unless `keep_archive`: keep it to
+    take more families out of it later.
 
     Raises: GengapError for an unknown family, a failed download or a damaged archive.
     """
     folder = Path(folder or folders.cache() / "demogen")
     families = _known(datasets, demogen.DEMOGEN.expected_families, "family", "DEMOGEN")
-    with _alone("demogen_models.tar.gz"):
+    if all((folder / family).exists() for family in families):
+        return folder
+    with _unpacking(f"{address}demogen_models.tar.gz", keep_archive) as archive:
+        # Another process may have fetched some while this one waited.
         wanted = [family for family in families if not (folder / family).exists()]
-        if not wanted:
-            return folder
-        archive = _download(f"{address}demogen_models.tar.gz", folders.cache() / "archives")
         _unpack(archive, partial(_file_of_demogen, folder, wanted))
         places = {demogen.SPEC: folder / demogen.SPEC}
-        places |= {family: _unfinished(folder / family) for family in wanted}
+        places |= {family: unfinished(folder / family) for family in wanted}
         if lacking := [name for name, place in places.items() if not place.exists()]:
             raise GengapError(f"{archive} is not DEMOGEN's: it lacks {', '.join(lacking)}.")
         for family in wanted:
@@ -112,11 +121,64 @@ def fetch_pgdl(
     folder = Path(folder or folders.cache() / "pgdl")
     tasks = _known(datasets, pgdl.ARCHIVES, "task", "PGDL")
     for archive in dict.fromkeys(pgdl.ARCHIVES[task] for task in tasks):
-        with _alone(archive):
-            file = _download(f"{address}{archive}", folder)
-        if not zipfile.is_zipfile(file):
-            raise GengapError(f"{file} is damaged or no zip file: delete it and fetch again.")
+        with archive_of(f"{address}{archive}", folder) as file:
+            if not zipfile.is_zipfile(file):
+                raise GengapError(f"{file} is damaged or no zip file: delete it and fetch again.")
     return folder
+
+
+def fetch_pgdl_part(
+    datasets: Iterable[str] = pgdl.PGDL.expected_families,
+    folder: Path | None = None,
+    *,
+    models: int,
+    address: str = PGDL,
+) -> Path:
+    """The first networks of PGDL's tasks, and their images, out of the archives on the server.
+
+    models: how many of each task, by ascending id. Only these members of the zip files are
+    transferred, where the server sends parts of files; each is checked by its CRC. Of
+    model_configs.json the rest is left out. `folder` defaults to `pgdl-part` in the cache; what is
+    there already is kept. Format and source: see `fetch_pgdl`.
+
+    Raises: GengapError for an unknown task, or a server that does not send such parts.
+    """
+    folder = Path(folder or folders.cache() / "pgdl-part")
+    for task in _known(datasets, pgdl.ARCHIVES, "task", "PGDL"):
+        source = f"{address}{pgdl.ARCHIVES[task]}"
+        try:
+            with RemoteZip(source) as archive:
+                _take_part(archive, task, models, folder)
+        except (OSError, RemoteZipError, zipfile.BadZipFile, requests.RequestException) as error:
+            raise GengapError(
+                f"parts of {source} could not be read ({error}): try again, or fetch the whole"
+                " archive, without --models."
+            ) from error
+    return folder
+
+
+def fetch_robust_measures(folder: Path | None = None, *, address: str = ROBUST) -> Path:
+    """The table of Dziugaite et al. 2020; returns the folder to open as root.
+
+    One CSV file with measures and gaps of 10,000 networks. `folder` defaults to `robust-measures`
+    in the cache. Source: nitarshan/robust-generalization-measures, Apache 2.0.
+
+    Raises: GengapError for a failed download.
+    """
+    folder = Path(folder or folders.cache() / "robust-measures")
+    with archive_of(f"{address}{robust_measures.FILE}", folder):
+        return folder
+
+
+def fetch_images(datasets: Iterable[str] = DATASETS) -> Path:
+    """Image data sets, into the cache; returns its folder.
+
+    Raises: GengapError for an unknown data set or a failed download.
+    """
+    for dataset in _known(datasets, DATASETS, "data set", "the image data sets"):
+        for split in SPLITS:
+            cached_folder(dataset, split)
+    return folders.cache() / "images"
 
 
 def _known(names: Iterable[str], known: Iterable[str], kind: str, where: str) -> list[str]:
@@ -128,55 +190,40 @@ def _known(names: Iterable[str], known: Iterable[str], kind: str, where: str) ->
     return names
 
 
-def _alone(archive: str) -> FileLock:
-    """While it is held, no other process or thread fetches the archive: they wait."""
-    (locks := folders.cache() / "locks").mkdir(parents=True, exist_ok=True)
-    return FileLock(locks / archive)
+@contextmanager
+def _unpacking(address: str, keep: bool) -> Iterator[Path]:
+    """An archive in the cache, deleted in the end unless it is to be kept."""
+    with archive_of(address, folders.cache() / "archives", unpacked=UNPACKED) as archive:
+        yield archive
+    if not keep:
+        archive.unlink(missing_ok=True)
 
 
-def _download(address: str, folder: Path) -> Path:
-    """The file, downloaded unless it is there; what has come of it is kept for the next time."""
-    file = folder / address.rpartition("/")[2]
-    if file.exists():
-        return file
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = _unfinished(file)
-    try:
-        _go_on_downloading(address, unfinished)
-    except (OSError, ValueError) as error:
-        raise GengapError(
-            f"{address} could not be downloaded ({error}): try again, or download it by hand into"
-            f" {folder}."
-        ) from error
-    finally:
-        if unfinished.exists() and not unfinished.stat().st_size:
-            unfinished.unlink()
-    unfinished.replace(file)
-    return file
+def _take_part(archive: zipfile.ZipFile, task: str, models: int, folder: Path) -> None:
+    """Write the first models of a task, its images, and their part of model_configs.json."""
+    inside = re.compile(rf"(?:.*/)?((?:input|reference)_data/{re.escape(task)}/[^.].*)")
+    found = ((inside.fullmatch(member.filename), member) for member in archive.infolist())
+    members = {match[1]: member for match, member in found if match and not member.is_dir()}
+    configs = f"reference_data/{task}/model_configs.json"
+    if configs not in members:
+        raise GengapError(f"{archive.filename} holds no {task}: this is not an archive of PGDL.")
+    take = partial(_take_member, archive)
+    take(members[configs], whole := unfinished(folder / configs))
+    specs = read_json(whole)
+    chosen = pgdl.in_order(specs)[:models]
+    parts = ("dataset_1", *(f"model_{number}" for number in chosen))
+    wanted = [name for name in members if name.split("/")[2] in parts and ".." not in name]
+    for name in tqdm(wanted, desc=task, unit="file"):
+        if not (folder / name).exists():
+            take(members[name], folder / name)
+    text = json.dumps({number: specs[number] for number in chosen})
+    folders.write_atomically(folder / configs, lambda place: place.write_text(text))
+    whole.unlink()
 
 
-def _go_on_downloading(address: str, file: Path) -> None:
-    """Get the bytes that a file lacks, or all of them where the server sends no parts."""
-    file.touch()
-    start = max(0, file.stat().st_size - 1)  # the last byte again: an empty part cannot be asked
-    request = {"headers": {"Range": f"bytes={start}-", "Accept-Encoding": "identity"}}
-    request |= {"stream": True, "timeout": SECONDS_OF_SILENCE}
-    with requests.get(address, **request) as response, open(file, "r+b") as out:
-        if response.status_code == 416:  # what was kept is longer than the file
-            out.truncate(0)
-        response.raise_for_status()
-        out.seek(start if response.status_code == 206 else 0)
-        out.truncate()
-        expected = out.tell() + int(response.headers.get("Content-Length", 0))
-        with tqdm(total=expected, initial=out.tell(), unit="B", unit_scale=True) as progress:
-            for part in response.iter_content(2**16):
-                progress.update(out.write(part))
-        if out.tell() < expected:
-            raise OSError(f"the connection ended after {out.tell()} of {expected} bytes")
-
-
-def _unfinished(place: Path) -> Path:
-    return place.with_name(f"{place.name}.part")
+def _take_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, place: Path) -> None:
+    with archive.open(member) as content:
+        folders.write_atomically(place, partial(_copy, content))
 
 
 def _unpack(archive: Path, place_of: Callable[[PurePosixPath], Path | None]) -> set[Path]:
@@ -216,7 +263,7 @@ def _file_of_demogen(folder: Path, families: list[str], member: PurePosixPath) -
     checkpoint = rf"{re.escape(demogen.CHECKPOINT)}\.(index|data-\d+-of-\d+)"
     wanted = member.name in demogen.RECORDS.values() or re.fullmatch(checkpoint, member.name)
     if family in families and re.fullmatch(r"(nin|resnet)_[\w.]+", network) and wanted:
-        return _unfinished(folder / family) / network / member.name
+        return unfinished(folder / family) / network / member.name
     return None
 
 

@@ -140,10 +140,15 @@ class PGDL(Collection):
             return index_rows(task, specs)
 
 
+def in_order(specs: dict) -> list[str]:
+    """The ids of a model_configs.json, ascending."""
+    return sorted(specs, key=lambda number: (len(number), number))
+
+
 def index_rows(task: str, specs: dict) -> list[dict]:
     """Rows of an index for one task, by ascending id; `specs` is its model_configs.json."""
     rows = []
-    for number in sorted(specs, key=lambda number: (len(number), number)):
+    for number in in_order(specs):
         metrics, hparams = specs[number]["metrics"], specs[number]["hparams"]
         recorded = {c: float(metrics.get(name, math.nan)) for c, name in METRICS.items()}
         values = {f"hp_{h}": _hyper_parameter(hparams[h]["current_value"]) for h in hparams}

