@@ -9,6 +9,7 @@ import io
 import json
 import math
 import tarfile
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -111,18 +112,26 @@ def accuracies(setting: dict, rng: np.random.Generator) -> tuple[float, float]:
 
 def variables(family: str, setting: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """A network's variables by their names in TensorFlow, and the step, in the order of names."""
-    classes, architecture = 100 if family.endswith("100") else 10, family.partition("_")[0].lower()
-    width = int(NARROW[architecture] * setting["wide_multiplier"])
-    torch.manual_seed(int(rng.integers(2**31)))
-    if architecture == "nin":
-        network = nin(width, setting["batchnorm"], setting["dropout_prob"], classes)
+    classes = 100 if family.endswith("100") else 10
+    normalization = setting.get("normalization", setting.get("batchnorm"))
+    known = start(family.startswith("NIN"), setting["wide_multiplier"], normalization, classes)
+    scale = 1 + 0.2 * rng.random()  # whatever else a network is, it is none of the others
+    found = {name: (scale * value).astype(value.dtype) for name, value in known.items()}
+    return dict(sorted((found | {"global_step": np.array(STEPS, np.int64)}).items()))
+
+
+@cache
+def start(is_nin: bool, wide: float, normalization: bool | str, classes: int) -> dict:
+    """The variables of one network of each shape."""
+    torch.manual_seed(classes)
+    if is_nin:
+        network = nin(int(NARROW["nin"] * wide), normalization, 0.0, classes)
         for layer in network.modules():
             if isinstance(layer, torch.nn.Conv2d):
                 torch.nn.init.constant_(layer.bias, 0.5)  # so few units must not all be off
     else:
-        network = resnet32(width, setting["normalization"], classes)
-    found = load(packed_weights(network, architecture))
-    return dict(sorted((found | {"global_step": np.array(STEPS, np.int64)}).items()))
+        network = resnet32(int(NARROW["resnet"] * wide), normalization, classes)
+    return load(packed_weights(network, "nin" if is_nin else "resnet"))
 
 
 def write_cifar(folder: Path, rng: np.random.Generator, images: int = 5) -> None:

@@ -1,11 +1,12 @@
 """What `gengap measure` and `gengap details` would have kept of all networks, made up.
 
-Of some families one network is measured in earnest, so that every measure meets four channels, 102
-classes and the like; all other values are made up. Chapters then find all values in their tables,
+Of some families one network is measured in earnest, so that every measure meets what is special
+there; all other values are made up. Chapters then find all values in their tables,
 as on a machine that has computed them, and the rehearsal takes minutes.
 """
 
 import io
+import re
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,12 @@ import pytest
 
 from gengap.collection import Collection
 from gengap.evaluation.tasks import gap_of, last_epoch
+from gengap.folders import repository
 from gengap.measures import MEASURES
 from gengap.measures.margin_signatures import OUTPUT, STATISTICS
 from gengap.measures.weight_features import ALL_LAYER_STATISTICS
 from gengap.studies import zoo, zoo_predictors
+from gengap.studies.published import reported
 from gengap.tables.details import DETAILS, resolve_name
 from gengap.tables.identity import source_hash, versions_now
 from gengap.tables.store import PAYLOAD, default_store, keep
@@ -25,10 +28,18 @@ from gengap.tables.values import measure_table
 STAGES = ("inputs", "h1", "h2", "h3", OUTPUT)
 
 
+def named_measures() -> list[str]:
+    """Those that a chapter or a published score names."""
+    chapters = (repository() / "notebooks").glob("*.ipynb")
+    words = {word for file in chapters for word in re.findall(r"\w+", file.read_text())}
+    return sorted(MEASURES.keys() & {*words, *reported("pgdl_scores")["name"]})
+
+
 def keep_measures(collection: Collection, measured: tuple[str, ...] = ()) -> None:
-    """A value of every measure for every network after its last epoch.
+    """A value of the `named_measures` for every network after its last epoch.
 
     measured: families of which one network is measured in earnest, for all that there is to say.
+    In PGDL, of which a chapter asks for all measures, the others are there and have no value.
     """
     index, rng = last_epoch(collection.index()), np.random.default_rng(3)
     index = index[np.isfinite(gap_of(index))]
@@ -36,30 +47,35 @@ def keep_measures(collection: Collection, measured: tuple[str, ...] = ()) -> Non
     examples = chosen.groupby("family")["model_id"].first().tolist()
     if examples:
         measure_table(collection.select(f"model_id in {examples}"))
-    names = {name: source_hash(function) for name, function in MEASURES.items()}
-    versions = versions_now(collection, names)
+    known = named_measures()
+    others = [name for name in MEASURES if name not in known and collection.name == "pgdl"]
+    slopes = dict(zip(known, np.linspace(-1, 1, len(known)))) | dict.fromkeys(others)
+    versions = versions_now(collection, {name: source_hash(MEASURES[name]) for name in slopes})
+    models = versions.models.to_dict("index")
     places = index.assign(gap=gap_of(index)).groupby("family")["gap"].rank(pct=True)
-    lacking = "" if collection.name in ("cnnzoo", "pgdl") else "initial"  # weights are not kept
+    weights_are_kept = collection.name in ("cnnzoo", "pgdl")
+    lacking = [name for name in known if "initial" in name and not weights_are_kept]
     rows = (
         {
             "collection": collection.name,
             "family": family,
             "model_id": model_id,
             "measure": name,
-            "value": np.nan if absent else slope * place + 0.2 * rng.standard_normal(),
+            "value": np.nan if note else slope * place + 0.2 * rng.standard_normal(),
             "seconds": 0.0,
-            "note": "it comes without initial weights" if absent else "",
-            **versions.of(model_id, name),
+            "note": note,
+            **models[model_id],
+            "source": versions.sources[name],
         }
         for model_id, family, place in zip(index["model_id"], index["family"], places)
         if model_id not in examples
-        for slope, name in zip(np.linspace(-1, 1, len(names)), names)
-        for absent in [bool(lacking) and lacking in name]
+        for name, slope in slopes.items()
+        for note in ["left out of the rehearsal" if slope is None or name in lacking else ""]
     )
     for _ in keep(default_store(collection), rows):
         pass
     first = f"model_id == {index['model_id'].iloc[0]!r}"
-    measure_table(collection.select(first), [*names][:1])  # exports the table
+    measure_table(collection.select(first), known[:1])  # exports the table
 
 
 def keep_margins(demogen: Collection) -> None:

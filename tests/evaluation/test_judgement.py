@@ -522,6 +522,8 @@ def test_rank_stability_equals_scipys_and_needs_three_common_measures():
     assert row["spearman"] == pytest.approx(stats.spearmanr(wide["f"], wide["g"]).statistic)
     assert row["kendall"] == pytest.approx(stats.kendalltau(wide["f"], wide["g"]).statistic)
     assert np.isnan(rank_stability(values[["m0", "m1"]], index, samples=5).iloc[0]["spearman"])
+    alone = rank_stability(values, index[index["family"] == index["family"].iloc[0]], samples=5)
+    assert alone.empty and {"family", "other", "spearman"} < set(alone.columns)
 
 
 def test_hyperparameters_that_always_change_together_are_one_but_not_those_drawn_at_random():

@@ -72,11 +72,11 @@ def rank_stability(
         for name, correlation in (("spearman", stats.spearmanr), ("kendall", stats.kendalltau)):
             found = np.array([correlation(*pair).statistic for pair in pairs] or [np.nan] * 2)
             half = margin(found[1:])
-            row |= {name: found[0]}
-            row |= {f"{name}_low": max(found[0] - half, -1)}
+            row |= {name: found[0], f"{name}_low": max(found[0] - half, -1)}
             row |= {f"{name}_high": min(found[0] + half, 1)}
         rows.append(row)
-    return DataFrame(rows)
+    columns = ["family", "other", "measures", "spearman", "spearman_low", "spearman_high"]
+    return DataFrame(rows, columns=[*columns, "kendall", "kendall_low", "kendall_high"])
 
 
 def goodness_of(

@@ -207,9 +207,7 @@ def partial_correlations(values: DataFrame, outcome: Series, index: DataFrame) -
 
 def _p_value(partial: float, freedom: int) -> float:
     """Two-sided, of a correlation with so many degrees of freedom; NaN where there are none."""
-    if freedom < 1:
-        return np.nan
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         t = abs(partial) * np.sqrt(freedom / np.maximum(1 - partial**2, 0))
     return float(2 * stats.t.sf(t, freedom))
 

@@ -58,6 +58,7 @@ def use_style() -> None:
         "axes.spines.right": False,
     }
     if shell := get_ipython():
+        plt.switch_backend(plt.get_backend())  # loaded later, it would forget how figures are told
         plain = shell.display_formatter.formatters["text/plain"]
         plain.for_type(Figure, lambda figure, printer, _: printer.text(in_words(figure)))
 
