@@ -25,7 +25,7 @@ import gengap
 from gengap.book import chapters
 from gengap.book.figures import NAMES
 from gengap.cli import app
-from gengap.collections import fetch
+from gengap.collections import downloads, fetch
 from gengap.folders import repository
 
 FAMILIES = {
@@ -85,7 +85,7 @@ def fetch_all(home, patch):
     write_zoo(served, NETWORKS)
     write_genprob(home / "cache" / "genprob")
     patch.setattr(Trouble, "released", Event())
-    patch.setattr(fetch, "SECONDS_OF_SILENCE", 0.5)
+    patch.setattr(downloads, "SECONDS_OF_SILENCE", 0.5)
     with serving(Trouble, served) as address:
         for name, troubles in TROUBLES.items():
             patch.setitem(getattr(fetch, f"fetch_{name}").__kwdefaults__, "address", address)
