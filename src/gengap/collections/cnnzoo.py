@@ -136,6 +136,14 @@ class SmallCNNZoo(Collection):
         inputs = torch.from_numpy(network_inputs(pixels)).to(self.device)
         return inputs, torch.from_numpy(labels).to(self.device)
 
+    def read_trajectory(self, record: Series) -> DataFrame:
+        index = self.whole._index
+        until = index[(index["family"] == record["family"]) & (index["epoch"] <= record["epoch"])]
+        own = until[until["run"] == record["run"]].sort_values("epoch")
+        if len(own) < until["epoch"].nunique():
+            raise NotAvailable("a loss of this network's earlier epochs is not finite")
+        return own[["epoch", "train_loss"]]
+
     def _state(self, weights: np.ndarray) -> dict[str, Tensor]:
         return {name: t.to(self.device) for name, t in state_dict(weights).items()}
 
