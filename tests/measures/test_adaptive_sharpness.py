@@ -37,10 +37,11 @@ def test_no_scale_of_a_layer_matters(measure):
     assert measure(random_model(last=8.0)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_logits_are_divided_by_their_standard_deviation():
+def test_logits_are_divided_by_their_norm():
     logits, labels = torch.tensor([[3.0, 1.0], [5.0, 1.0]]), torch.tensor([0, 1])
-    # 1 and -1, whatever they were: losses ln(1 + e^-2) and ln(1 + e^2).
-    expected = (torch.tensor([-2.0, 2.0]).exp() + 1).log().mean()
+    # 1 and -1 over the root of 2, whatever they were: a lead of that root, or as much behind.
+    root = 2**0.5
+    expected = (torch.tensor([-root, root]).exp() + 1).log().mean()
     assert float(normalized_cross_entropy(logits, labels)) == pytest.approx(float(expected))
 
 

@@ -28,12 +28,7 @@ from torch import Tensor, nn
 from gengap.collection import Collection
 from gengap.collections.cnnzoo_parts import Parts, header_in, part_files
 from gengap.errors import GengapError, NotAvailable
-from gengap.formats.images import (
-    embedded_images,
-    image_counts,
-    load_images,
-    network_inputs,
-)
+from gengap.formats.images import embedded_images, image_counts, load_images, network_inputs
 from gengap.formats.places import Place
 
 PARAMETERS = 4970

@@ -14,7 +14,7 @@ from gengap.model import Model
 
 DIRECTIONS = 10  # of noise, each to either side
 PARTS = 5  # of the images
-LEAST_SPREAD = 1e-12  # of logits, below which they are equal
+LEAST_NORM = 1e-10  # of logits, below which they are equal
 
 
 @measure
@@ -24,8 +24,8 @@ def average_adaptive_sharpness(model: Model, *, rho: float = 0.1, images: int = 
     .. math:: \operatorname{mean}_\delta L(w + \delta) - L(w) , \qquad
        \delta_i \sim \mathcal N(0, \rho^2 w_i^2) ,
 
-    with L the cross-entropy of logits that are divided, image by image, by their standard
-    deviation, so that no scale of a layer matters. Ten directions of noise, each also the other way
+    with L the cross-entropy of logits that are divided, image by image, by their norm (less their
+    mean), so that no scale of a layer matters. Ten directions of noise, each also the other way
     round, so that the slope of the loss cancels; each on one of five parts of `images` training
     images in turn. In float64, for the rises are small beside the loss.
 
@@ -92,13 +92,11 @@ def worst_adaptive_sharpness(
 
 
 class NormalizedLogits(nn.Module):
-    """Logits (N, K) less their mean, over their standard deviation, image by image."""
+    """Logits (N, K) less their mean, over their Euclidean norm, image by image."""
 
     def forward(self, logits: Tensor) -> Tensor:
-        # Equal logits stay equal.
-        logits = logits.double()
-        spread, mean = torch.std_mean(logits, dim=1, correction=0, keepdim=True)
-        return (logits - mean) / spread.clamp(min=LEAST_SPREAD)
+        centred = logits.double() - logits.double().mean(dim=1, keepdim=True)
+        return centred / centred.norm(dim=1, keepdim=True).clamp(min=LEAST_NORM)
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from gengap.measures.tangents import (
 )
 from gengap.model import Model
 
-PROBES = 10  # random directions
+PROBES = 6  # random directions
 PRECISION = 1e-3  # of the residual of an eigenvector: the value is right to about its square
 BASIS = 8  # vectors that the Lanczos method keeps
 
