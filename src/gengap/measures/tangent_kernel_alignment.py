@@ -20,12 +20,12 @@ def tangent_kernel_alignment(model: Model) -> float:
        \nabla_\theta f_l(x_j) - \overline{\nabla_\theta f_l} \big\rangle ,
 
     :math:`y_{ik} = [y_i = k]` minus its mean over images, for all logits k of 50 training images i.
-    Larger predicts a *smaller* gap. Another draw of images moves it by a tenth at the median of
-    15 embedded networks, and by up to two fifths.
+    Larger predicts a *smaller* gap. Another draw of images moves it by 0.14 of its value at the
+    median of 46 embedded networks, and by less than 0.4 in nine of ten.
 
     Source:
-        Baratin et al. 2021 (Implicit Regularization via Neural Feature Alignment), after
-        Cristianini et al. 2001, who do not centre.
+        Baratin et al. 2021 (Implicit Regularization via Neural Feature Alignment), as in the
+        released code; after Cristianini et al. 2001, who do not centre, and Cortes et al. 2012.
 
     Raises:
         NotAvailable: without a training sample, where its images have one class, or the same
