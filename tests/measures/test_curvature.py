@@ -94,7 +94,7 @@ def test_the_trace_of_a_piecewise_linear_network_is_that_of_the_dense_hessian():
 
 
 def test_many_directions_come_to_the_trace_of_a_smooth_network(monkeypatch):
-    monkeypatch.setattr(curvature, "PROBES", 4000)
+    monkeypatch.setattr(curvature, "PROBES", (4000, 4000))
     dense = dense_hessian(smooth())
     rest = dense - dense_gauss_newton(smooth())
     error = float((rest - rest.diagonal().diag()).norm()) * (2 / 4000) ** 0.5
