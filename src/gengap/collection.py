@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gengap import folders
 from gengap.errors import GengapError, NotAvailable, nearest
-from gengap.model import Model
+from gengap.model import RecordedModel, no_trajectory
 
 # Public name -> where its class is; a class is imported only when its collection is opened.
 COLLECTIONS = {
@@ -65,6 +65,10 @@ class Collection:
     def given_values(self) -> DataFrame | None:
         """Values that came in place of networks: by model_id, a column for each measure."""
         return None
+
+    def read_trajectory(self, record: Series) -> DataFrame:
+        """`epoch` and `train_loss` of the row's network, in order, up to the row's epoch."""
+        return no_trajectory()
 
     @classmethod
     def is_root(cls, root: str | Path) -> bool:
@@ -126,7 +130,7 @@ class Collection:
     def _positions(self) -> pd.Index:
         return pd.Index(self._index["model_id"])
 
-    def load(self, model_id: str) -> Model:
+    def load(self, model_id: str) -> RecordedModel:
         """The model of one index row, on this collection's device."""
         if model_id not in self._positions:
             known = ", ".join(self._positions[:3])
@@ -137,7 +141,8 @@ class Collection:
         record = self._index.iloc[self._positions.get_loc(model_id)]
         with self._reading(f"model {model_id!r}"):
             network, initial_weights = self.read_network(record)
-        return Model(network, record, initial_weights, partial(self._sample, record))
+        sample, losses = partial(self._sample, record), partial(self.read_trajectory, record)
+        return RecordedModel(network, record, initial_weights, sample, losses)
 
     def _sample(self, record: Series) -> tuple[Tensor, Tensor]:
         # What is missing is remembered too: looking for images again for each model is slow.

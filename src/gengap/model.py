@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from pandas import Series
+from pandas import DataFrame, Series
 from torch import Tensor, nn
 
 from gengap.errors import NotAvailable
@@ -20,6 +20,11 @@ BATCH = 250
 def no_sample() -> tuple[Tensor, Tensor]:
     """What a model made without a training sample answers when asked for it."""
     raise NotAvailable("this model comes without a training sample")
+
+
+def no_trajectory() -> DataFrame:
+    """What a model of which no other epochs are recorded answers when asked for them."""
+    raise NotAvailable("no losses of this network's earlier epochs are recorded")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +78,25 @@ class Model:
     def margins(self) -> Tensor:
         """Margins of the sample, (N,); negative where misclassified."""
         return true_class_margins(self.logits, self.sample[1])
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedModel(Model):
+    """A model as a collection loads it, which may tell of the epochs before.
+
+    Apart from `Model`, whose code is part of every measure's (see gengap.tables.identity).
+    """
+
+    read_trajectory: Callable[[], DataFrame] = no_trajectory
+
+
+def trajectory(model: Model) -> DataFrame:
+    """`epoch` and `train_loss` (nats) of the recorded epochs up to the model's own, in order.
+
+    Raises:
+        NotAvailable: where the collection records no other epochs, or not all of them.
+    """
+    return model.read_trajectory() if isinstance(model, RecordedModel) else no_trajectory()
 
 
 def true_class_margins(logits: Tensor, labels: Tensor) -> Tensor:

@@ -166,6 +166,8 @@ def test_what_a_measure_needs_is_tried(tiny):
     assert needs["raw_parameter_norm"] == needs["vc_dimension"] == "weights"
     assert needs["distance_from_initialization"] == "initial weights"
     assert needs["inverse_margin"] == needs["path_norm"] == "training images"
+    assert needs["hessian_trace"] == needs["tangent_kernel_alignment"] == "training images"
+    assert needs["sum_of_training_losses"] == "losses of earlier epochs"
     # The tiny networks have no convolution: that is not available, whatever else is given.
     assert needs["stable_quality"] == "weights"
 

@@ -7,34 +7,38 @@ import dataclasses
 
 import pandas as pd
 from pandas import DataFrame, Series
-from torch import Tensor
 
 from gengap.collection import Collection
 from gengap.errors import NotAvailable
 from gengap.evaluation.reliability import reliability_table
 from gengap.evaluation.tasks import last_epoch
 from gengap.measures import MEASURES, Measure
-from gengap.model import Model
+from gengap.model import Model, RecordedModel
 
 MANY = 8  # of more numbers the ends are shown, and how many there are
 
 
 def needs(measure: Measure, model: Model) -> str:
-    """What a measure takes of a model: weights, initial weights or training images.
+    """What a measure takes of a model: weights, initial weights, training images or losses.
 
-    It is tried without images, and then without initial weights too. model: one that has all.
+    It is tried without images and losses of earlier epochs, then without initial weights too.
+    model: one that has images and initial weights.
     """
     asked = []
 
-    def no_images() -> tuple[Tensor, Tensor]:
-        asked.append(True)
-        raise NotAvailable("tried without images")
+    def without(what: str):
+        def refused():
+            asked.append(what)
+            raise NotAvailable(f"tried without {what}")
 
-    without_images = dataclasses.replace(model, read_sample=no_images)
-    lacking = _lacks(measure, without_images)
+        return refused
+
+    refused = without("training images"), without("losses of earlier epochs")
+    bare = RecordedModel(model.network, model.record, model.initial_weights, *refused)
+    lacking = _lacks(measure, bare)
     if asked:
-        return "training images"
-    weights_alone = dataclasses.replace(without_images, initial_weights=None)
+        return asked[0]
+    weights_alone = dataclasses.replace(bare, initial_weights=None)
     return "weights" if _lacks(measure, weights_alone) == lacking else "initial weights"
 
 

@@ -28,12 +28,7 @@ from torch import Tensor, nn
 from gengap.collection import Collection
 from gengap.collections.cnnzoo_parts import Parts, header_in, part_files
 from gengap.errors import GengapError, NotAvailable
-from gengap.formats.images import (
-    embedded_images,
-    image_counts,
-    load_images,
-    network_inputs,
-)
+from gengap.formats.images import embedded_images, image_counts, load_images, network_inputs
 from gengap.formats.places import Place
 
 PARAMETERS = 4970
@@ -135,6 +130,14 @@ class SmallCNNZoo(Collection):
         pixels, labels = first_training_images(record["family"])
         inputs = torch.from_numpy(network_inputs(pixels)).to(self.device)
         return inputs, torch.from_numpy(labels).to(self.device)
+
+    def read_trajectory(self, record: Series) -> DataFrame:
+        index = self.whole._index
+        until = index[(index["family"] == record["family"]) & (index["epoch"] <= record["epoch"])]
+        own = until[until["run"] == record["run"]].sort_values("epoch")
+        if len(own) < until["epoch"].nunique():
+            raise NotAvailable("a loss of this network's earlier epochs is not finite")
+        return own[["epoch", "train_loss"]]
 
     def _state(self, weights: np.ndarray) -> dict[str, Tensor]:
         return {name: t.to(self.device) for name, t in state_dict(weights).items()}

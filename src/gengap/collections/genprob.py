@@ -134,6 +134,15 @@ class GenProb(Collection):
         inputs = network_inputs(images, dataset)
         return inputs.to(self.device), torch.from_numpy(labels).to(self.device)
 
+    def read_trajectory(self, record: Series) -> DataFrame:
+        network = record["model_id"].rpartition("/")[0].removeprefix(f"{record['family']}/")
+        found = last_statistics(self._files[record["family"]][network])
+        epochs = range(record["epoch"] + 1)
+        if not found.keys() >= {*epochs}:
+            raise NotAvailable("the last file of this network does not tell of all its epochs")
+        losses = [found[epoch]["train_loss"] for epoch in epochs]
+        return DataFrame({"epoch": epochs, "train_loss": losses})
+
     def _images_of(self, dataset: str) -> tuple[str, Path | None]:
         """What load_images calls a data set, and the folder where its images lie beside these."""
         folder = DATASETS[dataset][0] if dataset in DATASETS else ""

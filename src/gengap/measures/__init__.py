@@ -55,10 +55,13 @@ def _is_typed_again(old: Measure, new: Measure) -> bool:
 
 
 from gengap.measures import (  # noqa: E402, F401  (they register themselves above)
+    adaptive_sharpness,
     augmented_margins,
     capacity,
     convolution_spectra,
+    curvature,
     flatness,
+    gradient_noise,
     margins,
     norm_products,
     norms,
@@ -66,5 +69,7 @@ from gengap.measures import (  # noqa: E402, F401  (they register themselves abo
     representations,
     sensitivity,
     sharpness,
+    tangent_kernel_alignment,
+    training_speed,
     transport,
 )
