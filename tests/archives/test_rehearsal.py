@@ -50,13 +50,11 @@ CHAPTERS = {
     "05-everywhere": ("cnnzoo", "demogen", "genprob", "pgdl"),
     "01-small-cnn-zoo": ("cnnzoo",),
 }
-OTHERS = {"cnnzoo", "demogen", "genprob"}
 ABSENT = [
     ("09-collections", {"genprob"}),
     ("04-genprob", {"genprob"}),
-    ("06-your-own-measure", {"demogen"}),
-    ("07-errata", OTHERS),
-    ("05-everywhere", OTHERS),
+    ("07-errata", {"cnnzoo", "demogen", "genprob"}),
+    ("05-everywhere", {"demogen", "genprob", "pgdl"}),
 ]
 
 

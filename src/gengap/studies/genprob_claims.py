@@ -15,12 +15,12 @@ EARLY = 20  # epochs, of 70, after which a probe is to know the end
 SAME, FUTURE = "As published: measure and outcome of the same epoch", "What a probe is for"
 
 
-def claims(epochs: DataFrame, published: DataFrame) -> DataFrame:
+def claims(epochs: DataFrame, published: DataFrame, *, samples: int = 1000) -> DataFrame:
     """The table of `claim_table`, of Spearman's correlations over the networks of each family.
 
     epochs: of `epoch_table`. published: correlations after the last epoch, indexed by family and
     outcome, a column for each measure, positive for the gap where a larger measure goes with a
-    larger training minus test accuracy. Intervals are bootstraps over networks.
+    larger training minus test accuracy. Intervals are of so many bootstraps over networks.
     """
     last = epochs.groupby("network").tail(1).droplevel("epoch")
     early = epochs.query("epoch <= @EARLY").groupby("network").tail(1).droplevel("epoch")
@@ -34,11 +34,11 @@ def claims(epochs: DataFrame, published: DataFrame) -> DataFrame:
                 (f"{name} ranks {told}: correlation above {LEAST}", [], LEAST),
                 (f"{name} ranks {told} better than norms do: difference", NORMS, 0.0),
             ):
-                numbers = _leads(last, last[[probe, *others]], outcome)
+                numbers = _leads(last, last[[probe, *others]], outcome, samples)
                 shown = stated[probe] - (rivals if others else 0)
                 rows.append(claim(text, _range(shown), numbers, SAME, above=above))
         text = f"{name} after {EARLY} epochs ranks final test accuracy: correlation above {LEAST}"
-        numbers = _leads(last, early[[probe]], "test_accuracy")
+        numbers = _leads(last, early[[probe]], "test_accuracy", samples)
         rows.append(claim(text, "stated", numbers, FUTURE, above=LEAST))
     return claim_table(rows)
 
@@ -47,7 +47,7 @@ def _range(values: pd.Series) -> str:
     return f"{values.min():.2f} to {values.max():.2f}"
 
 
-def _leads(last: DataFrame, measures: DataFrame, outcome: str) -> dict[str, Found]:
+def _leads(last: DataFrame, measures: DataFrame, outcome: str, samples: int) -> dict[str, Found]:
     """By family, how far the first measure's correlation lies above the largest of the others.
 
     Of the others, which rank as well in reverse, the size of the correlation counts.
@@ -56,7 +56,7 @@ def _leads(last: DataFrame, measures: DataFrame, outcome: str) -> dict[str, Foun
     for family, rows in last.groupby("family", sort=False):
         first, *others = measures.loc[rows.index].T.to_numpy()
         others = [column * np.sign(_spearman(rows[outcome], column)) for column in others]
-        found[family] = lead(_spearman, rows[outcome], [first, *others])
+        found[family] = lead(_spearman, rows[outcome], [first, *others], samples=samples)
     return found
 
 
