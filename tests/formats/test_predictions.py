@@ -29,7 +29,7 @@ def test_a_file_that_is_no_set_of_predictions_is_refused_by_name(tmp_path, text,
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(GengapError, match="none.predict cannot be read"):
+    with pytest.raises(GengapError, match="none.predict is missing"):
         read_predictions(tmp_path / "none.predict")
 
 
