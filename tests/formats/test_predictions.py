@@ -16,7 +16,7 @@ def test_predictions_are_read_with_nan_and_infinity(tmp_path):
     ("text", "sentence"),
     [
         ('{"model_1": 1, "model_2": 2, "model_1": 3}', "'model_1' stands there twice"),
-        ('{"model_1": 1,', "cannot be read .*a JSON file of .* is expected"),
+        ('{"model_1": 1,', "cannot be read.*a JSON file of .* is expected"),
         ("[1, 2]", "holds a list, not "),
     ],
 )

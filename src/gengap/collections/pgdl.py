@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from gengap.collection import Collection
 from gengap.errors import GengapError, NotAvailable
 from gengap.formats.keras import network_from_config, read_weights, weights_in
-from gengap.formats.places import Place, naming, read_json
+from gengap.formats.places import Place, naming, open_zip, read_json
 from gengap.formats.state_dicts import check_finite
 from gengap.formats.tfrecord import read_tfrecord
 
@@ -98,7 +98,7 @@ class PGDL(Collection):
         folder = self.family_files(record["family"])[0] / record["model_id"].rpartition("/")[2]
         config = read_json(folder / "config.json")
         with naming(folder / "config.json"):
-            network = network_from_config(config)
+            network = network_from_config(config, device="meta")
         with naming(folder / "weights.hdf5") as weights:
             read_weights(_in_memory(weights), network)
         check_finite(network, record["model_id"])
@@ -123,6 +123,14 @@ class PGDL(Collection):
                 f"the shards in {folder} have inputs of different shapes; get them again"
             )
         inputs, labels = (torch.cat(part).to(self.device) for part in zip(*parts))
+        told = record.get("train_images", math.nan)
+        lacking = sorted({*range(max(shards))} - shards.keys())
+        if lacking or (told == told and told != len(labels)):
+            promised = f"shard_{lacking[0]}" if lacking else f"{told:g} images, as recorded,"
+            raise GengapError(
+                f"{folder} has {len(labels)} images in {len(shards)} shards, but {promised} should"
+                " be there too; get the task again"
+            )
         return inputs, labels
 
     @cached_property
@@ -186,7 +194,7 @@ def _with_zips(folder: Place) -> list[Place]:
 
 def _opened(file: Path) -> zipfile.Path:
     with naming(file):
-        return zipfile.Path(file)
+        return zipfile.Path(open_zip(file))
 
 
 def _sorted_folders(place: Place) -> list[Place]:

@@ -15,7 +15,7 @@ from typing import IO, Any
 from gengap.errors import GengapError, NotAvailable
 
 Place = Path | zipfile.Path  # a folder or file, on disk or in a zip file
-FEW = 2**20  # bytes that any packed file may have
+FEW = 2**26  # bytes that any packed file may have
 MOST = 50  # bytes that each byte of a larger packed file may become; of real ones it is below 10
 DEEPEST = 64  # folders in the name of a member of a zip file
 PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # methods whose memory is bounded as it is read
@@ -39,8 +39,8 @@ def naming(
     except FileNotFoundError as error:
         raise GengapError(f"{file} is missing; {advice}") from error
     except Exception as error:  # damaged bytes raise dozens of kinds
-        ours = type(error) is ValueError or isinstance(error, OSError) and error.errno  # sentences
-        said = "" if ours else f", {wrong}"
+        sentence = type(error) in (ValueError, KeyError) or getattr(error, "errno", None)
+        said = "" if sentence else f", {wrong}"
         raise GengapError(f"{file} cannot be read{said} ({reason_of(error)}); {advice}") from error
 
 
@@ -51,7 +51,8 @@ def _may_be_read(file: Path) -> bool:
 def reason_of(error: Exception) -> str:
     """What was raised, in one line that can be printed."""
     told = " ".join(str(error).split()).encode(errors="backslashreplace").decode()[:300]
-    return told if type(error) is ValueError else f"{type(error).__name__}: {told}"
+    kinds = {ValueError: "", KeyError: "it lacks "}
+    return kinds.get(type(error), f"{type(error).__name__}: ") + told
 
 
 def unpacked_size(packed: int) -> int:
@@ -107,14 +108,17 @@ def open_zip(file: Path | IO[bytes]) -> zipfile.ZipFile:
     members = archive.infolist()
     if len({member.filename for member in members}) < len(members):
         raise ValueError("it has two members of one name")
-    if sum(member.compress_size for member in members) > archive.start_dir:
-        raise ValueError("its members are larger than the whole file")
+    packed, size = archive.start_dir, sum(member.file_size for member in members)
+    if sum(member.compress_size for member in members) > packed or size > unpacked_size(packed):
+        raise ValueError(f"{packed} bytes cannot hold its members of {size}")
     for member in members:
         what, parts = f"its member {member.filename[:100]!r}", member.filename.split("/")
         if len(parts) > DEEPEST or not {"", ".", ".."}.isdisjoint(parts[:-1]):
             raise ValueError(f"{what} has a name that is no path into it")
         if member.compress_type not in PACKED or member.flag_bits & 1:
-            raise ValueError(f"{what} is neither stored nor deflated, or is encrypted: pack it anew")
+            raise ValueError(
+                f"{what} is neither stored nor deflated, or is encrypted: pack it anew"
+            )
         if member.file_size > unpacked_size(member.compress_size):
             raise ValueError(f"{what} has {member.compress_size} bytes and says {member.file_size}")
     return archive
