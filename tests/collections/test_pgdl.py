@@ -171,7 +171,9 @@ def test_tasks_are_in_the_official_order_and_ids_and_shards_in_that_of_numbers(t
         "task4/model_0",
         "mine/model_0",
     ]
-    assert collection.load("task1_v4/model_9").sample[1].tolist() == np.repeat(range(11), 5).tolist()
+    assert (
+        collection.load("task1_v4/model_9").sample[1].tolist() == np.repeat(range(11), 5).tolist()
+    )
 
 
 def test_families_are_the_eight_tasks_and_what_else_is_there(tmp_path):

@@ -42,6 +42,7 @@ CHECKPOINT = "model.ckpt-150000"
 SAFETENSORS = "model.safetensors"
 RECORDS = {"train": "train.json", "test": "eval.json"}
 QUANTITIES = {"accuracy": "Accuracy", "loss": "CrossEntropy"}  # ours -> theirs
+MOST_NETWORKS = 100_000  # in the grid of a family
 DEEPEST = 8  # levels of folders, from the root, in which the tree is looked for
 GRID = (
     "wide_multiplier",
@@ -200,6 +201,8 @@ def networks_of(family: str, grid: dict[str, list]) -> Iterator[tuple[str, dict]
     grid: hyper-parameter -> its values, as all_model_spec.json has it.
     """
     architecture, grid = architecture_of(family), DEFAULTS | grid
+    if (networks := math.prod(len(grid[name]) for name in GRID)) > MOST_NETWORKS:
+        raise ValueError(f"a grid of {float(networks):g} networks")
     for wide, batch_norm, normalization, dropout, augmentation, decay, rate, copy in product(
         *(grid[name] for name in GRID)
     ):

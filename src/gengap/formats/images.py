@@ -112,6 +112,7 @@ def network_inputs(images: np.ndarray) -> np.ndarray:
     Raises:
         GengapError: for arrays of another type or shape.
     """
+    images = np.asarray(images)  # a tensor too
     if images.dtype != np.uint8 or not (images.ndim == 3 or images.shape[3:] == (3,)):
         raise GengapError(
             f"Got images of type {images.dtype} and shape {images.shape}: expected uint8 "
@@ -148,6 +149,7 @@ def per_image_standardization(images: np.ndarray) -> np.ndarray:
     Raises:
         GengapError: for arrays of another type or shape.
     """
+    images = np.asarray(images)  # a tensor too
     if images.dtype != np.uint8 or images.ndim != 4:
         raise GengapError(
             f"Got images of type {images.dtype} and shape {images.shape}: expected uint8 "

@@ -24,7 +24,6 @@ from gengap import folders
 from gengap.errors import GengapError
 from gengap.formats.keras_layers import ACTIVATIONS, LAYERS, Shape
 from gengap.formats.places import reason_of, unpacked_size
-from gengap.formats.state_dicts import fill
 
 # Arguments that change no output of a trained network.
 WITHOUT_EFFECT = re.compile(
@@ -46,6 +45,7 @@ ALIASES = {
     "GlobalMaxPool2D": "GlobalMaxPooling2D",
     "MaxPool2D": "MaxPooling2D",
 }
+DEEPEST = 1_000  # layers
 LARGEST = 2**28  # weights of a network; those of the competition have a hundredth
 # Axes of a kernel in Keras, by their number: HWIO becomes OIHW, (in, out) becomes (out, in).
 TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
@@ -58,10 +58,10 @@ BATCH_NORM = {
 }
 
 
-def network_from_config(config: dict, device: str = "cpu") -> nn.Sequential:
+def network_from_config(config: dict, most: int = LARGEST) -> nn.Sequential:
     """The network that a `config.json` describes, in eval mode, with PyTorch's own random weights.
 
-    device: on "meta" it has no memory, for weights that are read.
+    most: weights that it may have.
 
     config: `model_config`, a list of `{"layer_name": class in tf.keras.layers, **arguments}`, and
     `input_shape`, of one input without the batch: (H, W, C) or (D,).
@@ -75,17 +75,13 @@ def network_from_config(config: dict, device: str = "cpu") -> nn.Sequential:
     weights = 0
     for number, layer in enumerate(layers):
         try:
-            kind, inputs = _kind(layer), shape
+            kind = _kind(layer)
             with torch.device("meta"):  # sizes before memory: a few digits may ask for all of it
-                stage = _stage(kind, layer, inputs)
-                shape = _output_shape(stage, inputs)
-            weights += sum(parameter.numel() for parameter in stage.parameters())
-            if weights > LARGEST:
-                raise ValueError(
-                    f"a network of {weights} weights is larger than any of this format"
-                )
-            if device != "meta":
-                stage = _stage(kind, layer, inputs)
+                weights += sum(p.numel() for p in _stage(kind, layer, shape).parameters())
+            if weights > most:
+                raise ValueError(f"{weights} weights and more are too many; {most} are expected")
+            stage = _stage(kind, layer, shape)
+            shape = _output_shape(stage, shape)
         except Exception as error:  # arguments may be anything
             raise GengapError(f"layer {number}, {layer}: {reason_of(error)}"[:1000]) from error
         name = _snake_case(kind)
@@ -99,7 +95,7 @@ def read_weights(file: Path | BinaryIO, network: nn.Sequential) -> None:
 
     Raises: GengapError where the file is damaged or its layers are not the network's.
     """
-    fill(network, weights_in(file, network))
+    network.load_state_dict(network.state_dict() | weights_in(file, network))
 
 
 def weights_in(file: Path | BinaryIO, network: nn.Sequential) -> dict[str, Tensor]:
@@ -148,13 +144,17 @@ def _checked(config: dict) -> tuple[list[dict], Shape]:
     try:
         layers, (*spatial, channels) = config["model_config"], config["input_shape"]
         shape = tuple(int(size) for size in (channels, *spatial))
-        if min(shape) > 0 and layers and all("layer_name" in dict(layer) for layer in layers):
+        if (
+            min(shape) > 0
+            and 0 < len(layers) <= DEEPEST
+            and all("layer_name" in dict(layer) for layer in layers)
+        ):
             return layers, shape
     except (KeyError, TypeError, ValueError, OverflowError):
         pass
     raise GengapError(
-        "a configuration has `model_config`, a list of layers each with a `layer_name`, and"
-        f" `input_shape`, without the batch; this is {str(config)[:100]}"
+        f"a configuration has `model_config`, a list of up to {DEEPEST} layers each with a"
+        f" `layer_name`, and `input_shape`, without the batch; this is {str(config)[:100]}"
     )
 
 
@@ -200,7 +200,7 @@ def _as_integer(value):
 
 def _output_shape(stage: nn.Module, shape: Shape) -> Shape:
     with torch.no_grad():
-        return tuple(stage.eval()(torch.zeros(1, *shape)).shape[1:])
+        return tuple(stage.eval()(torch.empty(0, *shape)).shape[1:])  # of no inputs: no memory
 
 
 def _slots(network: nn.Sequential) -> dict[str, dict[str, Tensor]]:

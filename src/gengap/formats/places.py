@@ -60,6 +60,11 @@ def unpacked_size(packed: int) -> int:
     return max(FEW, MOST * packed)
 
 
+def size_of(file: Place) -> int:
+    """Bytes, of a member of a zip file unpacked."""
+    return file.stat().st_size if isinstance(file, Path) else file.root.getinfo(file.at).file_size
+
+
 def read_json(file: Place, advice: str = "get it again") -> Any:
     """What a JSON file holds; GengapError that names it if it is damaged or has a name twice."""
     with naming(file, advice):
@@ -77,11 +82,9 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def gunzipped(file: Place) -> bytes:
     """The content of a gzip file, read to its end, where the checksum is."""
-    with file.open("rb") as packed:
-        most = unpacked_size(packed.seek(0, 2))
-        packed.seek(0)
-        with gzip.open(packed) as stream:
-            return read_up_to(stream, most, f"it unpacks to more than {most} bytes")
+    most = unpacked_size(size_of(file))
+    with file.open("rb") as packed, gzip.open(packed) as stream:
+        return read_up_to(stream, most, f"it unpacks to more than {most} bytes")
 
 
 def read_up_to(stream: IO[bytes], most: int, too_long: str | None = None) -> bytes:

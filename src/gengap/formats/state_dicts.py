@@ -159,8 +159,8 @@ def shard_places(content: object) -> dict[str, str]:
     if not isinstance(places, Mapping) or not places:
         raise GengapError('it has no "weight_map" from tensors to files; get it again')
     for shard in places.values():
-        if not isinstance(shard, str) or Path(shard).name != shard:
-            raise GengapError(f"it names the shard {shard!r}; a file beside it is expected")
+        if not isinstance(shard, str) or Path(shard).name != shard or len(shard) > 255:
+            raise GengapError(f"it names the shard {shard!r:.100}; a file beside it is expected")
     return dict(places)
 
 
@@ -190,8 +190,14 @@ def check_tensors(tensors: Mapping[str, Tensor], most: int) -> None:
     """GengapError where names are none of a network's, or tensors need more bytes than these."""
     size = 0
     for name, tensor in tensors.items():
-        if not isinstance(name, str) or len(name) > LONGEST_NAME or name.count(".") > DEEPEST_NAME:
-            raise GengapError(f"{str(name)[:100]!r} is no name of a tensor; save a state dict")
+        parts = name.split(".") if isinstance(name, str) else [""]
+        of_module = any(hasattr(nn.Module, part) for part in parts)
+        if "" in parts or of_module or len(name) > LONGEST_NAME or len(parts) > DEEPEST_NAME:
+            raise GengapError(
+                f"{str(name)[:100]!r} is no name of a tensor in a network's state dict"
+            )
+        if tensor.is_nested:
+            raise GengapError(f"{name} is several tensors; save each under a name of its own")
         if tensor.is_meta:
             raise GengapError(f"{name} has a shape and no numbers; save a network that has weights")
         size += tensor.numel() * tensor.element_size()

@@ -127,7 +127,10 @@ def rows_in(store: Path, collection: str) -> DataFrame:
 
 def _rows_of(connection: Connection, collection: str) -> DataFrame:
     found = connection.execute(FIND, (collection,)).fetchall()
-    return DataFrame(found, columns=NAMES).astype(TYPES)
+    try:
+        return DataFrame(found, columns=NAMES).astype(TYPES)
+    except (ValueError, TypeError) as error:
+        raise sqlite3.DataError(str(error)) from error
 
 
 def empty(columns: Sequence[str]) -> DataFrame:
