@@ -28,6 +28,8 @@ def cache() -> Path:
 
 def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
     """`write` fills a temporary file beside `file`, then it is renamed: all of it, or nothing."""
+    if file.exists() and not file.is_file():  # a device would be replaced
+        raise GengapError(f"{file} is no plain file and is not replaced; give another name")
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{os.getpid()}-{file.name}")
     try:

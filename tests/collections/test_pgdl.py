@@ -307,3 +307,16 @@ def test_shards_of_different_shapes_and_an_unknown_task_are_refused(tmp_path):
         assert collection.load("task4/model_0").sample
     with pytest.raises(gengap.GengapError, match="has no task 'task3'; it has task4"):
         collection.model_configs("task3")
+
+
+def test_shards_or_images_that_are_missing_are_said(tmp_path):
+    counted = SPEC | {"metrics": SPEC["metrics"] | {"train_images": 15}}
+    make_task(tmp_path, "task4", shards=(0, 1, 2), spec=counted)
+    assert len(PGDL(tmp_path).load("task4/model_0").sample[1]) == 15
+    shards = tmp_path / "input_data" / "task4" / "dataset_1" / "train"
+    (shards / "shard_2.tfrecord").unlink()
+    with pytest.raises(gengap.GengapError, match="10 images in 2 shards, but 15 images"):
+        _ = PGDL(tmp_path).load("task4/model_0").sample
+    (shards / "shard_0.tfrecord").unlink()
+    with pytest.raises(gengap.GengapError, match="5 images in 1 shards, but shard_0 should"):
+        _ = PGDL(tmp_path).load("task4/model_0").sample

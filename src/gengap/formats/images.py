@@ -283,11 +283,12 @@ def _read_archive(path: Path, dataset: str, batches: list[str]) -> list[np.ndarr
                 if member.name not in wanted:
                     continue
                 plain = member.isreg() and not member.issparse() and member.name not in found
-                if not plain or member.size > len(content):
+                opened = archive.extractfile(member) if plain else None
+                if opened is None or member.size > len(content):
                     raise ValueError(
                         f"{member.name} is not a plain file of the right size, or there twice"
                     )
-                found[member.name] = _records(archive.extractfile(member).read(), dataset)
+                found[member.name] = _records(opened.read(), dataset)
         if missing := [name for name in wanted if name not in found]:
             raise ValueError(f"it lacks {', '.join(missing)}")
     return [found[name] for name in wanted]

@@ -87,7 +87,7 @@ def gunzipped(file: Place) -> bytes:
         return read_up_to(stream, most, f"it unpacks to more than {most} bytes")
 
 
-def read_up_to(stream: IO[bytes], most: int, too_long: str | None = None) -> bytes:
+def read_up_to(stream: IO[bytes] | gzip.GzipFile, most: int, too_long: str | None = None) -> bytes:
     """At most so many bytes, of which none is allocated that is not there.
 
     too_long: what ValueError says where there are more; without it the others are left.

@@ -56,7 +56,7 @@ def opened(store: Path) -> Iterator[Connection]:
             connection.execute("PRAGMA synchronous=NORMAL")  # see SECONDS_TO_DISK
             connection.execute(CREATE)
             yield connection
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeError) as error:
         raise _unwritable(store, error) from error
 
 
