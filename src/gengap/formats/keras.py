@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from gengap import folders
 from gengap.errors import GengapError
 from gengap.formats.keras_layers import ACTIVATIONS, LAYERS, Shape
-from gengap.formats.places import reason_of, unpacked_size
+from gengap.formats.places import memory_for, reason_of, unpacked_size
 
 # Arguments that change no output of a trained network.
 WITHOUT_EFFECT = re.compile(
@@ -107,7 +107,8 @@ def weights_in(file: Path | BinaryIO, network: nn.Sequential) -> dict[str, Tenso
     Raises: GengapError where the file is damaged or its layers are not the network's.
     """
     try:
-        with h5py.File(file, "r") as opened:
+        size = file.stat().st_size if isinstance(file, Path) else file.seek(0, 2)
+        with memory_for(size), h5py.File(file, "r") as opened:
             return _matched(opened, _slots(network))
     except FileNotFoundError as error:
         raise GengapError("the weights are missing: put them there") from error

@@ -6,6 +6,7 @@ nothing but a GengapError is raised, whatever is in the file.
 
 import gzip
 import json
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,6 +100,28 @@ def read_up_to(stream: IO[bytes] | gzip.GzipFile, most: int, too_long: str | Non
     if too_long and stream.read(1):
         raise ValueError(too_long)
     return b"".join(parts)
+
+
+@contextmanager
+def memory_for(size: int) -> Iterator[None]:
+    """Within it, this process gets the memory that a file of so many bytes needs, and no more.
+
+    For libraries that allocate what damaged bytes declare, as HDF5 does; on Linux alone.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
+    most = pages * resource.getpagesize() + 4 * FEW + 2 * unpacked_size(size)
+    limits = [limit for limit in (soft, hard, most) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def open_zip(file: Path | IO[bytes]) -> zipfile.ZipFile:
