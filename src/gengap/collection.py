@@ -121,9 +121,12 @@ class Collection:
     def _reading(self, what: str) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
+        except GengapError:
+            raise
+        except Exception as error:  # whatever damaged files make of a reader
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise GengapError(
-                f"{what} of {self.name} cannot be read ({error}); check the files under {self.root}"
+                f"{what} of {self.name} cannot be read ({said}); check the files under {self.root}"
             ) from error
 
     @cached_property

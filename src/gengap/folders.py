@@ -3,10 +3,10 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pandas as pd
 import platformdirs
-import pyarrow as pa
 
 from gengap.errors import GengapError
 
@@ -28,6 +28,8 @@ def cache() -> Path:
 
 def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
     """`write` fills a temporary file beside `file`, then it is renamed: all of it, or nothing."""
+    if file.exists() and not file.is_file():  # a device would be replaced
+        raise GengapError(f"{file} is no plain file and is not replaced; give another name")
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{os.getpid()}-{file.name}")
     try:
@@ -37,11 +39,12 @@ def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_table(file: Path) -> pd.DataFrame:
+def read_table(file: Path | BinaryIO, name: str | None = None) -> pd.DataFrame:
     """A parquet file; GengapError that names it where it cannot be read."""
     try:
         return pd.read_parquet(file)
-    except (pa.ArrowException, OSError) as error:
+    except Exception as error:  # damaged bytes raise many kinds
+        said = " ".join(str(error).split())[:300]
         raise GengapError(
-            f"the table {file} cannot be read ({error}); delete it or fetch it again"
+            f"the table {name or file} cannot be read ({said}); delete it or fetch it again"
         ) from error

@@ -299,7 +299,7 @@ def test_a_folder_without_the_grids_is_refused_in_one_sentence(tmp_path):
     [
         ("{", "cannot be read"),
         ("[1]", "cannot be read"),
-        ('{"NIN_CIFAR10": {"copy": [1]}}', "KeyError"),
+        ('{"NIN_CIFAR10": {"copy": [1]}}', "lacks 'wide_multiplier'"),
         ('{"NIN_CIFAR10": {"copy": 1}}', "cannot be read"),
         (json.dumps({"VGG_CIFAR10": TINY}), "VGG_CIFAR10 is none of nin or resnet"),
     ],

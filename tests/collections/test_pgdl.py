@@ -164,14 +164,16 @@ def test_a_packed_task_is_there_whole_and_a_folder_comes_before_it(tmp_path):
 def test_tasks_are_in_the_official_order_and_ids_and_shards_in_that_of_numbers(tmp_path):
     make_task(tmp_path, "task4")
     make_task(tmp_path, "mine")
-    make_task(tmp_path, "task1_v4", ("10", "9", "100"), shards=(10, 2, 0))
+    make_task(tmp_path, "task1_v4", ("10", "9", "100"), shards=range(11))
     collection = PGDL(tmp_path)
     assert list(collection.index()["model_id"]) == [
         *(f"task1_v4/model_{number}" for number in (9, 10, 100)),
         "task4/model_0",
         "mine/model_0",
     ]
-    assert collection.load("task1_v4/model_9").sample[1].tolist() == [0] * 5 + [2] * 5 + [10] * 5
+    assert (
+        collection.load("task1_v4/model_9").sample[1].tolist() == np.repeat(range(11), 5).tolist()
+    )
 
 
 def test_families_are_the_eight_tasks_and_what_else_is_there(tmp_path):
@@ -222,13 +224,13 @@ CONFIGS = "reference_data/task4/model_configs.json"
 OTHER = json.dumps(CONFIG | {"input_shape": [9, 9, 1]}).encode()
 UNKNOWN = json.dumps({"model_config": [{"layer_name": "LSTM"}], "input_shape": [4]}).encode()
 FAULTS = {
-    "no configs": (CONFIGS, None, "it is missing"),
+    "no configs": (CONFIGS, None, "is missing"),
     "configs cut off": (CONFIGS, b'{"0": {', "cannot be read"),
     "configs of no models": (CONFIGS, b"{}", "describes no models"),
     "configs without metrics": (CONFIGS, b'{"0": {"hparams": {}}}', "metrics"),
     "configs of another kind": (CONFIGS, b'{"0": [1, 2]}', "cannot be read"),
     "configs with a word": (CONFIGS, json.dumps({"0": SPEC}).replace("1.0", '"x"').encode(), "'x'"),
-    "no config": (f"{MODEL}/config.json", None, "it is missing"),
+    "no config": (f"{MODEL}/config.json", None, "is missing"),
     "config cut off": (f"{MODEL}/config.json", b'{"model_config": [', "cannot be read"),
     "unknown layer": (f"{MODEL}/config.json", UNKNOWN, "LSTM.*only these layers are known"),
     "other config": (f"{MODEL}/weights.hdf5", "config", r"'dense' have shapes \[\(8, 3\)"),
@@ -277,9 +279,9 @@ def test_a_zip_file_that_is_cut_off_is_named(tmp_path):
     (tmp_path / "zips" / "phase_one_data.zip").write_bytes(content[: len(content) // 2])
     (tmp_path / "pgdl" / "input_data" / "task5.zip").write_bytes(content[: len(content) // 2])
     for given in (tmp_path / "zips", tmp_path / "zips" / "phase_one_data.zip"):
-        with pytest.raises(gengap.GengapError, match="phase_one_data.zip cannot be read .*zip"):
+        with pytest.raises(gengap.GengapError, match="phase_one_data.zip cannot be read.*zip"):
             gengap.open_collection("pgdl", given).index()
-    with pytest.raises(gengap.GengapError, match="input_data/task5.zip cannot be read .*zip"):
+    with pytest.raises(gengap.GengapError, match="input_data/task5.zip cannot be read.*zip"):
         gengap.open_collection("pgdl", root).index()
 
 
@@ -305,3 +307,16 @@ def test_shards_of_different_shapes_and_an_unknown_task_are_refused(tmp_path):
         assert collection.load("task4/model_0").sample
     with pytest.raises(gengap.GengapError, match="has no task 'task3'; it has task4"):
         collection.model_configs("task3")
+
+
+def test_shards_or_images_that_are_missing_are_said(tmp_path):
+    counted = SPEC | {"metrics": SPEC["metrics"] | {"train_images": 15}}
+    make_task(tmp_path, "task4", shards=(0, 1, 2), spec=counted)
+    assert len(PGDL(tmp_path).load("task4/model_0").sample[1]) == 15
+    shards = tmp_path / "input_data" / "task4" / "dataset_1" / "train"
+    (shards / "shard_2.tfrecord").unlink()
+    with pytest.raises(gengap.GengapError, match="10 images in 2 shards, but 15 images"):
+        _ = PGDL(tmp_path).load("task4/model_0").sample
+    (shards / "shard_0.tfrecord").unlink()
+    with pytest.raises(gengap.GengapError, match="5 images in 1 shards, but shard_0 should"):
+        _ = PGDL(tmp_path).load("task4/model_0").sample

@@ -39,7 +39,7 @@ def test_a_comma_in_a_text_stays_and_words_are_no_gaps(tmp_path):
         (b"file,acc,acc\na,1,2\n", "the column 'acc' twice"),
         (b"", "is no CSV file"),
         (b"file,acc\na,1\nb,1,2,3\n", "is no CSV file"),
-        (b"file,acc\n\xff\xff\xfa,1\n", "no text in UTF-8"),
+        (b"file,acc\n\xff\xff\xfa,1\n", "no CSV file in UTF-8"),
     ],
 )
 def test_what_is_no_table_is_one_sentence(tmp_path, content, sentence):

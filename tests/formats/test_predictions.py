@@ -16,7 +16,7 @@ def test_predictions_are_read_with_nan_and_infinity(tmp_path):
     ("text", "sentence"),
     [
         ('{"model_1": 1, "model_2": 2, "model_1": 3}', "'model_1' stands there twice"),
-        ('{"model_1": 1,', "cannot be read .*a JSON file of .* is expected"),
+        ('{"model_1": 1,', "cannot be read.*a JSON file of .* is expected"),
         ("[1, 2]", "holds a list, not "),
     ],
 )
@@ -29,7 +29,7 @@ def test_a_file_that_is_no_set_of_predictions_is_refused_by_name(tmp_path, text,
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(GengapError, match="none.predict cannot be read"):
+    with pytest.raises(GengapError, match="none.predict is missing"):
         read_predictions(tmp_path / "none.predict")
 
 

@@ -21,6 +21,7 @@ from gengap.book import every_score
 from gengap.book.front_page import findings
 from gengap.errors import GengapError
 from gengap.folders import cache, repository, write_atomically
+from gengap.formats.places import naming, read_json
 from gengap.tables import engine
 from gengap.tables.work import BUDGET
 
@@ -58,11 +59,12 @@ def chapter_names() -> list[str]:
 
 def profiles() -> dict[str, dict[str, dict]]:
     """Profile to chapter to parameters, from notebooks/profiles.yml."""
-    written = yaml.safe_load((repository() / "notebooks" / "profiles.yml").read_text())
-    return {
-        profile: {name: parameters or {} for name, parameters in (chapters or {}).items()}
-        for profile, chapters in written.items()
-    }
+    file = repository() / "notebooks" / "profiles.yml"
+    with naming(file, "correct it"):
+        return {
+            profile: {name: parameters or {} for name, parameters in (chapters or {}).items()}
+            for profile, chapters in yaml.safe_load(file.read_text()).items()
+        }
 
 
 def run_chapters(
@@ -338,7 +340,7 @@ def _tested_versions() -> dict[str, str]:
 
 
 def _records() -> dict[str, dict]:
-    return json.loads(_records_file().read_text()) if _records_file().exists() else {}
+    return read_json(_records_file(), "delete it") if _records_file().exists() else {}
 
 
 def _records_file() -> Path:

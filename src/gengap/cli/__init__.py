@@ -3,6 +3,7 @@
 Imports stand inside the commands: PyTorch takes seconds, and `gengap --help` must not wait for it.
 """
 
+import errno
 import warnings
 from importlib import metadata
 from typing import Annotated
@@ -28,6 +29,11 @@ class OneLineErrors(TyperGroup):
             return super().invoke(ctx)
         except GengapError as error:
             typer.echo(f"gengap: {error}", err=True)
+            raise typer.Exit(1) from None
+        except OSError as error:  # a full disk, a folder that may not be written
+            if error.errno == errno.EPIPE:
+                raise
+            typer.echo(f"gengap: {error}; make room, or give a place that may be used", err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt as stop:
             typer.echo(f"\ngengap: interrupted{f': {stop}' if str(stop) else ''}", err=True)

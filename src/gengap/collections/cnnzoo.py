@@ -13,7 +13,6 @@ import mmap
 import re
 import warnings
 import zipfile
-import zlib
 from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
@@ -28,8 +27,14 @@ from torch import Tensor, nn
 from gengap.collection import Collection
 from gengap.collections.cnnzoo_parts import Parts, header_in, part_files
 from gengap.errors import GengapError, NotAvailable
-from gengap.formats.images import embedded_images, image_counts, load_images, network_inputs
-from gengap.formats.places import Place
+from gengap.formats.csv_tables import read_columns
+from gengap.formats.images import (
+    embedded_images,
+    image_counts,
+    load_images,
+    network_inputs,
+)
+from gengap.formats.places import Place, gunzipped, naming, open_zip
 
 PARAMETERS = 4970
 CLASSES = 10
@@ -70,6 +75,8 @@ HYPER_PARAMETERS = (
 )
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 SAMPLE_FRACTION = 0.1  # the smallest train_fraction: every network was trained on these images
+LARGEST_STEP = 10**6  # epochs
+ADVICE = "fetch it again."
 STATISTICS = ("p0", "p25", "p50", "p75", "p100", "std", "mean")
 
 
@@ -118,7 +125,8 @@ class SmallCNNZoo(Collection):
         weights = self._matrix(record["family"])[record["row"]]
         if not np.isfinite(weights).all():
             raise NotAvailable(f"{record['model_id']} has weights that are not finite: it diverged")
-        network = small_cnn(record["hp_activation"], record["hp_dropout"]).to(self.device)
+        with naming(self.family_files(record["family"])[0], ADVICE):
+            network = small_cnn(record["hp_activation"], record["hp_dropout"]).to(self.device)
         network.load_state_dict(self._state(weights))
         initial = self._initial_rows.get((record["family"], record["run"]))
         if initial is None:
@@ -211,7 +219,7 @@ def read_family_index(folder: Path, family: str) -> DataFrame:
 def _part_metrics(part: Path) -> DataFrame:
     shape, dtype = header_in(part)
     check_matrix(part, shape, dtype)
-    with zipfile.ZipFile(part) as container:
+    with open_zip(part) as container:
         return _metrics_in(zipfile.Path(container), shape[0])
 
 
@@ -229,18 +237,16 @@ def _metrics_in(folder: Place, rows: int) -> DataFrame:
 
 def _read_metrics(file: Place) -> DataFrame:
     wanted = {*METRICS, "modeldir", *(f"config.{name}" for name in HYPER_PARAMETERS)}
-    try:
-        with file.open("rb") as stream:
-            metrics = pd.read_csv(
-                stream, compression="gzip", usecols=lambda column: column in wanted
-            )
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise GengapError(
-            f"{file} cannot be read as a gzipped table ({error}); fetch it again."
-        ) from error
+    with naming(file, ADVICE):
+        metrics = read_columns(gunzipped(file), wanted)
     if lacking := sorted(wanted - {"modeldir", *metrics.columns}):
         raise GengapError(f"{file} lacks the columns {', '.join(lacking)} of the published table.")
-    return metrics
+    with naming(file, ADVICE):
+        numbers = metrics.astype(dict.fromkeys([*METRICS, "config.train_fraction"], float))
+        steps = numbers["step"]
+        if not ((steps >= 0) & (steps < LARGEST_STEP) & (steps % 1 == 0)).all():
+            raise ValueError("not every step is a whole number")
+        return metrics
 
 
 def _runs(metrics: DataFrame) -> Series:
@@ -253,14 +259,13 @@ def _runs(metrics: DataFrame) -> Series:
 
 def check_layout(file: Place) -> None:
     """Raises GengapError unless the file describes LAYOUT, whatever it names the tensors."""
-    with file.open("rb") as stream:
-        table = pd.read_csv(stream)
-    if lacking := sorted({"start_idx", "end_idx", "shape"} - set(table.columns)):
-        raise GengapError(f"{file} lacks the columns {', '.join(lacking)}.")
-    found = [
-        (int(start), int(end), tuple(int(n) for n in re.findall(r"\d+", str(shape))))
-        for start, end, shape in zip(table["start_idx"], table["end_idx"], table["shape"])
-    ]
+    with naming(file, ADVICE):
+        wanted = ["start_idx", "end_idx", "shape"]
+        table = read_columns(file.read_bytes(), wanted)[wanted].head(100)
+        found = [
+            (int(start), int(end), tuple(int(n) for n in re.findall(r"\d+", str(shape))))
+            for start, end, shape in table.itertuples(index=False)
+        ]
     expected = [(slot.start, slot.end, slot.shape) for slot in LAYOUT]
     if sorted(found) != expected:
         raise GengapError(
@@ -271,12 +276,8 @@ def check_layout(file: Place) -> None:
 
 def open_matrix(file: Path) -> np.ndarray:
     """The weight matrix (rows, 4970), memory-mapped: only what is used is read."""
-    try:
-        matrix = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise GengapError(
-            f"{file} cannot be opened as a NumPy matrix ({error}); fetch it again."
-        ) from error
+    with naming(file, "a NumPy matrix is expected, fetch it again."):
+        matrix = np.lib.format.open_memmap(file, mode="r")
     check_matrix(file, matrix.shape, matrix.dtype)
     return matrix
 

@@ -5,19 +5,20 @@ to 99, each file as it would be of a zoo that has no others. A family's rows are
 in order. Nothing is unpacked to the disk; in memory are two parts at most.
 """
 
+import math
 import re
 import zipfile
-import zlib
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from gengap.errors import GengapError
+from gengap.formats.places import naming, open_zip
 
 NAME = re.compile(r"part_(\d+)-(\d+)\.zip")
 WEIGHTS = "weights.npy"
-DAMAGE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+ADVICE = f"a zip file with {WEIGHTS} is expected, fetch it again."
 
 
 def part_name(networks: range) -> str:
@@ -71,30 +72,26 @@ class Parts:
 
 def header_in(part: Path) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of a part's matrix, of which only the header is read."""
-    try:
-        with zipfile.ZipFile(part) as container, container.open(WEIGHTS) as stream:
-            np.lib.format.read_magic(stream)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-            return shape, dtype
-    except DAMAGE as error:
-        raise _unreadable(part, error) from error
+    with naming(part, ADVICE), open_zip(part) as container, container.open(WEIGHTS) as stream:
+        np.lib.format.read_magic(stream)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        size = math.prod(shape) * dtype.itemsize + stream.tell()
+        if size != container.getinfo(WEIGHTS).file_size or min(shape, default=0) < 0:
+            raise ValueError(f"its matrix {shape} is not as large as its file")
+        return shape, dtype
 
 
 def weights_in(part: Path) -> np.ndarray:
     """The weight matrix of one part, read-only; the last two that were asked for are kept."""
-    try:
+    header_in(part)
+    with naming(part, ADVICE):
         return _decompressed(part, part.stat().st_mtime_ns)
-    except DAMAGE as error:
-        raise _unreadable(part, error) from error
 
 
 @lru_cache(maxsize=2)
 def _decompressed(part: Path, modified: int) -> np.ndarray:
     with zipfile.ZipFile(part) as container, container.open(WEIGHTS) as stream:
         matrix = np.lib.format.read_array(stream, allow_pickle=False)
+        stream.read(1)  # its end, where the checksum is compared
     matrix.flags.writeable = False
     return matrix
-
-
-def _unreadable(part: Path, error: Exception) -> GengapError:
-    return GengapError(f"{part} has no {WEIGHTS} that can be read ({error}); fetch it again.")

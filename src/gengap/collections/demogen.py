@@ -33,8 +33,8 @@ from gengap.formats.images import (
     load_images,
     per_image_standardization,
 )
-from gengap.formats.places import Place, naming, read_json
-from gengap.formats.state_dicts import check_finite
+from gengap.formats.places import Place, naming, open_zip, read_json
+from gengap.formats.state_dicts import check_finite, fill
 from gengap.formats.tf_checkpoint import read_checkpoint
 
 SPEC = "all_model_spec.json"
@@ -42,6 +42,7 @@ CHECKPOINT = "model.ckpt-150000"
 SAFETENSORS = "model.safetensors"
 RECORDS = {"train": "train.json", "test": "eval.json"}
 QUANTITIES = {"accuracy": "Accuracy", "loss": "CrossEntropy"}  # ours -> theirs
+MOST_NETWORKS = 100_000  # in the grid of a family
 DEEPEST = 8  # levels of folders, from the root, in which the tree is looked for
 GRID = (
     "wide_multiplier",
@@ -117,7 +118,7 @@ class DEMOGEN(Collection):
         folder = self._home / record["model_id"]
         architecture = architecture_of(record["family"])
         width, classes = read_sizes(folder, architecture)
-        with naming(weights_file(folder)):
+        with naming(weights_file(folder)), torch.device("meta"):
             if architecture == "nin":
                 batch_norm = record["hp_normalization"] == "batch"
                 network = nin(width, batch_norm, record["hp_dropout"], classes)
@@ -200,6 +201,8 @@ def networks_of(family: str, grid: dict[str, list]) -> Iterator[tuple[str, dict]
     grid: hyper-parameter -> its values, as all_model_spec.json has it.
     """
     architecture, grid = architecture_of(family), DEFAULTS | grid
+    if (networks := math.prod(len(grid[name]) for name in GRID)) > MOST_NETWORKS:
+        raise ValueError(f"a grid of {float(networks):g} networks")
     for wide, batch_norm, normalization, dropout, augmentation, decay, rate, copy in product(
         *(grid[name] for name in GRID)
     ):
@@ -242,7 +245,7 @@ def files_of(folder: Path) -> Place:
     if folder.is_dir() or not container.exists():
         return folder
     with naming(container):
-        return zipfile.Path(container, f"{folder.name}/")
+        return zipfile.Path(open_zip(container), f"{folder.name}/")
 
 
 def is_complete(folder: Path) -> bool:
@@ -285,7 +288,7 @@ def tensorflow_names(network: nn.Sequential, architecture: str) -> dict[str, str
 
 
 def read_weights(folder: Path, network: nn.Sequential, architecture: str) -> None:
-    """Fill a network with the weights in a folder.
+    """Fill a network, made on the device meta, with the weights in a folder.
 
     Raises: GengapError that names file and variable where one is missing, damaged or of another
     shape. Gamma and beta of group normalization may have the shape (c,), as in the archive, or
@@ -293,7 +296,7 @@ def read_weights(folder: Path, network: nn.Sequential, architecture: str) -> Non
     """
     names = tensorflow_names(network, architecture)
     variables = read_variables(folder, names.values())
-    state = network.state_dict()
+    state = {ours: torch.empty_like(network.state_dict()[ours], device="cpu") for ours in names}
     for ours, theirs in names.items():
         target, found = in_tensorflow_layout(state[ours]), variables[theirs]
         if "/group_norm" in theirs and found.shape == (1, *target.shape, 1, 1):
@@ -304,6 +307,7 @@ def read_weights(folder: Path, network: nn.Sequential, architecture: str) -> Non
                 f" {tuple(target.shape)}; get it again"
             )
         target.copy_(torch.tensor(found))
+    fill(network, state)
 
 
 def packed_weights(network: nn.Sequential, architecture: str) -> bytes:

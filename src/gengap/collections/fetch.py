@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import requests
-from remotezip import RemoteZipError, RemoteZip
+from remotezip import RemoteZip, RemoteZipError
 from tqdm import tqdm
 
 from gengap import folders
@@ -231,7 +231,7 @@ def _unpack(archive: Path, place_of: Callable[[PurePosixPath], Path | None]) -> 
 
     Each is written whole or not at all; what is there already stays. Returns their places.
     """
-    found = set()
+    found, written = set(), set()
     try:
         with tarfile.open(archive) as members:
             for member in members:
@@ -240,8 +240,13 @@ def _unpack(archive: Path, place_of: Callable[[PurePosixPath], Path | None]) -> 
                     if not place.exists():
                         content = members.extractfile(member)
                         folders.write_atomically(place, partial(_copy, content))
+                        written.add(place)
                     found.add(place)
+            while members.fileobj.read(2**20):  # to its end, where the checksum is
+                pass
     except (EOFError, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+        for place in written:
+            place.unlink()
         raise GengapError(f"{archive} is damaged ({error}): delete it and fetch again.") from error
     except OSError as error:
         raise GengapError(

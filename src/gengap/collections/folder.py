@@ -60,7 +60,12 @@ class Folder(Collection):
         file = the_csv(self.root)
         described = read_described(file)
         present = state_dict_files(self.root)
-        described["file"] = [path_in(name, self.root, present, file) for name in described["file"]]
+        if len(repeated := described["file"][described["file"].duplicated()]):
+            raise GengapError(f"{file} has two rows for {repeated.iloc[0]!r}; keep one")
+        described["file"] = [
+            name if name in present else path_in(name, self.root, present, file)
+            for name in described["file"]
+        ]
         if len(repeated := described["file"][described["file"].duplicated()]):
             raise GengapError(f"{file} has two rows for {repeated.iloc[0]!r}; keep one")
         if extra := sorted(present - set(described["file"])):

@@ -57,7 +57,9 @@ def read_participants(
 
 def _measures(file: Path, task: str) -> pd.DataFrame:
     models = pd.read_csv(file)
+    if models["model_id"].duplicated().any():
+        raise ValueError("it has a model twice")
     identity = {"family": task, "model_id": f"{task}/model_" + models["model_id"].astype(str)}
     measures = [name for name in models if name.startswith(MEASURE)]
-    table = models[measures].assign(**identity).melt([*identity], var_name="measure")
+    table = models[measures].astype(float).assign(**identity).melt([*identity], var_name="measure")
     return table.assign(measure=table["measure"].str.removeprefix(MEASURE))

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from gengap.collection import Collection
 from gengap.errors import GengapError, NotAvailable
 from gengap.formats.keras import network_from_config, read_weights, weights_in
-from gengap.formats.places import Place, naming, read_json
+from gengap.formats.places import Place, naming, open_zip, read_json, size_of, unpacked_size
 from gengap.formats.state_dicts import check_finite
 from gengap.formats.tfrecord import read_tfrecord
 
@@ -96,10 +96,12 @@ class PGDL(Collection):
 
     def read_network(self, record: Series) -> tuple[nn.Sequential, dict[str, Tensor] | None]:
         folder = self.family_files(record["family"])[0] / record["model_id"].rpartition("/")[2]
-        config = read_json(folder / "config.json")
+        config, weights = read_json(folder / "config.json"), folder / "weights.hdf5"
+        with naming(weights):
+            most = unpacked_size(size_of(weights)) // 4  # numbers of four bytes
         with naming(folder / "config.json"):
-            network = network_from_config(config)
-        with naming(folder / "weights.hdf5") as weights:
+            network = network_from_config(config, most)
+        with naming(weights):
             read_weights(_in_memory(weights), network)
         check_finite(network, record["model_id"])
         initial = None
@@ -123,6 +125,14 @@ class PGDL(Collection):
                 f"the shards in {folder} have inputs of different shapes; get them again"
             )
         inputs, labels = (torch.cat(part).to(self.device) for part in zip(*parts))
+        told = record.get("train_images", math.nan)
+        lacking = sorted({*range(max(shards))} - shards.keys())
+        if lacking or (told == told and told != len(labels)):
+            promised = f"shard_{lacking[0]}" if lacking else f"{told:g} images, as recorded,"
+            raise GengapError(
+                f"{folder} has {len(labels)} images in {len(shards)} shards, but {promised} should"
+                " be there too; get the task again"
+            )
         return inputs, labels
 
     @cached_property
@@ -150,7 +160,10 @@ def index_rows(task: str, specs: dict) -> list[dict]:
     rows = []
     for number in in_order(specs):
         metrics, hparams = specs[number]["metrics"], specs[number]["hparams"]
-        recorded = {c: float(metrics.get(name, math.nan)) for c, name in METRICS.items()}
+        found = {column: metrics.get(name, math.nan) for column, name in METRICS.items()}
+        if wrong := [v for v in found.values() if isinstance(v, bool | str)]:
+            raise ValueError(f"model {number} has {wrong[0]!r} where a number is expected")
+        recorded = {column: float(value) for column, value in found.items()}
         values = {f"hp_{h}": _hyper_parameter(hparams[h]["current_value"]) for h in hparams}
         identity = {"model_id": f"{task}/model_{number}", "family": task, "epoch": math.nan}
         rows.append(identity | recorded | values)
@@ -161,6 +174,8 @@ def read_shard(file: Place) -> tuple[Tensor, Tensor]:
     """Inputs (N, C, H, W) or (N, D) float32 and labels (N,) int64 of one TFRecord file."""
     with naming(file), file.open("rb") as opened:
         inputs, labels = read_tfrecord(opened)
+        if inputs.ndim < 2:
+            raise ValueError("its inputs are single numbers")
     channels_last = torch.from_numpy(inputs.astype(np.float32, copy=False))
     return channels_last.movedim(-1, 1).contiguous(), torch.from_numpy(labels)
 
@@ -191,7 +206,7 @@ def _with_zips(folder: Place) -> list[Place]:
 
 def _opened(file: Path) -> zipfile.Path:
     with naming(file):
-        return zipfile.Path(file)
+        return zipfile.Path(open_zip(file))
 
 
 def _sorted_folders(place: Place) -> list[Place]:

@@ -92,8 +92,9 @@ class Task:
             if networks[point] != 1:
                 names = zip(self.possible, point, strict=True)
                 place = ", ".join(f"{name} = {self.possible[name][at]}" for name, at in names)
+                points = math.prod(map(float, sizes))
                 return (
-                    f"the score needs one network at each of the {math.prod(sizes)} points of the"
+                    f"the score needs one network at each of the {points:.15g} points of the"
                     f" grid; there are {networks[point]} at {place}"
                 )
         return ""
@@ -186,7 +187,7 @@ def read_task(specs: Mapping) -> Task:
             for model, spec in specs.items()
         }
         gap = np.array([_gap(spec["metrics"], model) for model, spec in specs.items()], float)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise GengapError(
             f"the model configurations lack {error}; expected is, by id,"
             ' {"hparams": {NAME: {"possible_values": [...], "current_value": VALUE}},'
@@ -225,7 +226,8 @@ def values_of(predictions: Mapping[str, float], task: Task) -> np.ndarray:
     """
     given = {_official_id(model): value for model, value in predictions.items()}
     missing = [model for model in task.models if model not in given]
-    unknown = [model for model in given if model not in set(task.models)]
+    known = set(task.models)
+    unknown = [model for model in given if model not in known]
     for what, models in (("have no prediction", missing), ("are not of this task", unknown)):
         if models:
             raise GengapError(

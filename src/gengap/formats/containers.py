@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gengap.errors import GengapError
 from gengap.folders import write_atomically
+from gengap.formats.places import naming, open_zip
 
 SUFFIX = ".zip"
 
@@ -22,7 +22,7 @@ class Member:
     name: str
 
     def read_bytes(self) -> bytes:
-        with zipfile.ZipFile(self.container) as archive:
+        with open_zip(self.container) as archive:
             return archive.read(self.name)
 
     def __str__(self) -> str:
@@ -48,13 +48,8 @@ def files_below(root: Path, endings: tuple[str, ...]) -> Iterator[tuple[str, Pat
 
 
 def _member_names(container: Path) -> list[str]:
-    try:
-        with zipfile.ZipFile(container) as archive:
-            return archive.namelist()
-    except (OSError, zipfile.BadZipFile) as error:
-        raise GengapError(
-            f"{container} cannot be read, it is truncated or damaged ({error}); get it again"
-        ) from error
+    with naming(container), open_zip(container) as archive:
+        return archive.namelist()
 
 
 def write_container(file: Path, members: Iterable[tuple[str, bytes]]) -> None:

@@ -7,15 +7,18 @@ the decimal point. Encodings are UTF-8 and, by its mark, UTF-16, as Excel writes
 import codecs
 import io
 import re
+from collections.abc import Container
 from pathlib import Path
 
 import pandas as pd
 from pandas import DataFrame, Series
 
 from gengap.errors import GengapError
+from gengap.formats.places import naming
 
 SEPARATORS = (",", ";", "\t")
 LARGEST = 200_000_000  # bytes
+MOST_COLUMNS = 1_000  # each takes a millisecond
 EMPTY = ("", "nan", "NaN")  # no words: "None" may be the value of a hyper-parameter
 DECIMAL_COMMA = re.compile(r"([+-]?\d*),(\d+(?:[eE][+-]?\d+)?)")
 TRUTH = {"true": True, "false": False}
@@ -26,15 +29,15 @@ def read_csv_table(file: Path) -> DataFrame:
 
     Raises: GengapError that names the file where it is no table, has a column twice or no row.
     """
-    text = decoded(file)
-    header = text.lstrip("\r\n").partition("\n")[0]
-    separator = max(SEPARATORS, key=header.count)
-    try:
+    with naming(file, "write it again", "it is no CSV file in UTF-8 or UTF-16"):
+        text = decoded(file)
+        header = text.lstrip("\r\n").partition("\n")[0]
+        separator = max(SEPARATORS, key=header.count)
+        if header.count(separator) >= MOST_COLUMNS:
+            raise GengapError(f"it has more than {MOST_COLUMNS} columns, which is no table of ours")
         cells = pd.read_csv(
             io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False
         )
-    except (ValueError, pd.errors.ParserError) as error:
-        raise GengapError(f"{file} is no CSV file ({error}); write it again") from error
     cells = cells.map(lambda cell: cell.strip() if isinstance(cell, str) else "")
     names = cells.iloc[0].tolist()
     if repeated := [name for name in names if name and names.count(name) > 1]:
@@ -50,15 +53,15 @@ def read_csv_table(file: Path) -> DataFrame:
 def decoded(file: Path) -> str:
     """The text of a file in UTF-8, with or without a mark, or in UTF-16 with its mark."""
     if file.stat().st_size > LARGEST:
-        raise GengapError(f"{file} has more than {LARGEST} bytes; a small CSV file is expected")
+        raise GengapError(f"it has more than {LARGEST} bytes; a small CSV file is expected")
     content = file.read_bytes()
     marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return content.decode("utf-16" if marked else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise GengapError(
-            f"{file} is no text in UTF-8 or UTF-16 ({error}); save it as CSV in UTF-8"
-        ) from error
+    return content.decode("utf-16" if marked else "utf-8-sig")
+
+
+def read_columns(content: bytes, wanted: Container[str]) -> DataFrame:
+    """Columns of these names of a table of the papers' authors: commas, UTF-8, types as found."""
+    return pd.read_csv(io.BytesIO(content), usecols=lambda name: name in wanted)
 
 
 def is_number(cell: str) -> bool:

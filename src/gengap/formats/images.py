@@ -17,15 +17,12 @@ Nothing is unpickled, and no archive is unpacked to the disk.
 
 import gzip
 import hashlib
-import json
+import io
 import math
 import os
 import struct
 import tarfile
 import tomllib
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -36,12 +33,14 @@ from scipy.io.matlab import MatReadError
 
 from gengap import folders
 from gengap.errors import GengapError, NotAvailable
+from gengap.formats.places import gunzipped, naming, read_json, read_up_to
 
 # What is known of each data set, and from where it comes.
 KNOWN = tomllib.loads(Path(__file__).with_name("images.toml").read_text())
 CLASSES = {name: known["classes"] for name, known in KNOWN.items() if "classes" in known}
 DATASETS = tuple(CLASSES)
 SPLITS = ("train", "test")
+ADVICE = "put it there, fetch it again, or name another folder."
 LARGEST_COUNT = 60_000  # images in one file; a header that promises more is not believed
 IDX_SIDES = (28, 14)  # pixels: as published, and halved by this project's recipes
 IDX_PREFIX = {"train": "train", "test": "t10k"}
@@ -116,6 +115,7 @@ def network_inputs(images: np.ndarray) -> np.ndarray:
     Raises:
         GengapError: for arrays of another type or shape.
     """
+    images = np.asarray(images)  # a tensor too
     if images.dtype != np.uint8 or not (images.ndim == 3 or images.shape[3:] == (3,)):
         raise GengapError(
             f"Got images of type {images.dtype} and shape {images.shape}: expected uint8 "
@@ -152,6 +152,7 @@ def per_image_standardization(images: np.ndarray) -> np.ndarray:
     Raises:
         GengapError: for arrays of another type or shape.
     """
+    images = np.asarray(images)  # a tensor too
     if images.dtype != np.uint8 or images.ndim != 4:
         raise GengapError(
             f"Got images of type {images.dtype} and shape {images.shape}: expected uint8 "
@@ -201,20 +202,6 @@ def _read(folder: Path, dataset: str, split: str) -> tuple[np.ndarray, np.ndarra
     return images, labels
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turns what can go wrong while a file is read into one sentence that names the file."""
-    damage = (OSError, EOFError, ValueError, SyntaxError, struct.error, zlib.error)
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise GengapError(f"{path} is missing: put it there, or name another folder.") from error
-    except (*damage, tarfile.TarError, Image.DecompressionBombError) as error:
-        raise GengapError(
-            f"{path} cannot be read, it is truncated or damaged ({error}): fetch it again."
-        ) from error
-
-
 def _idx_names(split: str) -> tuple[str, str]:
     return f"{IDX_PREFIX[split]}-images-idx3-ubyte", f"{IDX_PREFIX[split]}-labels-idx1-ubyte"
 
@@ -238,15 +225,16 @@ def _read_idx(plain: Path, *, axes: int) -> np.ndarray:
     path = plain if plain.exists() else plain.with_name(f"{plain.name}.gz")
     magic = 0x0801 + axes  # unsigned bytes, 1 + axes axes
     items = [[side] * axes for side in IDX_SIDES]
-    with _reading(path), (open if path == plain else gzip.open)(path, "rb") as file:
+    packed = path != plain
+    with naming(path, ADVICE), io.BytesIO(gunzipped(path)) if packed else open(path, "rb") as file:
         found, count, *item = struct.unpack(f">{2 + axes}I", file.read(8 + 4 * axes))
         if found != magic or item not in items or count > LARGEST_COUNT:
             raise ValueError(
                 f"the header says {[found, count, *item]}, expected {magic}, at most "
                 f"{LARGEST_COUNT}, then {items[0]}"
             )
-        size = count * int(np.prod(item))
-        content = bytearray(file.read(size + 1))
+        size = count * math.prod(item)
+        content = bytearray(read_up_to(file, size + 1))
         if len(content) != size:
             raise ValueError(f"after the header {size} bytes were expected, not {len(content)}")
     return np.frombuffer(content, np.uint8).reshape(count, *item)
@@ -285,7 +273,7 @@ def _records(content: bytes, dataset: str) -> np.ndarray:
 
 
 def _read_batch(path: Path, dataset: str) -> np.ndarray:
-    with _reading(path):
+    with naming(path, ADVICE):
         return _records(path.read_bytes(), dataset)
 
 
@@ -293,15 +281,19 @@ def _read_archive(path: Path, dataset: str, batches: list[str]) -> list[np.ndarr
     """The named batches, read in one pass and in memory: no member is ever written to the disk."""
     wanted = [f"{KNOWN[dataset]['folder']}/{batch}.bin" for batch in batches]
     found = {}
-    with _reading(path), tarfile.open(path, "r:gz") as archive:
-        for member in archive:
-            if member.name not in wanted:
-                continue
-            largest = LARGEST_COUNT * (KNOWN[dataset]["label_bytes"] + CIFAR_PIXELS)
-            opened = archive.extractfile(member) if member.isreg() else None
-            if opened is None or member.size > largest:
-                raise ValueError(f"{member.name} is not a plain file of the right size")
-            found[member.name] = _records(opened.read(), dataset)
+    with naming(path, ADVICE):
+        content = gunzipped(path)  # to its end: tarfile stops before the checksum
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
+            for member in archive:
+                if member.name not in wanted:
+                    continue
+                plain = member.isreg() and not member.issparse() and member.name not in found
+                opened = archive.extractfile(member) if plain else None
+                if opened is None or member.size > len(content):
+                    raise ValueError(
+                        f"{member.name} is not a plain file of the right size, or there twice"
+                    )
+                found[member.name] = _records(opened.read(), dataset)
         if missing := [name for name in wanted if name not in found]:
             raise ValueError(f"it lacks {', '.join(missing)}")
     return [found[name] for name in wanted]
@@ -330,15 +322,16 @@ def _read_svhn(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_sheet(path: Path) -> np.ndarray:
     """uint8 (N, 32, 32, 3) from a sheet with one image a row, its pixels in reading order."""
-    with _reading(path), Image.open(path, formats=["PNG"]) as sheet:
+    with naming(path, ADVICE), Image.open(path, formats=["PNG"]) as sheet:
         if sheet.mode != "RGB" or sheet.width != 32 * 32 or sheet.height > LARGEST_COUNT:
             raise ValueError(f"{sheet.mode}, {sheet.size} pixels, expected RGB, 1024 wide")
         return np.array(sheet).reshape(-1, 32, 32, 3)
 
 
 def _read_label_list(path: Path) -> np.ndarray:
-    with _reading(path):
-        labels = np.array(json.loads(path.read_text()))
+    found = read_json(path, ADVICE)
+    with naming(path, ADVICE):
+        labels = np.array(found)
         if labels.ndim != 1 or labels.dtype.kind != "i":
             raise ValueError("expected a JSON list of integers")
     return labels.astype(np.int64)

@@ -9,6 +9,7 @@ competition were written; tests compare with Keras's own outputs.
 """
 
 import inspect
+import math
 import re
 from collections import Counter, OrderedDict
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from gengap import folders
 from gengap.errors import GengapError
 from gengap.formats.keras_layers import ACTIVATIONS, LAYERS, Shape
+from gengap.formats.places import memory_for, reason_of, unpacked_size
 
 # Arguments that change no output of a trained network.
 WITHOUT_EFFECT = re.compile(
@@ -43,8 +45,8 @@ ALIASES = {
     "GlobalMaxPool2D": "GlobalMaxPooling2D",
     "MaxPool2D": "MaxPooling2D",
 }
-# What HDF5's library and reading by its names raise where a file is damaged.
-DAMAGE = (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError)
+DEEPEST = 1_000  # layers
+LARGEST = 2**28  # weights of a network; those of the competition have a hundredth
 # Axes of a kernel in Keras, by their number: HWIO becomes OIHW, (in, out) becomes (out, in).
 TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 TO_KERAS = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
@@ -56,8 +58,10 @@ BATCH_NORM = {
 }
 
 
-def network_from_config(config: dict) -> nn.Sequential:
+def network_from_config(config: dict, most: int = LARGEST) -> nn.Sequential:
     """The network that a `config.json` describes, in eval mode, with PyTorch's own random weights.
+
+    most: weights that it may have.
 
     config: `model_config`, a list of `{"layer_name": class in tf.keras.layers, **arguments}`, and
     `input_shape`, of one input without the batch: (H, W, C) or (D,).
@@ -68,13 +72,18 @@ def network_from_config(config: dict) -> nn.Sequential:
     layers, shape = _checked(config)
     stages: OrderedDict[str, nn.Module] = OrderedDict()
     counts: Counter[str] = Counter()
+    weights = 0
     for number, layer in enumerate(layers):
         try:
             kind = _kind(layer)
+            with torch.device("meta"):  # sizes before memory: a few digits may ask for all of it
+                weights += sum(p.numel() for p in _stage(kind, layer, shape).parameters())
+            if weights > most:
+                raise ValueError(f"{weights} weights and more are too many; {most} are expected")
             stage = _stage(kind, layer, shape)
             shape = _output_shape(stage, shape)
-        except (ValueError, TypeError, RuntimeError, OverflowError) as error:
-            raise GengapError(f"layer {number}, {layer}: {error}") from error
+        except Exception as error:  # arguments may be anything
+            raise GengapError(f"layer {number}, {layer}: {reason_of(error)}"[:1000]) from error
         name = _snake_case(kind)
         stages[f"{name}_{counts[name]}" if counts[name] else name] = stage
         counts[name] += 1
@@ -86,8 +95,7 @@ def read_weights(file: Path | BinaryIO, network: nn.Sequential) -> None:
 
     Raises: GengapError where the file is damaged or its layers are not the network's.
     """
-    state = weights_in(file, network)
-    network.load_state_dict(network.state_dict() | state)
+    network.load_state_dict(network.state_dict() | weights_in(file, network))
 
 
 def weights_in(file: Path | BinaryIO, network: nn.Sequential) -> dict[str, Tensor]:
@@ -99,14 +107,17 @@ def weights_in(file: Path | BinaryIO, network: nn.Sequential) -> dict[str, Tenso
     Raises: GengapError where the file is damaged or its layers are not the network's.
     """
     try:
-        with h5py.File(file, "r") as opened:
+        size = file.stat().st_size if isinstance(file, Path) else file.seek(0, 2)
+        with memory_for(size), h5py.File(file, "r") as opened:
             return _matched(opened, _slots(network))
     except FileNotFoundError as error:
         raise GengapError("the weights are missing: put them there") from error
-    except DAMAGE as error:
+    except GengapError:
+        raise
+    except Exception as error:  # what HDF5's library and reading by its names raise
         raise GengapError(
-            f"no Keras weights can be read ({error}): the file is truncated or damaged, get it"
-            " again"
+            f"no Keras weights can be read ({reason_of(error)}): the file is truncated or damaged,"
+            " get it again"
         ) from error
 
 
@@ -134,13 +145,17 @@ def _checked(config: dict) -> tuple[list[dict], Shape]:
     try:
         layers, (*spatial, channels) = config["model_config"], config["input_shape"]
         shape = tuple(int(size) for size in (channels, *spatial))
-        if min(shape) > 0 and layers and all("layer_name" in dict(layer) for layer in layers):
+        if (
+            min(shape) > 0
+            and 0 < len(layers) <= DEEPEST
+            and all("layer_name" in dict(layer) for layer in layers)
+        ):
             return layers, shape
     except (KeyError, TypeError, ValueError, OverflowError):
         pass
     raise GengapError(
-        "a configuration has `model_config`, a list of layers each with a `layer_name`, and"
-        f" `input_shape`, without the batch; this is {str(config)[:100]}"
+        f"a configuration has `model_config`, a list of up to {DEEPEST} layers each with a"
+        f" `layer_name`, and `input_shape`, without the batch; this is {str(config)[:100]}"
     )
 
 
@@ -186,7 +201,7 @@ def _as_integer(value):
 
 def _output_shape(stage: nn.Module, shape: Shape) -> Shape:
     with torch.no_grad():
-        return tuple(stage.eval()(torch.zeros(1, *shape)).shape[1:])
+        return tuple(stage.eval()(torch.empty(0, *shape)).shape[1:])  # of no inputs: no memory
 
 
 def _slots(network: nn.Sequential) -> dict[str, dict[str, Tensor]]:
@@ -206,8 +221,12 @@ def _keras_names(slots: dict[str, Tensor]) -> list[str]:
 
 def _matched(opened: h5py.File, slots: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
     """The file's tensors in torch's layout, named by the network's stages."""
-    groups = [(name, opened[name]) for name in _names(opened, "layer_names")]
-    saved = [(name, [g[w] for w in weights]) for name, g in groups if (weights := _weights(g))]
+    groups = [(name, _inside(opened, name)) for name in _names(opened, "layer_names")]
+    saved = [
+        (name, [_inside(group, weight) for weight in weights])
+        for name, group in groups
+        if (weights := _weights(group))
+    ]
     expected = [(stage, tensors) for stage, tensors in slots.items() if tensors]
     if len(saved) != len(expected):
         raise GengapError(
@@ -217,6 +236,7 @@ def _matched(opened: h5py.File, slots: dict[str, dict[str, Tensor]]) -> dict[str
     state = {}
     for (layer, found), (stage, tensors) in zip(saved, expected):
         _check_shapes(layer, found, stage, tensors)
+        _check_storage(layer, found, unpacked_size(opened.id.get_filesize()))
         for name, dataset in zip(tensors, found):
             values = torch.from_numpy(dataset[()].astype(np.float32))
             state[f"{stage}.{name}"] = values.permute(TO_TORCH[values.ndim]).contiguous()
@@ -232,6 +252,28 @@ def _check_shapes(layer: str, found: list, stage: str, tensors: dict[str, Tensor
             f"the weights of layer {layer!r} have shapes {shapes} of kind {', '.join(kinds)}, the"
             f" configuration's layer {stage!r} expects {expected} of kind f (floating point)"
         )
+
+
+def _check_storage(layer: str, found: list[h5py.Dataset], most: int) -> None:
+    """GengapError where numbers are not in the file, or more than its bytes can be."""
+    for dataset in found:
+        if dataset.external or dataset.is_virtual or not dataset.id.get_storage_size():
+            raise GengapError(f"the weights of layer {layer!r} are not in the file; get it again")
+        if max(dataset.size, math.prod(dataset.chunks or ())) * dataset.dtype.itemsize > most:
+            raise GengapError(
+                f"the weights of layer {layer!r} are larger than the file; get it again"
+            )
+
+
+def _inside(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset:
+    """A group or data set below a group; GengapError where a link leads elsewhere."""
+    for name in path.split("/"):
+        if isinstance(group.get(name, getlink=True), h5py.ExternalLink | h5py.SoftLink):
+            raise GengapError(
+                f"{path!r} is a link to elsewhere, which is not followed; save a copy"
+            )
+        group = group[name]
+    return group
 
 
 def _names(group: h5py.Group, attribute: str) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 Shape = tuple[int, ...]  # of one input: (C, H, W), (D,), or channels first and any other axes
+WIDEST = 1024  # pixels of a kernel: padding must not fill the memory
 Sides = tuple[int, int, int, int]  # of padding: left, right, top, bottom
 
 
@@ -97,8 +98,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 def _pair(value) -> tuple[int, int]:
     height, width = (value, value) if isinstance(value, int | float) else value
-    if min(height, width) < 1:
-        raise ValueError(f"sizes and strides are positive, not {value}")
+    if min(height, width) < 1 or max(height, width) > WIDEST:
+        raise ValueError(f"sizes and strides are from 1 to {WIDEST}, not {value}")
     return int(height), int(width)
 
 

@@ -1,9 +1,9 @@
 """The competition's own files: predictions (`<task>.predict`) and `model_configs.json`."""
 
-import json
 from pathlib import Path
 
 from gengap.errors import GengapError
+from gengap.formats.places import read_json
 
 
 def read_predictions(file: str | Path) -> dict[str, float]:
@@ -23,21 +23,7 @@ def read_model_configs(file: str | Path) -> dict[str, dict]:
 
 
 def _read_object(file, what):
-    try:
-        found = json.loads(Path(file).read_bytes(), object_pairs_hook=_without_repetition)
-    except (OSError, ValueError) as error:
-        raise GengapError(
-            f"{file} cannot be read ({error}); a JSON file of {what} is expected"
-        ) from error
+    found = read_json(Path(file), f"a JSON file of {what} is expected")
     if not isinstance(found, dict):
         raise GengapError(f"{file} holds a {type(found).__name__}, not {what}")
-    return found
-
-
-def _without_repetition(pairs):
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} stands there twice")
     return found

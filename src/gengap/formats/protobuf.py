@@ -14,6 +14,7 @@ import google_crc32c
 # What a message raises whose fields are not the expected ones, or lack some.
 MALFORMED = (ValueError, TypeError, LookupError, OverflowError)
 LARGEST = 2**31 - 1  # bytes of a message: protobuf's own limit
+MOST_AXES = 32  # of a tensor
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 DIM, UNKNOWN_RANK = 2, 3  # fields of TensorShapeProto; a dimension's size is field 1
 
@@ -76,10 +77,19 @@ def varint(message: Message, position: int) -> tuple[int, int]:
     raise ValueError("it is no protobuf message: a number does not end")
 
 
+def content_of(value: Any) -> bytes:
+    """The bytes of a field; bytes(value) of a number would be as many zeros."""
+    if isinstance(value, int):
+        raise ValueError("it is no protobuf message: a number stands where bytes are expected")
+    return bytes(value)
+
+
 @lru_cache(maxsize=64)  # a file's records have the same few shapes: halves the time of a record
 def tensor_shape(message: bytes) -> tuple[int, ...]:
     """The sizes of a TensorShapeProto."""
     fields = list(fields_of(message))
+    if len(fields) > MOST_AXES:
+        raise ValueError(f"a tensor has {len(fields)} axes, more than {MOST_AXES}")
     if (UNKNOWN_RANK, 1) in fields:
         raise ValueError("a tensor has no shape")
     return tuple(dict(fields_of(size)).get(1, 0) for number, size in fields if number == DIM)

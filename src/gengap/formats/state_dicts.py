@@ -3,13 +3,12 @@
 Tensors, numbers and text are read, and no code: a file that wants to run some is refused.
 PyTorch's zip files have a checksum of each tensor, which is compared; its files from before
 version 1.6 and safetensors have none, so that a flipped bit in them is not seen.
+Nothing is read that is larger than its file: see `gengap.formats.places`.
 """
 
 import io
-import json
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from gengap.errors import GengapError, NotAvailable
 from gengap.formats.containers import Member
+from gengap.formats.places import naming, open_zip, read_json, unpacked_size
 
 # Under what a checkpoint keeps its state dict, beside the states of optimizers and the like. The
 # weights that were trained come before their moving average, which is another network.
@@ -43,9 +43,7 @@ PARALLEL = "module."  # what nn.DataParallel puts before every name
 SAFETENSORS, SHARDS = ".safetensors", ".index.json"  # how files of these formats end
 ONE_SHARD = re.compile(r"-\d+-of-\d+\.(safetensors|bin|pt|pth)$", re.IGNORECASE)
 LARGEST_INDEX = 100_000_000  # bytes of JSON; those of the largest public networks have 10 MB
-# Dense numbers that a sparse tensor may become for each number that it holds: a few bytes must not
-# fill the memory.
-DENSEST = 10_000
+LONGEST_NAME, DEEPEST_NAME = 1_000, 64  # of a tensor: letters, and modules around it
 REFUSED_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 # Numbers of numpy, which trainers leave beside the weights: they hold no code either. The second
 # name of the same function is that of numpy 1.
@@ -67,25 +65,27 @@ def read_checkpoint(file: Path | Member, *, mapped: bool = False) -> object:
     Raises: GengapError that names the file where it is missing, damaged or holds other objects.
     """
     with reading(file), torch.serialization.safe_globals(NUMPY):
-        source = file if isinstance(file, Path) else io.BytesIO(file.read_bytes())
-        zipped = zipfile.is_zipfile(source)
-        mapped = mapped and zipped and isinstance(file, Path)
-        if zipped and not mapped:
-            check_checksums(source)
-        if isinstance(source, io.BytesIO):
-            source.seek(0)
+        mapped = mapped and isinstance(file, Path) and zipfile.is_zipfile(file)
+        source = file if mapped else io.BytesIO(file.read_bytes())
+        check_pickles(source, checksums=not mapped)
         return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
 
 
-def check_checksums(source: Path | io.BytesIO) -> None:
-    """GengapError where the bytes of a zip file are not those that were written to it."""
-    try:
-        with zipfile.ZipFile(source) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise GengapError(f"it is truncated or damaged ({error}); get it again") from error
-    if damaged:
-        raise GengapError(f"the checksum of {damaged} in it is wrong: damaged; get it again")
+def check_pickles(source: Path | io.BytesIO, *, checksums: bool) -> None:
+    """GengapError where a zip file is damaged, or a pickle makes memory out of a number."""
+    if not zipfile.is_zipfile(source):
+        pickles = [source.getvalue()]
+    else:
+        with open_zip(source) as archive:
+            if checksums and (damaged := archive.testzip()):
+                raise GengapError(
+                    f"the checksum of {damaged} in it is wrong: damaged; get it again"
+                )
+            pickles = [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
+    if any(b"\nbytearray\n" in pickle for pickle in pickles):
+        raise UnpicklingError("GLOBAL builtins.bytearray")
+    if isinstance(source, io.BytesIO):
+        source.seek(0)
 
 
 def read_state_dict(file: Path | Member) -> dict[str, Tensor]:
@@ -101,16 +101,14 @@ def read_state_dict(file: Path | Member) -> dict[str, Tensor]:
     single shard of several; NotAvailable where a tensor's numbers are of a type without a meaning.
     """
     if file.name.endswith(SHARDS) and isinstance(file, Path):
-        return in_order(read_shards(file))
-    if ONE_SHARD.search(file.name):
+        tensors = read_shards(file)
+    elif ONE_SHARD.search(file.name):
         raise GengapError(
             f"{file} is one shard of several; give the file that names them all, which ends in"
             f" {SHARDS}, in its place"
         )
-    return in_order(read_one(file))
-
-
-def in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    else:
+        tensors = read_one(file)
     return {name: tensors[name] for name in sorted(tensors, key=with_numbers)}
 
 
@@ -123,6 +121,8 @@ def read_one(file: Path | Member) -> dict[str, Tensor]:
         content = read_checkpoint(file)
     with reading(file):
         tensors = tensors_in(content)
+        size = len(file.read_bytes()) if isinstance(file, Member) else file.stat().st_size
+        check_tensors(tensors, unpacked_size(size))
         if all(name.startswith(PARALLEL) for name in tensors):
             tensors = {name.removeprefix(PARALLEL): tensor for name, tensor in tensors.items()}
         return {name: as_float32(name, tensor) for name, tensor in tensors.items()}
@@ -148,7 +148,9 @@ def read_shard_places(file: Path) -> dict[str, str]:
     with reading(file):
         if file.stat().st_size > LARGEST_INDEX:
             raise GengapError(f"it has more than {LARGEST_INDEX} bytes: no index of shards")
-        return shard_places(json.loads(file.read_text()))
+    content = read_json(file)
+    with reading(file):
+        return shard_places(content)
 
 
 def shard_places(content: object) -> dict[str, str]:
@@ -157,8 +159,8 @@ def shard_places(content: object) -> dict[str, str]:
     if not isinstance(places, Mapping) or not places:
         raise GengapError('it has no "weight_map" from tensors to files; get it again')
     for shard in places.values():
-        if not isinstance(shard, str) or Path(shard).name != shard:
-            raise GengapError(f"it names the shard {shard!r}; a file beside it is expected")
+        if not isinstance(shard, str) or Path(shard).name != shard or len(shard) > 255:
+            raise GengapError(f"it names the shard {shard!r:.100}; a file beside it is expected")
     return dict(places)
 
 
@@ -184,6 +186,28 @@ def tensors_in(content: object) -> dict[str, Tensor]:
     return tensors
 
 
+def check_tensors(tensors: Mapping[str, Tensor], most: int) -> None:
+    """GengapError where names are none of a network's, or tensors need more bytes than these."""
+    size = 0
+    for name, tensor in tensors.items():
+        parts = name.split(".") if isinstance(name, str) else [""]
+        of_module = any(hasattr(nn.Module, part) for part in parts)
+        if "" in parts or of_module or len(name) > LONGEST_NAME or len(parts) > DEEPEST_NAME:
+            raise GengapError(
+                f"{str(name)[:100]!r} is no name of a tensor in a network's state dict"
+            )
+        if tensor.is_nested:
+            raise GengapError(f"{name} is several tensors; save each under a name of its own")
+        if tensor.is_meta:
+            raise GengapError(f"{name} has a shape and no numbers; save a network that has weights")
+        size += tensor.numel() * tensor.element_size()
+        if size > most:
+            raise GengapError(
+                f"{name} of shape {tuple(tensor.shape)} and those before it need {size} bytes, far"
+                " more than the file has; save copies of them, dense"
+            )
+
+
 def as_float32(name: str, tensor: Tensor) -> Tensor:
     """Floating-point tensors in float32 and dense, whole numbers and truth values as they are.
 
@@ -192,7 +216,8 @@ def as_float32(name: str, tensor: Tensor) -> Tensor:
     """
     kind = str(tensor.dtype).removeprefix("torch.")
     if tensor.layout != torch.strided:
-        tensor = dense(name, tensor)
+        with torch.sparse.check_sparse_tensor_invariants():
+            tensor = dense(tensor)
     # A few bytes that claim to be a huge tensor, by strides of 0, would fill the memory.
     if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
         raise GengapError(
@@ -211,43 +236,38 @@ def is_weight(name: str) -> bool:
     return name.rpartition(".")[2].startswith("weight")
 
 
-def dense(name: str, tensor: Tensor) -> Tensor:
-    """A sparse tensor with its zeros."""
-    held = tensor._nnz() if tensor.layout == torch.sparse_coo else tensor.values().numel()
-    if tensor.numel() > DENSEST * max(held, 1):
-        raise GengapError(
-            f"{name} of shape {tuple(tensor.shape)} is sparse and holds {held} numbers; save it"
-            " dense"
-        )
+def dense(tensor: Tensor) -> Tensor:
+    """A sparse tensor with its zeros; an error where one lies outside its shape."""
+    if tensor.layout == torch.sparse_coo:
+        indices, values = tensor._indices(), tensor._values()
+        return torch.sparse_coo_tensor(indices, values, tensor.shape).to_dense()
     return tensor.to_dense()
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put tensors into a network made on the device meta; counters of batches are 0."""
+    lacking = {name: t for name, t in network.state_dict().items() if name not in state}
+    counters = {n: torch.zeros_like(t, device="cpu") for n, t in lacking.items() if t.ndim == 0}
+    network.load_state_dict(counters | {**state}, assign=True)
 
 
 @contextmanager
 def reading(file: Path | Member) -> Iterator[None]:
     """Names the file in whatever goes wrong while its content is read."""
     try:
-        yield
-    except NotAvailable as missing:
-        raise NotAvailable(f"{file.name}: {missing}") from missing
+        with naming(file):
+            yield
     except GengapError as error:
-        raise GengapError(f"{file}: {error}") from error
-    except FileNotFoundError as error:
-        raise GengapError(f"{file} is missing; get it again") from error
-    except UnpicklingError as error:
-        refused = REFUSED_GLOBAL.search(str(error))
+        if not isinstance(cause := error.__cause__, UnpicklingError):
+            raise
+        refused = REFUSED_GLOBAL.search(str(cause))
         held = (
             f"it holds a {refused[1]}, which is" if refused else "it is damaged, or holds what is"
         )
         raise GengapError(
             f"{file} cannot be read: {held} no tensor, number or text, and may run code; save the"
             " weights alone, torch.save(network.state_dict(), FILE)"
-        ) from error
-    except Exception as error:  # damaged bytes raise a dozen kinds, and PyTorch its own
-        first = (str(error).splitlines() or [""])[0]
-        raise GengapError(
-            f"{file} cannot be read, it is truncated or damaged ({type(error).__name__}: {first});"
-            " get it again"
-        ) from error
+        ) from cause
 
 
 def check_finite(network: nn.Module, name: str) -> None:

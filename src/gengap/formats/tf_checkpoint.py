@@ -10,20 +10,20 @@ Format: TensorFlow's tensor_bundle.proto, tensor_bundle.h and lib/io/table_forma
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from gengap.errors import GengapError
-from gengap.formats.protobuf import MALFORMED, fields_of, masked_checksum, tensor_shape, varint
+from gengap.formats.places import naming, read_up_to, unpacked_size
+from gengap.formats.protobuf import content_of, fields_of, masked_checksum, tensor_shape, varint
 
 MAGIC = 0xDB4775248B80FB57
 FOOTER = 48  # bytes: two block handles, padded to 40, then the magic number
 TRAILER = 5  # bytes after a block: its compression, then the checksum of block and compression
 PLAIN, SNAPPY = 0, 1
 DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8"}  # TensorFlow's types.proto
+ADVICE = "get the checkpoint again"
 # Fields of BundleHeaderProto and of BundleEntryProto.
 NUM_SHARDS, ENDIANNESS = 1, 2
 DTYPE, SHAPE, SHARD, OFFSET, SIZE, CHECKSUM, SLICES = 1, 2, 3, 4, 5, 6, 7
@@ -41,13 +41,24 @@ def read_checkpoint(
     truncated or damaged file, a compressed or big-endian one, a variable that is not there.
     """
     index = Path(f"{prefix}.index")
-    with _reading(index):
+    with naming(index, ADVICE):
         entries, shards = _read_index(index.read_bytes())
         wanted = list(entries if names is None else names)
         if lacking := [name for name in wanted if name not in entries]:
             raise ValueError(f"it has no variable {', '.join(lacking)}")
         places = {name: _place(name, entries[name]) for name in wanted}
-    return {name: _read_variable(prefix, name, places[name], shards) for name in wanted}
+        numbers = sorted({place.shard for place in places.values()})
+        files = {number: Path(f"{prefix}.data-{number:05}-of-{shards:05}") for number in numbers}
+    # Before reading: damaged sizes must not ask for more memory than the files could fill.
+    for number, file in files.items():
+        with naming(file, ADVICE):
+            size, here = file.stat().st_size, [n for n in places if places[n].shard == number]
+            for name in here:
+                if places[name].offset + places[name].size > size:
+                    raise ValueError(f"it is truncated in variable {name}")
+            if sum(places[name].size for name in here) > size:
+                raise ValueError("its variables lie upon each other")
+    return {name: _read_variable(files[place.shard], name, place) for name, place in places.items()}
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,12 @@ class Place:
 
 def _read_index(content: bytes) -> tuple[dict[str, memoryview], int]:
     """Each variable's BundleEntryProto by name, and the number of data files."""
-    table = dict(_table(memoryview(content)))
+    table, last, held = {}, None, 0
+    for key, entry in _table(memoryview(content)):
+        held += len(key)
+        if (last is not None and key <= last) or held > unpacked_size(len(content)):
+            raise ValueError("its names are not in order, or longer than it can hold")
+        table[key], last = entry, key
     header = dict(fields_of(table.pop(b"", memoryview(b""))))
     if header.get(ENDIANNESS, 0):
         raise ValueError("its numbers are big-endian; only little-endian ones are read")
@@ -82,8 +98,13 @@ def _table(content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         raise ValueError("it does not end with the magic number of a checkpoint's index")
     _, position = _handle(footer, 0)  # that of a block of metadata, which is empty
     place, _ = _handle(footer, position)
+    end = 0
     for _, value in _pairs(_block(content, place)):
-        yield from _pairs(_block(content, _handle(value, 0)[0]))
+        (start, size), _ = _handle(value, 0)
+        if start < end:
+            raise ValueError("it lists a block twice")
+        end = start + size
+        yield from _pairs(_block(content, (start, size)))
 
 
 def _handle(message: memoryview, position: int) -> tuple[tuple[int, int], int]:
@@ -135,7 +156,7 @@ def _place(name: str, entry: memoryview) -> Place:
             " float64, int32 and int64 are read"
         )
     checksum = int.from_bytes(fields.get(CHECKSUM, b""), "little")
-    shape = tensor_shape(bytes(fields.get(SHAPE, b"")))
+    shape = tensor_shape(content_of(fields.get(SHAPE, b"")))
     dtype = np.dtype(DTYPES[fields[DTYPE]])
     place = Place(dtype, shape, fields.get(SHARD, 0), fields.get(OFFSET, 0), checksum)
     if place.size != fields.get(SIZE, 0):
@@ -143,25 +164,12 @@ def _place(name: str, entry: memoryview) -> Place:
     return place
 
 
-def _read_variable(prefix: str | Path, name: str, place: Place, shards: int) -> np.ndarray:
-    file = Path(f"{prefix}.data-{place.shard:05}-of-{shards:05}")
-    with _reading(file), open(file, "rb") as shard:
-        # Before reading: a damaged size must not ask for more memory than the file could fill.
-        if place.offset + place.size > file.stat().st_size:
-            raise ValueError(f"it is truncated in variable {name}")
+def _read_variable(file: Path, name: str, place: Place) -> np.ndarray:
+    with naming(file, ADVICE), open(file, "rb") as shard:
         shard.seek(place.offset)
-        content = shard.read(place.size)
+        content = read_up_to(shard, place.size)
+        if len(content) < place.size:
+            raise ValueError(f"it is truncated in variable {name}")
         if masked_checksum(content) != place.checksum:
             raise ValueError(f"the checksum of variable {name} is wrong")
-    return np.frombuffer(content, place.dtype).reshape(place.shape)
-
-
-@contextmanager
-def _reading(file: Path) -> Iterator[None]:
-    """Names the file in whatever goes wrong while it is read."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise GengapError(f"{file} is missing; get the checkpoint again") from error
-    except (OSError, *MALFORMED) as error:
-        raise GengapError(f"{file} cannot be read ({error}); get the checkpoint again") from error
+        return np.frombuffer(content, place.dtype).reshape(place.shape)

@@ -17,6 +17,7 @@ import numpy as np
 
 from gengap import folders
 from gengap.errors import GengapError
+from gengap.formats.places import read_up_to, unpacked_size
 from gengap.formats.protobuf import (
     DIM,
     LARGEST,
@@ -24,6 +25,7 @@ from gengap.formats.protobuf import (
     VARINT,
     all_of,
     as_varint,
+    content_of,
     delimited,
     fields_of,
     masked_checksum,
@@ -52,6 +54,7 @@ def read_tfrecord(file: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
     """
     inputs: list[np.ndarray] = []
     labels: list[int] = []
+    held = stored = 0  # bytes
     try:
         for record in read_records(file):
             features = read_example(record)
@@ -62,6 +65,9 @@ def read_tfrecord(file: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
                     f"its input is {values.dtype} {values.shape}, that of record 0"
                     f" {inputs[0].dtype} {inputs[0].shape}"
                 )
+            held, stored = held + values.nbytes, stored + len(record)
+            if held > unpacked_size(stored):
+                raise ValueError(f"{stored} bytes cannot hold the {held} that are declared")
             inputs.append(values)
             labels.append(label)
     except MALFORMED as error:
@@ -98,7 +104,7 @@ def read_records(file: BinaryIO) -> Iterator[memoryview]:
             raise ValueError("the checksum of the length is wrong: the file is damaged")
         if length > LARGEST:
             raise ValueError(f"{length} bytes are more than a message can have")
-        record, checksum = file.read(length), file.read(4)
+        record, checksum = read_up_to(file, length), file.read(4)
         if len(record) + len(checksum) < length + 4:
             raise ValueError(f"{length + 4} bytes were expected, but the file is truncated")
         if masked_checksum(record) != int.from_bytes(checksum, "little"):
@@ -116,7 +122,7 @@ def read_example(message: memoryview) -> dict[str, memoryview]:
                 v for bytes_list in all_of(pair.get(2, b""), 1) for v in all_of(bytes_list, 1)
             ]
             if len(values) == 1:
-                features[bytes(pair.get(1, b"")).decode()] = values[0]
+                features[content_of(pair.get(1, b"")).decode()] = values[0]
     return features
 
 
@@ -131,10 +137,10 @@ def read_tensor(message: memoryview) -> np.ndarray:
     if header.get(DTYPE) not in DTYPES:
         raise ValueError(f"a tensor has TensorFlow's data type {header.get(DTYPE)}, not a number's")
     dtype, values_field = DTYPES[header[DTYPE]]
-    shape = tensor_shape(bytes(header.get(SHAPE, b"")))
+    shape = tensor_shape(content_of(header.get(SHAPE, b"")))
     count = math.prod(shape)
-    if count * np.dtype(dtype).itemsize > LARGEST:
-        raise ValueError(f"a tensor of shape {shape} is too large")
+    if count * np.dtype(dtype).itemsize > unpacked_size(len(message)):
+        raise ValueError(f"a tensor of shape {shape} is too large for its {len(message)} bytes")
     if len(header.get(CONTENT, b"")):
         found = np.frombuffer(header[CONTENT], dtype)
     else:
@@ -154,9 +160,10 @@ def _values(parts: list, dtype: str) -> np.ndarray:
         numbers += [part] if isinstance(part, int) else varints(part)
     if dtype == "<f2":  # half_val has the bits of each number
         return np.array(numbers, np.uint16).view(dtype)
-    return (
-        np.array(numbers, np.uint64).astype(np.int64).astype(dtype)
-    )  # negatives: two's complement
+    whole = np.array(numbers, np.uint64).astype(np.int64)  # negatives: two's complement
+    if (whole.astype(dtype) != whole).any():
+        raise ValueError(f"a number is none of {np.dtype(dtype)}")
+    return whole.astype(dtype)
 
 
 def _feature(features: dict[str, memoryview], name: str) -> memoryview:

@@ -21,6 +21,7 @@ beside it with its number (`bn2` after `conv2`, `bn` after `conv`), or in a sequ
 it (`1` after `0`), if that has as many outputs. Else it stays a layer of its own.
 """
 
+import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -41,6 +42,7 @@ GATES = {4: "LSTM", 3: "GRU", 1: "RNN"}  # matrices of the hidden size in weight
 RECURRENT = re.compile(r"weight_(ih|hh|hr)_l\d+(_reverse)?$")
 PARAMETRIZED = re.compile(r"(?:(.+)\.)?parametrizations\.(\w+)\.(.+)$")
 
+MOST_PAIRS = 1_000_000  # of a batch normalization and a module beside it: seconds
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 Tensors = dict[str, Tensor]
@@ -112,16 +114,17 @@ def once(state: Mapping[str, Tensor]) -> Tensors:
     """
     kept: Tensors = {}
     memory: set[tuple] = set()
-    equal: dict[tuple, list[Tensor]] = defaultdict(list)
+    contents: set[tuple] = set()
     for name, tensor in state.items():
         place = (tensor.data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
-        key = (tensor.shape, float(tensor.double().sum())) if tensor.ndim > 1 else None
         if tensor.numel() and place in memory:
             continue
-        if key and tensor.numel() and bool((tensor != tensor.flatten()[0]).any()):
-            if any(torch.equal(tensor, other) for other in equal[key]):
+        if tensor.ndim > 1 and tensor.numel() and bool((tensor != tensor.flatten()[0]).any()):
+            numbers = (tensor + 0).cpu().contiguous().numpy()  # -0.0 is 0.0
+            content = tensor.shape, tensor.dtype, hashlib.sha256(numbers).digest()
+            if content in contents:
                 continue
-            equal[key].append(tensor)
+            contents.add(content)
         memory.add(place)
         kept[name] = tensor
     return kept
@@ -278,12 +281,18 @@ def split_of(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def layers_before(modules: Mapping[str, nn.Module]) -> dict[str, str]:
     """Path of each batch normalization whose layer is known -> path of that layer."""
     found, taken = {}, set()
+    children = defaultdict(list)
+    for path in modules:
+        children[path.rpartition(".")[0]].append(path)
+    norms = [path for path, module in modules.items() if isinstance(module, nn.BatchNorm2d)]
+    if sum(len(children[path.rpartition(".")[0]]) for path in norms) > MOST_PAIRS:
+        raise GengapError("more layers stand side by side with batch normalizations than are read")
     for path, module in modules.items():
         if not isinstance(module, nn.BatchNorm2d):
             continue
         fitting = [
             other
-            for other in beside(path, modules)
+            for other in beside(path, children[path.rpartition(".")[0]])
             if other not in taken and outputs_of(modules[other]) == module.num_features
         ]
         if fitting:

@@ -26,6 +26,7 @@ from gengap.collections.cnnzoo_parts import networks_in, part_files, part_name
 from gengap.folders import write_atomically
 from gengap.formats.containers import write_container
 from gengap.formats.images import SPLITS, load_images, network_inputs
+from gengap.formats.places import naming
 from gengap.replicas.cnnzoo_training import ACTIVATIONS, CompiledStack, TorchStack, train_stack
 from gengap.replicas.run import Run, hash_seed
 from gengap.replicas.training import Images
@@ -259,7 +260,8 @@ def _packed(out: Path) -> int:
 def _contents(out: Path, configurations: DataFrame) -> dict[str, bytes]:
     weights, metrics = [], []
     for network, configuration in configurations.to_dict("index").items():
-        with np.load(_file(out, network), allow_pickle=False) as saved:
+        file = _file(out, network)
+        with naming(file, "delete it"), np.load(file, allow_pickle=False) as saved:
             rows = DataFrame({key: saved[key] for key in METRICS})
             weights.append(saved["weights"])
         config = {f"config.{key}": value for key, value in configuration.items()}

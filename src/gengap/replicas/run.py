@@ -23,6 +23,7 @@ from gengap.collection import usable_device
 from gengap.errors import GengapError, nearest
 from gengap.folders import write_atomically
 from gengap.formats.images import SPLITS, load_images
+from gengap.formats.places import read_json
 from gengap.replicas import STUDIES, Scale
 from gengap.tables import engine
 
@@ -152,7 +153,8 @@ def _missing(run: Run, wanted: range) -> list[int]:
     """GengapError if a run left other settings there, or none: networks would mix with others."""
     missing, expected = run.missing(wanted), run.settings()
     trained = len(missing) < len(wanted)
-    found = json.loads(run.settings_file.read_text()) if run.settings_file.exists() else None
+    file = run.settings_file
+    found = read_json(file, "choose another --out") if file.exists() else None
     if found != expected and (found or trained):
         told = f"says {found}" if found else "is not there, but networks are"
         raise GengapError(f"{run.settings_file} {told}, not {expected}: choose another --out.")

@@ -27,6 +27,7 @@ from multiprocessing.connection import Connection, wait
 
 from gengap.errors import GengapError
 
+LONGEST = 100_000  # bytes of a message
 SECONDS_TO_DIE = 5  # that a process which has closed its pipe gets before it is killed
 
 
@@ -109,10 +110,12 @@ class _Worker:
             overdue = time.monotonic() > self.deadline
             return self._ended(f"no value after {self.limit:g} seconds") if overdue else None
         try:
-            message = json.loads(self.pipe.recv_bytes())
+            message = _read(self.pipe.recv_bytes(LONGEST))
         except (EOFError, OSError):
             self.process.join(SECONDS_TO_DIE)
             return self._ended(f"its process ended ({_cause(self.process.exitcode)})")
+        except (ValueError, RecursionError):
+            return self._ended("it wrote to the connection by which its process answers")
         if "error" in message:
             raise GengapError(message["error"])
         if "started" in message:
@@ -178,6 +181,24 @@ def _work(pipe: Connection, job: Job) -> None:
             if os.getpid() != process:
                 os._exit(0)  # the measure forked: its child has no task and no say
             _send(pipe, {"task": task, **row})
+
+
+def _read(answer: bytes) -> dict[str, object]:
+    """A worker's message; ValueError for what it does not send, which a measure has written."""
+    message = json.loads(answer)
+    kinds = {"task": list, "note": str, "measure": str, "error": str, "started": bool}
+    known = isinstance(message, dict) and message.keys() <= {*kinds, "value", "seconds"}
+    if not known or not all(
+        isinstance(message.get(k), kinds[k]) for k in kinds.keys() & message.keys()
+    ):
+        raise ValueError("no message of a worker")
+    row = {"task", "value", "seconds", "note"}
+    numbers = [message.get("seconds", 0.0), message.get("value") or 0.0]
+    if row & message.keys() not in (set(), row) or not all(
+        type(n) is float and math.isfinite(n) for n in numbers
+    ):
+        raise ValueError("no row of a worker")
+    return message
 
 
 def _send(pipe: Connection, message: dict[str, object] | Task) -> None:

@@ -128,11 +128,13 @@ def _kept(
     file, tables = table_file(collection, detail), {}
     if file.exists():
         shipped = folders.read_table(file)
+        if "model_id" not in shipped:
+            raise GengapError(f"{file} has no column model_id; delete it or fetch it again")
         known = shipped.reindex(columns=["model_id", *VERSIONS]).assign(measure=detail)
         fresh = shipped[versions.are_current(known)]
         tables = dict(list(fresh.groupby("model_id", sort=False)))
     for row in one_each(_of_detail(stored, detail), versions).to_dict("records"):
-        rows = pd.read_parquet(io.BytesIO(row[PAYLOAD]))
+        rows = folders.read_table(io.BytesIO(row[PAYLOAD]), f"of {detail} in the store")
         tables[row["model_id"]] = rows.assign(**{name: row[name] for name in VERSIONS})
     order = Series(range(len(versions.models)), index=versions.models.index)
     return dict(sorted(tables.items(), key=lambda item: order[item[0]]))

@@ -58,7 +58,7 @@ def opened(store: Path) -> Iterator[Connection]:
             connection.execute("PRAGMA synchronous=NORMAL")  # see SECONDS_TO_DISK
             connection.execute(CREATE)
             yield connection
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeError) as error:
         raise _unwritable(store, error) from error
 
 
@@ -132,7 +132,10 @@ def rows_in(store: Path, collection: str) -> DataFrame:
 
 def _rows_of(connection: Connection, collection: str) -> DataFrame:
     found = connection.execute(FIND, (collection,)).fetchall()
-    return DataFrame(found, columns=NAMES).astype(TYPES)
+    try:
+        return DataFrame(found, columns=NAMES).astype(TYPES)
+    except (ValueError, TypeError) as error:
+        raise sqlite3.DataError(str(error)) from error
 
 
 def empty(columns: Sequence[str]) -> DataFrame:
