@@ -29,11 +29,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from scipy.io import loadmat, whosmat
-from scipy.io.matlab import MatReadError
 
 from gengap import folders
 from gengap.errors import GengapError, NotAvailable
-from gengap.formats.places import gunzipped, naming, read_json, read_up_to
+from gengap.formats.places import gunzipped, naming, read_json, read_up_to, unpacked_size
 
 # What is known of each data set, and from where it comes.
 KNOWN = tomllib.loads(Path(__file__).with_name("images.toml").read_text())
@@ -302,17 +301,16 @@ def _read_archive(path: Path, dataset: str, batches: list[str]) -> list[np.ndarr
 def _read_svhn(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, 32, 32, 3) and labels of a MATLAB file, in which the digit 0 has the label 10."""
     most = KNOWN["svhn_cropped"]["train"]
-    with _reading(path):
-        try:
-            declared = {name: (shape, kind) for name, shape, kind in whosmat(path)}
-            (*pixels, count), kind = declared.get("X", ((0,), "none"))
-            if [*pixels] != [32, 32, 3] or kind != "uint8" or count > most:
-                raise ValueError(f"X is {[*pixels, count]} {kind}, not [32, 32, 3, N] uint8")
-            if declared.get("y", ((),))[0] != (count, 1):
-                raise ValueError(f"it has no {count} labels y")
-            content = loadmat(path, variable_names=["X", "y"])
-        except (MatReadError, LookupError, TypeError, NotImplementedError) as error:
-            raise ValueError(f"{type(error).__name__}: {error}") from error
+    with naming(path, ADVICE):
+        declared = {name: (shape, kind) for name, shape, kind in whosmat(path)}
+        (*pixels, count), kind = declared.get("X", ((0,), "none"))
+        if [*pixels] != [32, 32, 3] or kind != "uint8" or count > most:
+            raise ValueError(f"X is {[*pixels, count]} {kind}, not [32, 32, 3, N] uint8")
+        if count * CIFAR_PIXELS > unpacked_size(path.stat().st_size):
+            raise ValueError(f"X promises {count} images, more than a file of this size holds")
+        if declared.get("y", ((),))[0] != (count, 1):
+            raise ValueError(f"it has no {count} labels y")
+        content = loadmat(path, variable_names=["X", "y"])
         digits = content["y"].ravel()
         if not np.isin(digits, range(1, 11)).all():
             raise ValueError("its labels y are no digits, 1 to 10")
