@@ -1,5 +1,6 @@
 """Chapters: run the parameterized notebooks and render the book."""
 
+import ast
 import importlib.metadata
 import json
 import os
@@ -146,9 +147,9 @@ def _planned(name: str, profile: str, extra: dict) -> Run:
     absent = tuple(folder.name for folder in fetched.values() if not folder.exists())
     parameters = written | {key: str(folder) for key, folder in fetched.items()}
     in_book = profile == BOOK_PROFILE and not extra
-    folder = _book_folder() if in_book else repository() / "_build" / "runs" / profile
-    _book_folder().mkdir(parents=True, exist_ok=True)
-    return Run(source, folder / source.name, _book_folder(), parameters, profile, absent)
+    folder = book_folder() if in_book else repository() / "_build" / "runs" / profile
+    book_folder().mkdir(parents=True, exist_ok=True)
+    return Run(source, folder / source.name, book_folder(), parameters, profile, absent)
 
 
 def _profile_parameters(profile: str, name: str) -> dict:
@@ -172,6 +173,22 @@ def _check_parameters(source: Path, parameters: dict) -> None:
     if unknown:  # papermill would only warn
         expected = ", ".join(known) or "none"
         raise GengapError(f"chapter {source.stem} has no parameter {unknown}; it has: {expected}")
+    for name, value in parameters.items():
+        default = ast.literal_eval(known[name]["default"])
+        if value is not None and default is not None and not _is_alike(value, default):
+            raise GengapError(
+                f"the parameter {name} of {source.stem} is {value!r}; expected is"
+                f" {type(default).__name__} as in its default, {default!r}"
+            )
+
+
+def _is_alike(value: object, default: object) -> bool:
+    """Whether a value may stand for the default of a parameter."""
+    wanted = (int, float) if isinstance(default, float) else type(default)
+    alike = isinstance(value, wanted) and isinstance(value, bool) == isinstance(default, bool)
+    if isinstance(default, list | tuple) and default and alike:
+        return all(_is_alike(item, default[0]) for item in value)
+    return alike
 
 
 def _execute_all(runs: list[Run], jobs: int, budget: float) -> tuple[dict[str, float], list[str]]:
@@ -281,7 +298,7 @@ def _normalised(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
-def _book_folder() -> Path:
+def book_folder() -> Path:
     """Holds the executed chapters; nbval runs them here, so papermill does too."""
     return repository() / "book" / "chapters"
 
@@ -307,7 +324,7 @@ def _status() -> str:
 
 
 def _status_row(name: str) -> str:
-    executed = _book_folder() / f"{name}.ipynb"
+    executed = book_folder() / f"{name}.ipynb"
     if not executed.exists():
         raise GengapError(f"chapter {name} was never executed; gengap run {name} does so")
     cells = nbformat.read(executed, as_version=4).cells

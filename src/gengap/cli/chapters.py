@@ -51,7 +51,8 @@ def run(
     """Execute chapters of the book, each in a process of its own.
 
     A parameter that a chapter lacks is an error, before anything runs. The book's own pages are
-    written only for the profile replica without -p; other runs go to _build/runs.
+    written only for the profile replica without -p; other runs, and pages of them, go to
+    _build/runs.
 
     \b
     Examples:
@@ -59,13 +60,16 @@ def run(
       gengap run 01-small-cnn-zoo --profile published
       gengap run 01-small-cnn-zoo -p seed 7 -p curve_repeats 5
     """
-    from gengap.book.chapters import run_chapters
+    from gengap.book.chapters import book_folder, run_chapters
+    from gengap.book.run_pages import render_runs
 
     values = dict(_parameter(text) for text in parameters or [])
-    for path in run_chapters(
-        chapters, profile=profile, parameters=values, jobs=jobs, budget=budget
-    ):
+    runs = run_chapters(chapters, profile=profile, parameters=values, jobs=jobs, budget=budget)
+    for path in runs:
         typer.echo(path)
+    if runs and runs[0].parent != book_folder():
+        for page in render_runs(runs):
+            typer.echo(f"open {page.as_uri()}")
 
 
 def book() -> None:
