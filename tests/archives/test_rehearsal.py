@@ -22,7 +22,7 @@ from archives.zoo_archive import DATASETS, UNUSABLE, write_zoo
 from typer.testing import CliRunner
 
 import gengap
-from gengap.book import chapters
+from gengap.book import chapters, run_pages
 from gengap.book.figures import NAMES
 from gengap.cli import app
 from gengap.collections import downloads, fetch
@@ -66,6 +66,7 @@ def home(tmp_path_factory):
         for variable, folder in (("CACHE", "cache"), ("DATA", "data"), ("IMAGES", "images")):
             patch.setenv(f"GENGAP_{variable}", str(home / folder))
         patch.setattr(chapters, "repository", lambda: home / "checkout")
+        patch.setattr(run_pages, "render_runs", lambda runs: [])  # which take 15 seconds each
         fetch_all(home, patch)
         shutil.copytree(repository() / "notebooks", home / "checkout" / "notebooks")
         for part in ("published", "replicas/images"):

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from gengap.book import chapters
+from gengap.book.run_pages import render_runs
 from gengap.errors import GengapError
 from gengap.folders import repository
 
@@ -134,6 +135,9 @@ def test_another_profile_takes_its_folders_from_the_cache_and_leaves_out_what_do
         ({"profile": "papers"}, "no profile papers; .* has: published, replica"),
         ({"profile": "published"}, "profile published has no entry for chapter 01-works"),
         ({"parameters": {"sizes": 1}}, "01-works has no parameter sizes; it has: size, name"),
+        ({"parameters": {"size": "7"}}, "size of 01-works is '7'; expected is int as .* 3"),
+        ({"parameters": {"size": True}}, "size of 01-works is True; expected is int"),
+        ({"parameters": {"name": [1]}}, "name of 01-works is .1.; expected is str"),
     ],
 )
 def test_a_wrong_request_is_refused_before_anything_runs(checkout, arguments, sentence):
@@ -165,6 +169,25 @@ def test_a_book_with_a_reference_to_nothing_is_refused(checkout, capfd):
         chapters.build_book()
     warnings = capfd.readouterr().err
     assert warnings.count("WARNING") == 1 and "unknown document: 'nothing'" in warnings
+
+
+def test_a_run_beside_the_book_is_rendered_in_its_look(checkout):
+    runs = chapters.run_chapters(["01-works"], parameters={"name": "mine"})
+    (page,) = render_runs(runs)
+    assert page == checkout / "_build/runs/replica/_build/html/book/chapters/01-works.html"
+    html = page.read_text()
+    assert "(6, 'mine')" in html
+    assert "gengap.css" in html and "sphinx-book-theme" in html
+    assert (page.parents[2] / "_static" / "gengap.css").exists()
+
+
+def test_what_cannot_be_rendered_is_one_sentence_after_what_jupyter_book_says(checkout, capfd):
+    broken = checkout / "runs" / "broken.ipynb"
+    broken.parent.mkdir()
+    broken.write_text("{}")
+    with pytest.raises(GengapError, match="cannot render book/chapters/broken, as told above"):
+        render_runs([broken])
+    assert capfd.readouterr().err
 
 
 def test_a_book_with_a_chapter_that_was_never_executed_is_refused(checkout):

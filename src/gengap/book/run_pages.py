@@ -18,8 +18,8 @@ NEEDED = ("_config.yml", "book/_static", "book/references.bib", "data")
 def render_runs(runs: Sequence[Path]) -> list[Path]:
     """Render executed chapters as HTML, and return their pages.
 
-    runs: notebooks in one folder, below which the pages come to lie, in `html`. Links to pages that
-    are not among them are plain text.
+    runs: notebooks in one folder, below which the pages come to lie, in `_build/html`. Links to
+    pages that are not among them are plain text.
 
     Raises:
         GengapError: if they cannot be rendered; jupyter-book says why.
@@ -38,6 +38,6 @@ def render_runs(runs: Sequence[Path]) -> list[Path]:
         contents |= {"chapters": rest}
     (source / "_toc.yml").write_text(yaml.safe_dump(contents))
     command = [Path(sys.executable).with_name("jupyter-book"), "build", source, "-qq", "--all"]
-    if not engine.run_command([*command, "--path-output", home], repository()):
+    if not engine.run_command([*command, "--path-output", home], repository(), quiet=True):
         raise GengapError(f"jupyter-book cannot render {', '.join(names)}, as told above")
     return [home / "_build" / "html" / f"{name}.html" for name in names]

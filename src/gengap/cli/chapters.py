@@ -68,7 +68,12 @@ def run(
     for path in runs:
         typer.echo(path)
     if runs and runs[0].parent != book_folder():
-        for page in render_runs(runs):
+        try:
+            pages = render_runs(runs)
+        except GengapError as error:  # the runs themselves are done
+            typer.echo(f"gengap: {error}", err=True)
+            return
+        for page in pages:
             typer.echo(f"open {page.as_uri()}")
 
 

@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import os
 import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -120,9 +121,15 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def run_command(command: Sequence[str | Path], folder: Path) -> bool:
-    """Whether a command of another program ended well; it runs in a folder."""
-    return subprocess.run(command, cwd=folder).returncode == 0
+def run_command(command: Sequence[str | Path], folder: Path, *, quiet: bool = False) -> bool:
+    """Whether a command of another program ended well; it runs in a folder.
+
+    quiet: what it prints is shown only if it did not.
+    """
+    ended = subprocess.run(command, cwd=folder, capture_output=quiet, text=True)
+    if quiet and ended.returncode:
+        sys.stderr.write(ended.stdout + ended.stderr)
+    return ended.returncode == 0
 
 
 # In this process
