@@ -99,7 +99,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 def _pair(value) -> tuple[int, int]:
     height, width = (value, value) if isinstance(value, int | float) else value
     if min(height, width) < 1 or max(height, width) > WIDEST:
-        raise ValueError(f"sizes and strides are from 1 to {WIDEST}, not {value}")
+        raise ValueError(f"sizes and strides are positive, at most {WIDEST}, not {value}")
     return int(height), int(width)
 
 

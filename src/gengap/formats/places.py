@@ -30,7 +30,8 @@ def naming(
     """Names the file, or the zip file and its member, in whatever goes wrong while it is read."""
     try:
         on_disk = getattr(file, "container", file)
-        if isinstance(on_disk, Path) and on_disk.exists() and not _may_be_read(on_disk):
+        found = isinstance(on_disk, Path) and on_disk.exists()
+        if found and not (on_disk.is_file() or on_disk.is_dir()):
             raise GengapError("it is no plain file, but a pipe or a device; give a plain file")
         yield file
     except NotAvailable as missing:
@@ -43,10 +44,6 @@ def naming(
         sentence = type(error) in (ValueError, KeyError) or getattr(error, "errno", None)
         said = "" if sentence else f", {wrong}"
         raise GengapError(f"{file} cannot be read{said} ({reason_of(error)}); {advice}") from error
-
-
-def _may_be_read(file: Path) -> bool:
-    return file.is_file() or file.is_dir()
 
 
 def reason_of(error: Exception) -> str:
@@ -63,6 +60,8 @@ def unpacked_size(packed: int) -> int:
 
 def size_of(file: Place) -> int:
     """Bytes, of a member of a zip file unpacked."""
+    if not file.exists():
+        raise FileNotFoundError(file)
     return file.stat().st_size if isinstance(file, Path) else file.root.getinfo(file.at).file_size
 
 

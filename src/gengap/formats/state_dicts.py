@@ -42,7 +42,6 @@ CONTAINERS = (
 PARALLEL = "module."  # what nn.DataParallel puts before every name
 SAFETENSORS, SHARDS = ".safetensors", ".index.json"  # how files of these formats end
 ONE_SHARD = re.compile(r"-\d+-of-\d+\.(safetensors|bin|pt|pth)$", re.IGNORECASE)
-LARGEST_INDEX = 100_000_000  # bytes of JSON; those of the largest public networks have 10 MB
 LONGEST_NAME, DEEPEST_NAME = 1_000, 64  # of a tensor: letters, and modules around it
 REFUSED_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 # Numbers of numpy, which trainers leave beside the weights: they hold no code either. The second
@@ -145,9 +144,6 @@ def read_shards(file: Path) -> dict[str, Tensor]:
 
 def read_shard_places(file: Path) -> dict[str, str]:
     """Tensor -> name of the file beside the index `file` that holds it."""
-    with reading(file):
-        if file.stat().st_size > LARGEST_INDEX:
-            raise GengapError(f"it has more than {LARGEST_INDEX} bytes: no index of shards")
     content = read_json(file)
     with reading(file):
         return shard_places(content)
