@@ -62,9 +62,23 @@ def test_only_a_chapter_gets_the_section_and_its_code_stays_as_it_is():
     page = (repository() / "book" / "chapters" / "09-collections.ipynb").read_text()
     app = SimpleNamespace(config=SimpleNamespace(copyright="2026"))
     read, other = [page], ["# A page"]
-    run_box.add_run_box(app, "book/chapters/09-collections", read)
-    run_box.add_run_box(app, "book/methods", other)
+    run_box.prepare(app, "book/chapters/09-collections", read)
+    run_box.prepare(app, "book/methods", other)
     assert other == ["# A page"]
     before, after = (nbformat.reads(text, as_version=4).cells for text in (page, read[0]))
     assert after[-1].source.startswith("## Run this chapter") and len(after) == len(before) + 1
     assert [cell.source for cell in after[:-1]] == [cell.source for cell in before]
+
+
+@pytest.mark.parametrize(
+    ("name", "folded"), [("01-small-cnn-zoo", True), *[(n, False) for n in run_box.ABOUT_CODE]]
+)
+def test_code_is_folded_but_where_it_is_what_a_chapter_tells(name, folded):
+    read = [(NOTEBOOKS / f"{name}.ipynb").read_text()]
+    app = SimpleNamespace(config=SimpleNamespace(copyright="2026"))
+    run_box.prepare(app, f"book/chapters/{name}", read)
+    cells = [c for c in nbformat.reads(read[0], as_version=4).cells if c.cell_type == "code"]
+    closed = [
+        any(t in ("hide-input", "remove-cell") for t in c.metadata.get("tags", ())) for c in cells
+    ]
+    assert all(closed) is folded

@@ -1,4 +1,4 @@
-"""An extension of Sphinx: every chapter ends with how to run it again.
+"""An extension of Sphinx: every chapter folds its code and ends with how to run it again.
 
 The section is made of the chapter's notebook when the page is rendered, and is in no notebook.
 """
@@ -15,6 +15,7 @@ from sphinx.application import Sphinx
 
 from gengap.folders import data, repository
 
+ABOUT_CODE = {"06-your-own-measure"}  # what it tells is code, which stays open
 # What a parameter means where its notebook leaves it to the line above.
 MEANINGS = {
     "root": "folder of that collection; None: the embedded replica",
@@ -25,11 +26,16 @@ REPORTED = re.compile(r'reported\(\s*"(\w+)"')
 CITED = re.compile(r"\{cite:\w+\}`([\w,]+)`")
 
 
-def add_run_box(app: Sphinx, page: str, source: list[str]) -> None:
-    """The chapter that Sphinx is about to read ends with the section."""
+def prepare(app: Sphinx, page: str, source: list[str]) -> None:
+    """The chapter that Sphinx is about to read gets the section, and folds what code it shows."""
     name = Path(page).name
     if (original := repository() / "notebooks" / f"{name}.ipynb").exists():
         chapter = nbformat.reads(source[0], as_version=4)
+        if name not in ABOUT_CODE:
+            for cell in [cell for cell in chapter.cells if cell.cell_type == "code"]:
+                tags = cell.metadata.setdefault("tags", [])
+                if not any(tag.startswith(("hide-", "remove-")) for tag in tags):
+                    tags.append("hide-input")
         box = run_box(original, app.config.copyright)
         chapter.cells.append(nbformat.v4.new_markdown_cell(box, id="run-again"))
         source[0] = nbformat.writes(chapter)
@@ -116,5 +122,5 @@ def bibtex(head: str, name: str, year: str) -> str:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
-    app.connect("source-read", add_run_box)
+    app.connect("source-read", prepare)
     return {"parallel_read_safe": True}
