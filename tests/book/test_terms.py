@@ -83,10 +83,12 @@ def test_code_headings_links_tables_and_parts_of_words_stay_as_they_are(app):
 
 
 def test_a_page_is_described_by_its_first_sentences():
-    document, context = new_document("page"), {"metatags": ""}
+    document, context = new_document("page"), {"metatags": "", "last_updated": "2026-05-04"}
+    app = SimpleNamespace(config=SimpleNamespace(release="1.2"))
     document += nodes.paragraph("", 'Say "how".\n' + 40 * "Why not? ")
-    terms.describe(None, "page", "", context, document)
+    terms.describe(app, "page", "", context, document)
+    assert context["last_updated"] == "2026-05-04, version 1.2"
     [text] = re.findall(r'<meta name="description" content="([^"]*)" />', context["metatags"])
     assert text.startswith("Say &quot;how&quot;. Why") and len(text) < terms.LONGEST + 12
-    terms.describe(None, "page", "", context, document)
+    terms.describe(app, "page", "", context, document)
     assert context["metatags"].count("description") == 1

@@ -1,9 +1,10 @@
 """An extension of Sphinx: the first mention of a term on each page links to the glossary.
 
 Only in paragraphs, never in code, headings or other links; a hover shows the definition's first
-sentence. Each page is described to search engines by the first sentences of its own.
+sentence. Each page is described to search engines by its first sentences, and tells its version.
 """
 
+import importlib.metadata
 import re
 from html import escape
 from typing import Any
@@ -60,6 +61,12 @@ def describe(app: Sphinx, page: str, _: str, context: dict[str, Any], document: 
         if len(text) > LONGEST:
             text = text[: LONGEST - 1].rpartition(" ")[0] + "\N{HORIZONTAL ELLIPSIS}"
         context["metatags"] += f'<meta name="description" content="{escape(text)}" />\n'
+    context["last_updated"] = f"{context.get('last_updated')}, version {app.config.release}"
+
+
+def name_version(app: Sphinx, config: Any) -> None:
+    """For every page's foot, and where pages say `{sub-ref}` release."""
+    config.release = importlib.metadata.version("gengap")
 
 
 def _pattern(longest_first: list[str], by_name: dict[str, str]) -> re.Pattern[str]:
@@ -93,5 +100,6 @@ def _is_closed(text: nodes.Node, paragraph: nodes.paragraph) -> bool:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("doctree-resolved", link_terms, priority=600)  # after captions are what they are
+    app.connect("config-inited", name_version)
     app.connect("html-page-context", describe)
     return {"parallel_read_safe": True}
