@@ -17,6 +17,7 @@ def included(monkeypatch):
     """The page's files, of three rows of scores."""
     names = {"measure": ["path_norm", "path_norm", BASELINE], "score": ["kendall_tau", "r2", "r2"]}
     rows = pd.DataFrame(names | {"value": [0.1234, None, 0.5], "note": [None, "too few", None]})
+    rows["family"], rows["reliability"] = "Zoo", 0.9
     kept = {every_score.KEY: rows.to_csv(index=False)}
     monkeypatch.setattr(every_score, "glued", lambda chapter: kept)
     return every_score.pages()
@@ -24,15 +25,15 @@ def included(monkeypatch):
 
 def test_the_file_has_every_row_with_the_kind_of_its_measure(included):
     rows = pd.read_csv(io.StringIO(included["every-score.csv"]))
-    assert [*rows.columns] == ["measure", "kind", "score", "value", "note"]
+    assert [*rows.columns] == ["measure", "kind", "score", "value", "note", "family", "reliability"]
     assert [*rows["kind"]] == ["norms", "norms", "baseline"]
 
 
 def test_the_script_s_data_are_the_rows_and_the_links_to_their_definitions(included):
     [text] = re.findall(r">(\{.*\})</script>", included["every-score.html"])
     data = json.loads(text)
-    assert data["columns"] == ["measure", "kind", "score", "value", "note"]
-    assert data["data"][:2] == [
+    assert data["columns"][:5] == ["measure", "kind", "score", "value", "note"]
+    assert [row[:5] for row in data["data"][:2]] == [
         ["path_norm", "norms", "kendall_tau", 0.1234, None],
         ["path_norm", "norms", "r2", None, "too few"],
     ]
@@ -43,6 +44,10 @@ def test_the_script_s_data_are_the_rows_and_the_links_to_their_definitions(inclu
         "r2": "gengap.evaluation.scores.r2_of_ranks",
         BASELINE: "gengap.evaluation.baselines.baselines",
     }
+
+
+def test_the_front_page_s_figure_is_of_measures_and_settings(included):
+    assert "a measure" in included["hero.svg"] and "Zoo" in included["hero.svg"]
 
 
 def test_a_chapter_that_glued_no_scores_is_one_sentence(monkeypatch):

@@ -1,5 +1,8 @@
 """The data that figures draw, and that their text is large enough for a phone."""
 
+import io
+from types import SimpleNamespace
+
 import matplotlib
 
 matplotlib.use("agg")
@@ -13,6 +16,7 @@ from matplotlib.text import Text
 from nbclient import NotebookClient
 
 from gengap.book import figures
+from gengap.book.figures.data import as_csv
 from gengap.book.figures.in_words import in_words
 
 FAMILIES = ("mnist", "cifar10")
@@ -322,21 +326,55 @@ def test_a_figure_is_told_in_words(phases, probed):
     assert curves.endswith("Across: epoch. Upwards: correlation. Colours: norm; rank.")
 
 
-def test_a_notebook_keeps_the_words_as_the_figure_s_plain_text():
-    code = (
-        """
+def test_a_notebook_keeps_words_and_data_beside_the_image(phases, monkeypatch):
+    shell = SimpleNamespace(display_formatter=DisplayFormatter())
+    monkeypatch.setattr("gengap.book.figures.style.get_ipython", lambda: shell)
+    figures.use_style()
+    figure = figures.phase_slopes(phases)
+    kept, _ = shell.display_formatter.format(figure, include={"text/plain", "text/csv"})
+    assert kept == {"text/plain": in_words(figure), "text/csv": as_csv(figure)}
+
+
+def test_a_kernel_keeps_them_whatever_its_first_figure_loads():
+    source = """import pandas as pd
 from gengap.book import figures
-import pandas as pd
-figures.use_style()""",
-        """
-index = pd.DataFrame({"family": ["a", "b"], "train_accuracy": 1.0, "test_accuracy": [0.5, 0.9]})
-_ = figures.gap_histograms(index)""",
-    )
-    notebook = nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, code)])
-    NotebookClient(notebook, kernel_name="python3").execute()
-    [output] = notebook.cells[1].outputs
-    told = "Figure with panels: a; b. Across: gap. Upwards: networks."
-    assert output.data["text/plain"] == told and "image/png" in output.data
+figures.use_style()
+_ = figures.signed_heat_map(pd.DataFrame({"a": [0.1, 0.2]}, index=["x_y", "z"]))"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    NotebookClient(notebook).execute()
+    [output] = notebook.cells[0].outputs
+    assert output["data"]["text/plain"].startswith("Figure. Colours from 0.10 to 0.20.")
+    assert output["data"]["text/csv"] == "across,upwards,value\na,x y,0.1\na,z,0.2\n"
+
+
+def data_of(figure):
+    return pd.read_csv(io.StringIO(as_csv(figure)), keep_default_na=False)
+
+
+def test_the_data_of_points_are_theirs_by_series(index):
+    table = data_of(figures.train_against_test(index))
+    points = table[table["series"] == "MNIST"]
+    np.testing.assert_allclose(points["across"], np.linspace(0.1, 0.9, 10), rtol=1e-4)
+    np.testing.assert_allclose(points["upwards"], points["across"] * 0.95, rtol=1e-4)
+
+
+def test_the_data_of_bars_are_their_ends_by_panel(importance, index):
+    shares = data_of(figures.importance_by_layer(importance))
+    assert set(shares["upwards"]) == {
+        f"{a} {b}" for a in ("conv1", "dense") for b in ("bias", "kernel")
+    }
+    np.testing.assert_allclose(shares["across"], 0.25)
+    assert set(shares["series"]) == {"MNIST", "CIFAR-10, grey"}
+    counts = data_of(figures.accuracy_histograms(index))
+    assert counts.groupby("panel")["upwards"].sum().tolist() == [10, 10]
+
+
+def test_the_data_of_intervals_are_their_ends(judged):
+    table = data_of(figures.scores_against_chance(judged, baseline="alone"))
+    ends = table.query("panel == 'MNIST' and upwards == 'vr' and series == 'interval'")["across"]
+    assert sorted(ends.round(6)) == [1, 5, 8, 15]
+    [value] = table.query("panel == 'MNIST' and upwards == 'vr' and series == ''")["across"]
+    assert value == 10
 
 
 def test_of_many_rows_the_ends_are_told():

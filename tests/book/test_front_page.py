@@ -13,14 +13,18 @@ from gengap.folders import repository
 
 GLUED = re.compile(r"\{glue:text\}`(\w+)`")
 STUDIES = [name for name in chapter_names() if name < "06"]
-SENTENCES = (repository() / "book" / "findings.md").read_text()
+FILES = ("findings.md", "verdicts.md")
+SENTENCES = "\n".join((repository() / "book" / name).read_text() for name in FILES)
 
 
-def test_every_number_of_the_findings_is_glued_by_a_chapter():
-    told = front.findings()
+@pytest.mark.parametrize("name", FILES)
+def test_every_number_of_the_findings_is_glued_by_a_chapter(name):
+    told = front.findings(name)
     assert not front.PLACE.search(told)
+    assert len(told.strip().splitlines()) == 5
     # No number stands in a sentence by itself.
-    words = re.sub(r"\{doc\}`[^`]*`|\$[^$]*\$", "", front.PLACE.sub("", SENTENCES))
+    text = (repository() / "book" / name).read_text()
+    words = re.sub(r"\{doc\}`[^`]*`|\$[^$]*\$", "", front.PLACE.sub("", text))
     assert not re.search(r"\d", words)
 
 

@@ -116,7 +116,8 @@ def build_book() -> Path:
     """
     root = repository()
     # Included by book/status.md, book/intro.md and book/every-score.md.
-    included = {"status.md": _status(), "findings.md": findings(), **every_score.pages()}
+    included = {"status.md": _status(), **every_score.pages()}
+    included |= {name: findings(name) for name in ("findings.md", "verdicts.md")}
     for name, text in included.items():
         _write(root / "_build" / name, text)
     # All pages anew: Sphinx does not repeat the warnings of a page that it takes from its cache.

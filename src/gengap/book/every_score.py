@@ -10,8 +10,10 @@ import json
 import pandas as pd
 from pandas import DataFrame
 
+from gengap.book import figures
 from gengap.book.front_page import glued, taken
 from gengap.evaluation import baselines
+from gengap.evaluation.reliability import RELIABLE
 from gengap.evaluation.scores import CRITERIA
 from gengap.measures import MEASURES
 
@@ -20,14 +22,29 @@ DEFINITIONS = "chapters/08-measures.html"
 
 
 def pages() -> dict[str, str]:
-    """What the page includes, by file name: the rows as CSV, and as a script's data.
+    """What pages include, by file name: the rows as CSV, as a script's data, and as a figure.
 
     Raises: GengapError if the chapter did not glue them.
     """
     text = taken(glued(CHAPTER), KEY, CHAPTER, "book/every-score.md")
     rows = pd.read_csv(io.StringIO(text))
     rows.insert(rows.columns.get_loc("measure") + 1, "kind", rows["measure"].map(kind))
-    return {"every-score.csv": rows.to_csv(index=False), "every-score.html": script(rows)}
+    return {
+        "every-score.csv": rows.to_csv(index=False),
+        "every-score.html": script(rows),
+        "hero.svg": hero(rows),
+    }
+
+
+def hero(rows: DataFrame) -> str:
+    """The front page's figure, as SVG: all measures beside the settings, where the gap is known."""
+    known = rows[(rows["score"] == "kendall_tau") & (rows["reliability"] >= RELIABLE)]
+    others = set(baselines.BASELINES) - {baselines.BASELINE}
+    figures.use_style()
+    image, known = io.StringIO(), known[~known["measure"].isin(others)]
+    figure = figures.measures_beside_settings(known, baseline=baselines.BASELINE)
+    figure.savefig(image, format="svg", metadata={"Date": None})
+    return image.getvalue()
 
 
 def kind(measure: str) -> str:

@@ -1,7 +1,8 @@
 """The findings on the front page: sentences whose numbers executed chapters glued.
 
 A chapter glues a text by `myst_nb.glue(key, text, display=False)`. The sentences are in
-book/findings.md, where `{chapter:key}` stands for what the chapter of that name glued.
+book/findings.md, and in a line each in book/verdicts.md; `{chapter:key}` stands there for what the
+chapter of that name glued.
 """
 
 import ast
@@ -16,17 +17,17 @@ PLACE = re.compile(r"\{([\w-]+):(\w+)\}")
 GLUED = "application/papermill.record/text/plain"  # how myst_nb keeps what is not displayed
 
 
-def findings() -> str:
-    """The sentences of book/findings.md with what the executed chapters glued.
+def findings(name: str = "findings.md") -> str:
+    """The sentences of a file of the folder book with what the executed chapters glued.
 
     Raises: GengapError if a chapter did not glue what a sentence asks for.
     """
-    text = (repository() / "book" / "findings.md").read_text()
+    text = (repository() / "book" / name).read_text()
     known = {chapter: glued(chapter) for chapter in {place[0] for place in PLACE.findall(text)}}
 
     def told(place: re.Match) -> str:
         chapter, key = place.groups()
-        return taken(known[chapter], key, chapter, "book/findings.md")
+        return taken(known[chapter], key, chapter, f"book/{name}")
 
     return PLACE.sub(told, text)
 

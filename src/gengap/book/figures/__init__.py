@@ -21,6 +21,7 @@ from gengap.book.figures.probes import (
 from gengap.book.figures.scores import (
     gap_histograms,
     measure_against_gap,
+    measures_beside_settings,
     phase_slopes,
     random_score_histograms,
     score_heat_map,

@@ -111,6 +111,27 @@ def scores_against_chance(scores: pd.DataFrame, *, baseline: str) -> Figure:
     return figure
 
 
+def measures_beside_settings(scores: pd.DataFrame, *, baseline: str) -> Figure:
+    """Each measure's rank correlation with the gap, a row per family, beside the settings' alone.
+
+    `scores` has columns family, measure and value; `baseline` names the rows of the settings.
+    """
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.27 * scores["family"].nunique() + 0.8))
+    rows = {name: -row for row, name in enumerate(scores["family"].unique())}
+    is_baseline = scores["measure"] == baseline
+    for part, options in (
+        (scores[~is_baseline], {"s": 18, "alpha": 0.25, "color": "0.3", "label": "a measure"}),
+        (scores[is_baseline], {"s": 45, "color": COLOURS[1], "label": "the settings alone"}),
+    ):
+        axes.scatter(part["value"], part["family"].map(rows), linewidths=0, **options)
+    axes.axvline(0, color="0.8", linewidth=1, zorder=0)
+    axes.set_yticks([*rows.values()], [*rows])
+    axes.set(xlim=(-1, 1), xlabel=r"rank correlation with the gap (Kendall's $\tau$)")
+    axes.tick_params(axis="y", length=0)
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
 def measure_against_gap(table: pd.DataFrame) -> Figure:
     """A measure against the gap, a panel per family; columns family, value, gap and hyper.
 

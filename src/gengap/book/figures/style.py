@@ -12,6 +12,7 @@ import seaborn as sns
 from IPython import get_ipython
 from matplotlib.figure import Figure
 
+from gengap.book.figures.data import CSV, as_csv
 from gengap.book.figures.in_words import in_words
 from gengap.collections.genprob import GenProb
 
@@ -42,7 +43,7 @@ NAMES = {
 
 
 def use_style() -> None:
-    """Set the style for all figures that follow; a notebook tells them in words besides."""
+    """Set the style for all figures that follow; a notebook keeps their words and data besides."""
     sns.set_theme(context="paper", style="ticks", palette=COLOURS)
     plt.rcParams |= {
         "figure.dpi": 110,
@@ -58,8 +59,11 @@ def use_style() -> None:
         "axes.spines.right": False,
     }
     if shell := get_ipython():
-        plt.switch_backend(plt.get_backend())  # loaded later, it would forget how figures are told
-        plain = shell.display_formatter.formatters["text/plain"]
+        plt.switch_backend(plt.get_backend())  # a notebook's forgets formatters as it is loaded
+        formatters = shell.display_formatter.formatters
+        formatters["text/csv"] = CSV(parent=shell.display_formatter)
+        formatters["text/csv"].for_type(Figure, as_csv)
+        plain = formatters["text/plain"]
         plain.for_type(Figure, lambda figure, printer, _: printer.text(in_words(figure)))
 
 

@@ -1,0 +1,143 @@
+"""An extension of Sphinx: figures and tables of chapters have numbers, titles and their data.
+
+A title is what a cell's next paragraph begins with, if that is a sentence in italics, and else the
+heading above. The data of a table are its cells as shown, those of a figure what its notebook keeps
+of it (see `gengap.book.figures.data`); both are written as CSV beside the pages.
+"""
+
+import csv
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from bs4 import BeautifulSoup
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.osutil import relative_uri
+
+CSV = "text/csv"
+
+
+def keep_data_of_figures(app: Sphinx, page: str, source: list[str]) -> None:
+    """A figure's data, which MyST cannot show, move from a cell's outputs to its metadata."""
+    if CSV in source[0]:
+        chapter = nbformat.reads(source[0], as_version=4)
+        for cell in chapter.cells:
+            data = [output.get("data", {}).pop(CSV, None) for output in cell.get("outputs", ())]
+            cell.metadata["csv"] = list(filter(None, data))
+        source[0] = nbformat.writes(chapter)
+
+
+def number(app: Sphinx, document: nodes.document, page: str) -> None:
+    """Each figure and table that a cell shows gets its number, its title and a link to its data."""
+    counts: Counter[str] = Counter()
+    for output in [node for node in document.findall(nodes.container) if _is_output(node)]:
+        kept = list(output.parent["cell_metadata"].get("csv", ()))
+        for shown in [node for node in output.findall() if kind_of(node)]:
+            kind = kind_of(shown)
+            counts[kind] += 1
+            label = f"{kind} {counts[kind]}"
+            title, reading = title_of(output.parent)
+            parts = [nodes.strong("", f"{label}. "), *title]
+            is_image = isinstance(shown, nodes.image)
+            if is_image:
+                told = "" if shown["alt"].startswith("<Figure") else shown["alt"]
+                shown["alt"] = " ".join(f"{label}. {reading} {told}".split())
+            if data := (kept.pop(0) if kept else "") if is_image else as_csv(shown):
+                parts.append(link(app, page, label, data))
+            # A caption of HTML's figures goes on to their end: that of a table is a paragraph.
+            whole = nodes.figure() if is_image else nodes.container()
+            whole.update_basic_atts({"ids": [anchor(label)], "classes": ["numbered"]})
+            shown.parent.replace(shown, whole)
+            whole += (
+                [shown, nodes.caption("", "", *parts)]
+                if is_image
+                else [
+                    nodes.paragraph("", "", *parts, classes=["caption"]),
+                    shown,
+                ]
+            )
+
+
+def anchor(label: str) -> str:
+    """The place of `Table 3` in its page, and the name of its file."""
+    return label.lower().replace(" ", "-")
+
+
+def kind_of(node: nodes.Node) -> str:
+    """Figure, Table, or nothing that gets a number."""
+    is_html = isinstance(node, nodes.raw) and "<table" in node.astext()
+    if is_html or isinstance(node, nodes.table):
+        return "Table"
+    return "Figure" if isinstance(node, nodes.image) else ""
+
+
+def title_of(cell: nodes.Element) -> tuple[list[nodes.Node], str]:
+    """The title of what a cell shows, taken out of the paragraph below it; and that paragraph."""
+    below = cell.next_node(descend=False, siblings=True)
+    leading = below[0] if isinstance(below, nodes.paragraph) else None
+    if isinstance(leading, nodes.emphasis) and leading.astext().endswith("."):
+        reading, title = below.astext(), below.pop(0).children
+        if not below.astext().strip():
+            below.parent.remove(below)
+        return title, reading
+    section = cell
+    while not isinstance(section, nodes.section):
+        section = section.parent
+    heading = section.next_node(nodes.title).astext()
+    return [nodes.Text(heading)], f"{heading}."
+
+
+def as_csv(table: nodes.Element) -> str:
+    """What a table shows; a cell that spans others is repeated in each of them."""
+    if isinstance(table, nodes.table):
+        rows = [[e.astext() for e in row.findall(nodes.entry)] for row in table.findall(nodes.row)]
+    else:
+        rows = _cells(table.astext())
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def link(app: Sphinx, page: str, label: str, data: str) -> nodes.raw:
+    """A link to the data, which are written to a file."""
+    place = f"_downloads/{Path(page).name}/{anchor(label)}.csv"
+    file = Path(app.outdir) / place
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(data)
+    target = relative_uri(app.builder.get_target_uri(page), place)
+    html = f' <a class="csv" download href="{target}" aria-label="{label} as CSV">CSV</a>'
+    return nodes.raw("", html, format="html")
+
+
+def _is_output(node: nodes.container) -> bool:
+    return "cell_output" in node["classes"] and "cell_metadata" in node.parent.attributes
+
+
+def _cells(html: str) -> list[list[str]]:
+    """Rows of an HTML table; lines of heads, such as those of pandas, become one."""
+    found: dict[tuple[int, int], str] = {}
+    table = BeautifulSoup(html, "html.parser").find("table")
+    lines = table.find_all("tr")
+    for line, row in enumerate(lines):
+        column = 0
+        for cell in row.find_all(["th", "td"]):
+            while (line, column) in found:  # of a cell above that spans rows
+                column += 1
+            across, down = (int(cell.get(side, 1)) for side in ("colspan", "rowspan"))
+            covered = [(line + y, column + x) for y in range(down) for x in range(across)]
+            found |= dict.fromkeys(covered, " ".join(cell.get_text().split()))
+    columns = range(1 + max(column for _, column in found))
+    rows = [[found.get((line, column), "") for column in columns] for line in range(len(lines))]
+    heads = len(table.select("thead tr"))
+    head = [" ".join(dict.fromkeys(filter(None, parts))) for parts in zip(*rows[:heads])]
+    return [head, *rows[heads:]] if head else rows
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Called by Sphinx."""
+    app.connect("source-read", keep_data_of_figures)
+    app.connect("doctree-resolved", number)
+    return {"parallel_read_safe": True}
