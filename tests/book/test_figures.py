@@ -348,6 +348,16 @@ _ = figures.signed_heat_map(pd.DataFrame({"a": [0.1, 0.2]}, index=["x_y", "z"]))
     assert output["data"]["text/csv"] == "across,upwards,value\na,x y,0.1\na,z,0.2\n"
 
 
+def test_a_notebook_shows_a_series_as_a_table(monkeypatch):
+    shell = SimpleNamespace(display_formatter=DisplayFormatter())
+    monkeypatch.setattr("gengap.book.figures.style.get_ipython", lambda: shell)
+    figures.use_style()
+    series = pd.Series([1.5, 2.5], index=pd.Index(["a", "b"], name="family"))
+    for name in ("gap", None):
+        kept, _ = shell.display_formatter.format(series.rename(name), include={"text/html"})
+        assert kept == {"text/html": series.to_frame(name or "value").to_html()}
+
+
 def data_of(figure):
     return pd.read_csv(io.StringIO(as_csv(figure)), keep_default_na=False)
 

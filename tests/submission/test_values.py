@@ -188,7 +188,7 @@ class Answers:
     def __init__(self, *messages):
         self.messages = [json.dumps(message).encode() for message in messages]
 
-    def recv_bytes(self):
+    def recv_bytes(self, most):
         return self.messages.pop(0)
 
 

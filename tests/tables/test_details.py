@@ -162,6 +162,27 @@ def test_models_without_a_sample_have_no_rows_and_a_warning_says_why(tiny):
         details.detail_table(tiny, "sample_sizes")
 
 
+def test_a_model_that_cannot_be_read_or_fails_is_left_out_with_its_reason(tiny, monkeypatch):
+    def bad(record):
+        if record["model_id"] == LAST:
+            raise OSError("a bad sector")
+        return read(record)
+
+    read = tiny.read_network
+    monkeypatch.setattr(tiny, "read_network", bad)
+    with pytest.warns(UserWarning, match="1 models have no rows: failed: .* a bad sector"):
+        rows = details.detail_table(tiny, "norms")
+    assert rows["model_id"].nunique() == 7
+    assert rows.attrs["failed"] == 1
+    monkeypatch.setattr(tiny, "read_network", read)
+    rows = details.detail_table(tiny, "norms")
+    assert (rows["model_id"].nunique(), rows.attrs["failed"]) == (8, 0)
+    monkeypatch.setattr(f"{__name__}.sample_sizes", lambda model: 1 / 0)
+    monkeypatch.setitem(details.DETAILS, "broken", f"{__name__}:sample_sizes")
+    with pytest.warns(UserWarning, match="8 models have no rows: failed: ZeroDivisionError"):
+        assert details.detail_table(tiny, "broken").attrs["failed"] == 8
+
+
 def test_a_damaged_table_and_an_unknown_detail_are_one_sentence(tiny):
     details.detail_table(tiny, "norms")
     (file,) = (details.folders.data() / "tables").glob("*.norms.parquet")

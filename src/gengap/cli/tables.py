@@ -77,7 +77,8 @@ def measure(
     """
     from gengap.collection import embedded_collections, open_collection
     from gengap.submission.measure_file import measures_in
-    from gengap.tables.values import FAILED, MEASURES, measure_table
+    from gengap.tables.guard import FAILED
+    from gengap.tables.values import MEASURES, measure_table
 
     if collection == EVERY and (query or root or csv):
         raise GengapError(
@@ -155,6 +156,9 @@ def details(
     _write(rows, csv)
     if table_file(opened, detail).exists():
         typer.echo(f"table: {table_file(opened, detail)}")
+    if failed := rows.attrs["failed"]:
+        typer.echo(f"{failed} models failed, as told above; the others are kept", err=True)
+        raise typer.Exit(1)
 
 
 def _budget(plan: bool, yes: bool) -> float:

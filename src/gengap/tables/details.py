@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from gengap import folders
 from gengap.collection import Collection
-from gengap.errors import GengapError, NotAvailable
+from gengap.errors import GengapError
 from gengap.model import Model
+from gengap.tables.guard import FAILED, Guard
 from gengap.tables.identity import VERSIONS, Versions, source_hash, versions_now
 from gengap.tables.store import (
     PAYLOAD,
@@ -50,14 +51,16 @@ def detail_table(
 ) -> DataFrame:
     """The rows of a collection's models; only what is missing is computed.
 
-    detail: a name of DETAILS. A model that lacks what the detail needs has no rows: a warning says
-    why, and it is tried again the next time. workers, scheduler, budget: as `measure_table` has
-    them.
+    detail: a name of DETAILS. A model that lacks what the detail needs, cannot be read, or on which
+    its function fails, has no rows: a warning says why, and it is tried again the next time; how
+    many failed is in the rows' `attrs["failed"]`. workers, scheduler, budget: as `measure_table`
+    has them.
 
     Returns what the detail's function returns, in the order of the collection's index.
 
     Raises:
-        GengapError: for an unknown detail, and if it fails on a model; what is computed is kept.
+        GengapError: for an unknown detail; `OverBudget` where more is missing than the budget
+            allows.
     """
     if detail not in DETAILS:
         raise GengapError(f"no detail {detail!r}; there are: {', '.join(DETAILS)}")
@@ -65,14 +68,17 @@ def detail_table(
     versions = versions_now(collection, {detail: source_hash(function)})
     wanted = collection.index()["model_id"]
     tables = _kept(collection, detail, versions, rows_in(store, collection.name))
+    reasons = Counter()
     if missing := [model_id for model_id in wanted if model_id not in tables]:
         where = {"workers": workers, "scheduler": scheduler, "budget": budget}
-        _compute(function, collection, detail, missing, versions, **where)
+        reasons = _compute(function, collection, detail, missing, versions, **where)
     if store.exists():
         tables = _export(collection, detail, versions, store)
     chosen = [tables[model_id] for model_id in wanted if model_id in tables]
     rows = pd.concat(chosen, ignore_index=True) if chosen else DataFrame(columns=["model_id"])
-    return rows.drop(columns=VERSIONS, errors="ignore")
+    rows = rows.drop(columns=VERSIONS, errors="ignore")
+    rows.attrs["failed"] = sum(n for told, n in reasons.items() if told.startswith(FAILED))
+    return rows
 
 
 def _compute(
@@ -82,8 +88,8 @@ def _compute(
     missing: list[str],
     versions: Versions,
     **where: object,
-) -> None:
-    """Keep the rows of each missing model that has what the function needs; warn of the others."""
+) -> Counter:
+    """Keep the rows of each missing model that has some; warn of the others, and count why."""
     rows = computed_rows(partial(_rows, function, detail), missing, collection, versions, **where)
     reasons = Counter()
     name = table_file(collection, detail).stem
@@ -92,24 +98,17 @@ def _compute(
             pass
     for reason, count in reasons.items():
         warnings.warn(f"{name}: {count} models have no rows: {reason}", stacklevel=3)
+    return reasons
 
 
 def _rows(
     function: Callable[[Model], DataFrame], detail: str, collection: Collection, model_id: str
 ) -> Iterator[dict]:
     """The row that holds a model's rows as a parquet file; the note says why there are none."""
-    row = {"model_id": model_id, "measure": detail, "value": None, "seconds": None, "note": ""}
-    try:
-        yield row | {PAYLOAD: _parquet(function(collection.load(model_id)))}
-    except NotAvailable as lacking:
-        yield row | {"note": str(lacking)}
-    except GengapError:
-        raise
-    except Exception as error:
-        raise GengapError(
-            f"{function.__name__} failed on model {model_id!r} ({type(error).__name__}: {error});"
-            " rows computed before are kept"
-        ) from error
+    row = {"model_id": model_id, "measure": detail, "value": None, "seconds": None}
+    answer = Guard(collection, model_id).answer(function, _parquet, function.__code__.co_filename)
+    kept = {} if answer.note else {PAYLOAD: answer.value}
+    yield row | {"note": answer.reason} | kept
 
 
 def _without_reasons(found: Iterable[dict], reasons: Counter) -> Iterator[dict]:

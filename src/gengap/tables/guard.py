@@ -18,6 +18,7 @@ from gengap.collection import Collection
 from gengap.errors import GengapError, NotAvailable
 from gengap.model import Model
 
+FAILED = "failed: "  # how the reason begins of what is not merely lacking
 LONGEST_NOTE = 200  # characters of what was raised
 LOOKED_AT = 100_000  # numbers of a sample, at most twice as many
 
@@ -28,6 +29,11 @@ class Answer(NamedTuple):
     value: object
     note: str = ""  # empty with a value
     failed: bool = False  # whether something went wrong; else the model lacks something
+
+    @property
+    def reason(self) -> str:
+        """The note as it is kept."""
+        return f"{FAILED}{self.note}" if self.failed else self.note
 
 
 class Guard:

@@ -24,7 +24,7 @@ from gengap import folders
 from gengap.collection import Collection
 from gengap.errors import GengapError
 from gengap.measures import MEASURES, Measure, chosen_measures
-from gengap.tables.guard import Guard
+from gengap.tables.guard import Answer, Guard
 from gengap.tables.identity import Versions, source_hash, versions_now
 from gengap.tables.store import (
     COLUMNS,
@@ -41,7 +41,6 @@ from gengap.tables.store import (
 )
 from gengap.tables.work import OverBudget
 
-FAILED = "failed: "  # how the note begins of what is not merely lacking
 SCHEMA = pa.schema([(n, pa.float64() if t is float else pa.string()) for n, t in TYPES.items()])
 
 
@@ -73,7 +72,7 @@ def measure_table(
     of a model share, is counted to the first) and note (why a value is NaN, else empty).
 
     A measure that raises something or changes the model, and a model that cannot be read, are rows
-    whose note begins with `FAILED`, and say what went wrong.
+    whose note begins with `failed: `, and say what went wrong.
 
     Raises:
         GengapError: for an unknown measure or an empty selection; `OverBudget` where more is
@@ -152,14 +151,12 @@ def _rows(
     guard = Guard(collection, model_id)
     for name in names:
         start, function = time.perf_counter(), measures[name]
-        value, note, failed = guard.answer(function, float, file_of(function))
-        if not note and math.isnan(value):
-            note = "the measure returned NaN"
-        row = {"model_id": model_id, "measure": name, "value": math.nan if note else value}
-        yield row | {
-            "seconds": time.perf_counter() - start,
-            "note": f"{FAILED}{note}" if failed else note,
-        }
+        answer = guard.answer(function, float, file_of(function))
+        if not answer.note and math.isnan(answer.value):
+            answer = Answer(None, "the measure returned NaN")
+        value = math.nan if answer.note else answer.value
+        row = {"model_id": model_id, "measure": name, "value": value, "note": answer.reason}
+        yield row | {"seconds": time.perf_counter() - start}
 
 
 def file_of(function: Measure) -> str:

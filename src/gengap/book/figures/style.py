@@ -43,7 +43,10 @@ NAMES = {
 
 
 def use_style() -> None:
-    """Set the style for all figures that follow; a notebook keeps their words and data besides."""
+    """Set the style for all figures that follow; a notebook keeps their words and data besides.
+
+    A Series is shown as a table there, too.
+    """
     sns.set_theme(context="paper", style="ticks", palette=COLOURS)
     plt.rcParams |= {
         "figure.dpi": 110,
@@ -63,8 +66,13 @@ def use_style() -> None:
         formatters = shell.display_formatter.formatters
         formatters["text/csv"] = CSV(parent=shell.display_formatter)
         formatters["text/csv"].for_type(Figure, as_csv)
+        formatters["text/html"].for_type(pd.Series, _as_table)
         plain = formatters["text/plain"]
         plain.for_type(Figure, lambda figure, printer, _: printer.text(in_words(figure)))
+
+
+def _as_table(series: pd.Series) -> str:
+    return series.to_frame("value" if series.name is None else series.name).to_html()
 
 
 def coloured_points(table: pd.DataFrame, x: str, y: str) -> Figure:
