@@ -420,7 +420,7 @@ def test_predictions_that_do_not_fit_are_answered_in_one_line(run, tmp_path, cha
     change(predictions)
     file.write_text(json.dumps(predictions))
     assert sentence in one_line(run("score-predictions", file, configs))
-    assert "cannot be read" in one_line(run("score-predictions", tmp_path / "none", configs))
+    assert "is missing" in one_line(run("score-predictions", tmp_path / "none", configs))
 
 
 def grid_of_eight(folder: Path) -> tuple[Path, Path]:

@@ -8,7 +8,7 @@ import pytest
 from gengap.folders import repository
 
 PAGE = (repository() / "book" / "faults.md").read_text()
-NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)
+NAMED = re.findall(r"`(tests/[\w/]+\.py)`, `(test_\w+)`", PAGE)
 
 
 def test_every_fault_has_a_test():

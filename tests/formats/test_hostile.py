@@ -33,6 +33,7 @@ from gengap.collections.folder import Folder
 from gengap.collections.genprob import GenProb
 from gengap.collections.participants import read_participants
 from gengap.collections.pgdl import PGDL, read_shard
+from gengap.folders import write_atomically
 from gengap.formats.images import load_images, network_inputs, per_image_standardization
 from gengap.formats.keras import network_from_config, weights_in, write_weights
 from gengap.formats.predictions import read_model_configs, read_predictions
@@ -444,3 +445,9 @@ def test_participants_with_a_model_twice_are_refused(tmp_path):
     lines = file.read_text().splitlines()
     file.write_text("\n".join([*lines, lines[-1]]))
     assert "a model twice" in refused(read_participants, tmp_path)
+
+
+def test_what_is_no_plain_file_is_never_replaced(tmp_path):
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(GengapError, match="is not replaced"):
+        write_atomically(tmp_path / "a.csv", lambda file: file.write_text("a"))

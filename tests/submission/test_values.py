@@ -189,6 +189,7 @@ class Answers:
         self.messages = [json.dumps(message).encode() for message in messages]
 
     def recv_bytes(self, most):
+        assert most <= process.LONGEST
         return self.messages.pop(0)
 
 
@@ -200,6 +201,25 @@ def test_an_answer_that_belongs_to_another_task_is_not_taken():
     worker.pipe = Answers(late, due)
     assert worker.heard(ready=True) is None
     assert worker.heard(ready=True) == due
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "abc",
+        [1],
+        {"value": 1.0},
+        {"task": [0, "a"], "value": "high", "seconds": 0.0, "note": ""},
+        {"task": [0, "a"], "value": float("nan"), "seconds": 0.0, "note": ""},
+        {"task": [0, "a"], "value": 1.0, "seconds": 0.0, "note": 5},
+        {"error": {}},
+    ],
+)
+def test_what_a_measure_writes_on_the_connection_is_no_answer(forged):
+    worker = object.__new__(process._Worker)
+    worker.task, worker.given_at, worker.pipe = (0, "a"), 0.0, Answers(forged)
+    told = worker.heard(ready=True)
+    assert told["value"] is None and "wrote to the connection" in told["note"] and worker.dead
 
 
 def test_an_interruption_loses_nothing_and_leaves_no_process(tiny, write, monkeypatch):
