@@ -87,7 +87,9 @@ def test_list_tells_families_counts_places_and_what_is_missing(tiny, run):
     result = run("list")
     assert result.exit_code == 0
     assert f"collection tiny\n  in {tiny.root}" in result.stdout
-    assert "left       4" in result.stdout and re.search(r"absent +0 +- +absent", result.stdout)
+    assert re.search(r"  left +4 ", result.stdout) and "  not here: absent\n" in result.stdout
+    assert re.search(r"absent +0 +- +absent", run("list", "tiny").stdout)
+    assert "no collection 'tinny'; did you mean 'tiny'?" in run("list", "tinny").stderr
     assert "raw_parameter_norm" in result.stdout and "table: none yet" in result.stdout
     run("measure", "tiny", "-m", "raw_parameter_norm")
     assert "table: " + str(tiny.root.parents[1] / "tables" / "tiny.parquet") in run("list").stdout

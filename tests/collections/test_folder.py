@@ -199,11 +199,14 @@ def test_a_file_that_the_csv_file_does_not_name_is_left_out_with_a_warning(tmp_p
 def test_bad_files_are_rows_with_their_reasons_and_the_others_have_values(tmp_path, data_folder):
     torch.save(STATE, tmp_path / "a.pt")
     (tmp_path / "b.pt").write_bytes(b"nothing of the kind")
-    describe(tmp_path, dict.fromkeys(["a.pt", "b.pt", "c.pt"], (0.9, 0.8)))
+    (tmp_path / "d.safetensors.index.json").write_text("{")
+    files = ["a.pt", "b.pt", "c.pt", "d.safetensors.index.json"]
+    describe(tmp_path, dict.fromkeys(files, (0.9, 0.8)))
     rows = gengap.measure_table(Folder(tmp_path), "raw_parameter_norm").set_index("model_id")
     assert rows.loc["a.pt", "note"] == "" and rows.loc["a.pt", "value"] > 0
     assert "b.pt cannot be read: it is damaged" in rows.loc["b.pt", "note"]
     assert rows.loc["c.pt", "note"].endswith("c.pt is missing; get it again")
+    assert "d.safetensors.index.json cannot be read" in rows.loc[files[-1], "note"]
 
 
 MISTAKES = {

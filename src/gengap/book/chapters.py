@@ -96,7 +96,9 @@ def run_chapters(
     the end for the chapters that failed, with cell and error.
     """
     runs = [_planned(name, profile, parameters or {}) for name in _known(names or chapter_names())]
-    for run in [run for run in runs if not names and _lacking(run)]:
+    for run in [run for run in runs if _lacking(run)]:
+        if names:
+            raise GengapError(f"chapter {run.source.stem} cannot run: {_lacking(run)}")
         warnings.warn(f"{run.source.stem} is left out: {_lacking(run)}")
         runs.remove(run)
     seconds, failures = _execute_all(runs, jobs or engine.cores(), budget)
@@ -255,8 +257,6 @@ def _cells_of(run: Run) -> nbformat.NotebookNode:
     notebook = nbformat.read(run.source, as_version=4)
     if run.profile == BOOK_PROFILE:
         return notebook
-    if lacking := _lacking(run):
-        raise GengapError(f"chapter {run.source.stem} cannot run: {lacking}")
     without = {ONLY_BOOK, *(NEEDS + name for name in run.absent)}
     notebook.cells = [c for c in notebook.cells if not without & {*c.metadata.get("tags", ())}]
     for cell in notebook.cells:

@@ -3,7 +3,7 @@
 import os
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from gengap.collection import Collection
 
 
-def list_everything() -> None:
+def list_everything(
+    collection: Annotated[
+        str | None, typer.Argument(help="One alone, with the files that are missing.")
+    ] = None,
+) -> None:
     """Collections, their families and counts, where the files are, and what is missing.
 
     Reliability is the share of the variance of a family's generalization gaps that is not noise of
@@ -21,21 +25,27 @@ def list_everything() -> None:
     Also the image data sets, the measures, and the chapters of the book.
 
     \b
-    Example:
+    Examples:
       gengap list
+      gengap list demogen
     """
     from gengap.book.chapters import chapter_names
     from gengap.collection import COLLECTIONS
     from gengap.measures import MEASURES
 
+    if collection:
+        typer.echo(_collection_text(collection, files=True))
+        return
     for name in COLLECTIONS:
         typer.echo(_collection_text(name))
     typer.echo(_images_text())
-    typer.echo(f"measures  {', '.join(MEASURES)}")
+    names = textwrap.fill(", ".join(MEASURES), 100, initial_indent="  ", subsequent_indent="  ")
+    typer.echo(f"measures  {len(MEASURES)}\n{names}")
     typer.echo(f"chapters  {', '.join(chapter_names()) or 'none yet'}")
 
 
-def _collection_text(name: str) -> str:
+def _collection_text(name: str, files: bool = False) -> str:
+    """A collection's families; with their missing files, or those that are not here by name."""
     from gengap.collection import open_collection
     from gengap.evaluation.reliability import reliability_table
     from gengap.evaluation.tasks import last_epoch
@@ -52,7 +62,12 @@ def _collection_text(name: str) -> str:
     families["missing"] = [_names(files, collection) for files in families["missing"]]
     shown = [f"{known[name]:.2f}" if name in known else "-" for name in families["family"]]
     families.insert(2, "reliability", shown)
+    absent = families.loc[families["models"] == 0, "family"]
+    if not files:
+        families = families[families["models"] > 0].drop(columns="missing")
     text = _indented(families.to_string(index=False))
+    if len(absent) and not files:
+        text += f"\n  not here: {', '.join(absent)}"
     return f"collection {name}\n  in {collection.root}\n{text}\n  table: {made}"
 
 

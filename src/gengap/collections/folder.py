@@ -80,7 +80,10 @@ class Folder(Collection):
         file = self.root / str(record["model_id"])
         if not file.name.endswith(SHARDS):
             return (file,)
-        shards = sorted(set(read_shard_places(file).values()))
+        try:
+            shards = sorted(set(read_shard_places(file).values()))
+        except GengapError:  # what is wrong is said when the network is loaded
+            return (file,)
         return file, *(file.with_name(shard) for shard in shards)
 
     def read_network(self, record: Series) -> tuple[nn.Sequential, None]:
