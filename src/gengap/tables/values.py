@@ -72,7 +72,7 @@ def measure_table(
     of a model share, is counted to the first) and note (why a value is NaN, else empty).
 
     A measure that raises something or changes the model, and a model that cannot be read, are rows
-    whose note begins with `failed: `, and say what went wrong.
+    whose note begins with `failed:`, and say what went wrong.
 
     Raises:
         GengapError: for an unknown measure or an empty selection; `OverBudget` where more is
