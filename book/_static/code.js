@@ -1,4 +1,5 @@
-/* One switch for all folded code of a page, kept for the next one; on paper nothing is folded. */
+/* One switch for all folded code of a page, kept for the next one; definitions are folded after their
+   formula; on paper nothing is folded. */
 document.addEventListener("DOMContentLoaded", () => {
   const main = document.querySelector("article");
   const folded = [...(main?.querySelectorAll("div.cell > details.hide") ?? [])];
@@ -26,8 +27,22 @@ document.addEventListener("DOMContentLoaded", () => {
       kept(open ? "open" : "folded");
     });
     heading.after(button);
+    main.classList.add("code-switched"); // cells that show nothing but code are then out of sight
     show(kept() === "open");
   }
+
+  for (const text of main?.querySelectorAll("dl.py.function > dd") ?? []) {
+    const parts = [...text.children];
+    const rest = parts.slice(1 + Math.max(0, parts.findIndex((part) => part.matches("div.math"))));
+    if (rest.length) {
+      const more = Object.assign(document.createElement("details"), { className: "more" });
+      more.append(document.createElement("summary"), ...rest);
+      more.firstChild.textContent = "Source, and what else is to know";
+      text.append(more);
+    }
+  }
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  target?.parentElement.querySelectorAll("details.more").forEach((more) => { more.open = true; });
 
   let closed = [];
   addEventListener("beforeprint", () => {

@@ -4,6 +4,7 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const table of document.querySelectorAll("table.dataframe")) {
     oneColumnOfLabels(table);
     noEmptyRowOfHeads(table);
+    wholeNumbers(table);
     for (const cell of table.querySelectorAll("td")) {
       if (/^(NaN|None|NaT)$/.test(cell.textContent.trim())) cell.textContent = "\u2013";
     }
@@ -47,6 +48,19 @@ document.addEventListener("DOMContentLoaded", () => {
     row.innerHTML = `<th class="group" colspan="${width}" scope="rowgroup"><span></span></th>`;
     row.querySelector("span").textContent = text;
     return row;
+  }
+
+  /* Counts that stand among fractions are written as such: rows and columns of whole numbers. */
+  function wholeNumbers(table) {
+    const rows = [...table.tBodies[0].rows].map((row) => [...row.querySelectorAll("td")]);
+    const columns = (rows[0] ?? []).map((_, at) => rows.map((row) => row[at]).filter(Boolean));
+    for (const cells of [...rows, ...columns]) {
+      const texts = cells.map((cell) => cell.textContent.trim());
+      const whole = texts.every((text) => /^-?\d+(\.0+)?$/.test(text));
+      if (whole && texts.some((text) => Math.abs(text) >= 2)) {
+        cells.forEach((cell, at) => { cell.textContent = texts[at].replace(/\.0+$/, ""); });
+      }
+    }
   }
 
   function noEmptyRowOfHeads(table) {
