@@ -14,6 +14,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 import cloudpickle
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -114,9 +115,14 @@ def pending_values(
 ) -> dict[str, list[str]]:
     """Model id -> names of measures still to be computed."""
     done = rows[rows["note"] == ""] if retry else rows
-    done = set(zip(done["model_id"], done["measure"], strict=True))
-    names = {i: [name for name in wanted if (i, name) not in done] for i in index["model_id"]}
-    return {model_id: missing for model_id, missing in names.items() if missing}
+    models, names = pd.Index(index["model_id"]), pd.Index(list(wanted))
+    at, which = models.get_indexer(done["model_id"]), names.get_indexer(done["measure"])
+    asked = (at >= 0) & (which >= 0)
+    known = np.zeros((len(models), len(names)), bool)
+    known[at[asked], which[asked]] = True
+    return {
+        models[place]: names[~known[place]].tolist() for place in np.flatnonzero(~known.all(axis=1))
+    }
 
 
 def _compute(
