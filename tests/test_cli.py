@@ -458,6 +458,7 @@ def test_parameters_are_pairs_read_as_python_writes_them(run, monkeypatch):
     expected = {"count": 7, "share": -0.5, "kind": "a", "sizes": [1, 2], "all": True}
     assert taken["parameters"] == expected
     assert result.stdout == "done.ipynb\n"
+    assert result.stderr.startswith("gengap: done.ipynb is not there to be rendered")
 
 
 def test_only_parameters_are_joined():

@@ -83,7 +83,7 @@ PARTS = {"judged": of_judged, "baselines": of_baselines, "table": of_table, "ind
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[*PARTS])
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[])
     parser.add_argument("--here", choices=PARTS)
     arguments = parser.parse_args()
     if arguments.here:
@@ -92,7 +92,7 @@ def main():
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(f"{arguments.here:<10} {time.perf_counter() - start:8.1f} s {peak:6.2f} GiB")
         return
-    for part in arguments.parts:
+    for part in arguments.parts or PARTS:
         subprocess.run([sys.executable, __file__, "--here", part], check=True)
 
 

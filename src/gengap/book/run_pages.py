@@ -24,8 +24,10 @@ def render_runs(runs: Sequence[Path]) -> list[Path]:
     Raises:
         GengapError: if they cannot be rendered; jupyter-book says why.
     """
+    if absent := [run for run in runs if not run.is_file()]:
+        raise GengapError(f"{absent[0]} is not there to be rendered; run the chapter again")
     home = runs[0].parent
-    source = home / "source"
+    source = home / "_sources"  # a folder of this function's own
     shutil.rmtree(source, ignore_errors=True)
     names = [f"book/chapters/{run.stem}" for run in runs]
     (source / "book" / "chapters").mkdir(parents=True)
