@@ -1,38 +1,24 @@
 """The table of a study without weights, as a collection: a small file of its columns."""
 
 import numpy as np
-import pandas as pd
 import pytest
+from archives.robust_table import FILE, study_table
 
 from gengap import GengapError, open_collection
 from gengap.evaluation.judgement import judged
 from gengap.submission.standing import kept_values
 from gengap.tables.values import measure_table
 
-SETTINGS = {"model_depth": [2, 4], "batch_size": [32, 128], "lr": [0.01, 0.0316]}
-
 
 @pytest.fixture
 def table():
-    """Two data sets, a grid of eight settings, three seeds; the first measure is the gap."""
-    grid = pd.MultiIndex.from_product([["CIFAR10", "SVHN"], *SETTINGS.values(), range(3)])
-    rows = grid.to_frame(index=False).set_axis(
-        ["hp.dataset", *(f"hp.{name}" for name in SETTINGS), "seed"], axis=1
-    )
-    generator = np.random.default_rng(0)
-    rows["hp.lr"] += generator.uniform(-1e-6, 1e-6, len(rows))  # as other machines write it
-    rows["hp.train_dataset_size"] = rows["train_dataset_size"] = 5000
-    rows["gen.gap"] = generator.uniform(0.1, 0.5, len(rows))
-    rows["complexity.params"] = rows["gen.gap"]
-    rows["complexity.log_prod_of_spec_fft"] = generator.normal(size=len(rows))
-    rows["complexity.of_their_own"] = 1.0
-    return rows.assign(**{"is.converged": True, "is.high_train_accuracy": True})
+    return study_table()
 
 
 @pytest.fixture
 def written(table, tmp_path):
     def write(rows=table):
-        rows.to_csv(tmp_path / "nin.cifar10_svhn.csv", index=False)
+        rows.to_csv(tmp_path / FILE, index=False)
         return open_collection("robust-measures", tmp_path)
 
     return write
@@ -42,15 +28,15 @@ def test_settings_gaps_and_measures_are_those_of_the_table(written, table):
     collection = written()
     index, values = collection.index(), kept_values(collection)
     assert index["gap"].tolist() == pytest.approx(table["gen.gap"])
-    assert index.groupby("family").size().to_dict() == {"cifar10": 24, "svhn": 24}
+    assert index.groupby("family").size().to_dict() == {"nin_cifar10": 24, "nin_svhn": 24}
     assert set(index["hp_lr"]) == {0.01, 0.0316}
     assert set(index["train_images"]) == {5000}
     copies = index.groupby(["family", "hp_model_depth", "hp_batch_size", "hp_lr"])["hp_copy"]
     assert copies.agg(sorted).tolist() == [[0, 1, 2]] * 16
     assert list(values) == ["parameter_count", "log_product_of_spectral_norms_fft", "of_their_own"]
     assert values.loc[index["model_id"], "parameter_count"].tolist() == pytest.approx(index["gap"])
-    few = collection.select("family == 'svhn'").given_values()
-    assert few.index.str.startswith("svhn/").sum() == len(few) == 24
+    few = collection.select("family == 'nin_svhn'").given_values()
+    assert few.index.str.startswith("nin_svhn/").sum() == len(few) == 24
 
 
 def test_networks_that_the_study_leaves_out_are_left_out(written, table):
@@ -59,7 +45,7 @@ def test_networks_that_the_study_leaves_out_are_left_out(written, table):
     table.loc[2, "complexity.params"] = np.inf
     table.loc[3, "gen.gap"] = np.nan
     collection = written(table)
-    assert collection.index()["model_id"].tolist()[:2] == ["cifar10/4", "cifar10/5"]
+    assert collection.index()["model_id"].tolist()[:2] == ["nin_cifar10/4", "nin_cifar10/5"]
     assert len(collection.index()) == 44
     assert len(collection.given_values()) == 44
 

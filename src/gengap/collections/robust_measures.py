@@ -57,9 +57,9 @@ class RobustMeasures(Collection):
     """The published table of a study: gaps and measures of networks that are not at hand.
 
     The root is the folder that holds the file, as `gengap fetch robust-measures` puts it. Families
-    are the data sets. Kept are the networks that converged and fit their images, and of which all
-    numbers are finite, as the released code keeps them. Networks of the same settings, from other
-    seeds, are copies. Accuracies and losses are not given, the gap is.
+    are the data sets, nin_cifar10 and nin_svhn. Kept are the networks that converged and fit their
+    images, and of which all numbers are finite, as the released code keeps them. Networks of the
+    same settings, from other seeds, are copies. Accuracies and losses are not given, the gap is.
 
     Source:
         Dziugaite et al. 2020, 'In search of robust measures of generalization'; load_data in
@@ -67,7 +67,7 @@ class RobustMeasures(Collection):
     """
 
     name = "robust-measures"
-    expected_families = ("cifar10", "svhn")
+    expected_families = ("nin_cifar10", "nin_svhn")
     has_replica = False
 
     def family_files(self, family):
@@ -109,6 +109,6 @@ class RobustMeasures(Collection):
             )
         met = rows[MET[0]].astype(bool) & rows[MET[1]].astype(bool)
         rows = rows[met].replace([np.inf, -np.inf], np.nan).dropna()
-        family = rows[DATASET].str.lower()
+        family = "nin_" + rows[DATASET].str.lower()
         names = {"family": family, "model_id": family + "/" + rows.index.astype(str)}
         return rows.assign(**names).reset_index(drop=True)
