@@ -9,7 +9,7 @@ import pytest
 from papermill import inspect_notebook
 from pybtex.database import parse_string
 
-from gengap.book import run_box
+from gengap.book import chapters, run_box
 from gengap.book.chapters import chapter_names
 from gengap.folders import repository
 
@@ -50,7 +50,7 @@ def test_the_data_are_those_of_the_collections_and_papers_that_the_code_reads():
 
 
 def test_the_last_run_is_told_where_it_was_on_this_machine(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_box, "repository", lambda: tmp_path)
+    monkeypatch.setattr(chapters, "repository", lambda: tmp_path)
     assert "Not on the machine" in run_box.last_execution("01-zoo")
     (tmp_path / "_build").mkdir()
     record = {"01-zoo": {"seconds": 65.2, "finished": "2026-05-04 10:00"}}

@@ -542,3 +542,13 @@ def test_an_archive_that_is_not_demogens_and_an_unknown_family_are_refused(serve
         fetch_demogen(["NIN_CIFAR10", "RESNET_CIFAR10"], address=address)
     with pytest.raises(GengapError, match="No family 'nin' in DEMOGEN: choose from NIN_CIFAR10"):
         fetch_demogen(["NIN_CIFAR10", "nin"], address=address)
+
+
+def test_of_two_fetches_at_once_the_second_downloads_nothing(server_of_parts):
+    served, address, handler = server_of_parts
+    pack(served / "mnist.tar.xz", FILES, content=np.random.default_rng(0).bytes(300_000))
+    fetch = partial(fetch_cnnzoo, ["mnist"], address=address)
+    with ThreadPoolExecutor(2) as pool:
+        roots = [each.result() for each in [pool.submit(fetch), pool.submit(fetch)]]
+    assert roots[0] == roots[1]
+    assert handler.sent == [(206, 0)]

@@ -96,15 +96,15 @@ def run_chapters(
     the end for the chapters that failed, with cell and error.
     """
     runs = [_planned(name, profile, parameters or {}) for name in _known(names or chapter_names())]
-    for run in [run for run in runs if _lacking(run)]:
+    for run, lacking in [(run, lacking) for run in runs if (lacking := _lacking(run))]:
         if names:
-            raise GengapError(f"chapter {run.source.stem} cannot run: {_lacking(run)}")
-        warnings.warn(f"{run.source.stem} is left out: {_lacking(run)}")
+            raise GengapError(f"chapter {run.source.stem} cannot run: {lacking}")
+        warnings.warn(f"{run.source.stem} is left out: {lacking}")
         runs.remove(run)
     seconds, failures = _execute_all(runs, jobs or engine.cores(), budget)
     if profile == BOOK_PROFILE and not parameters:
         records = {name: _record(spent) for name, spent in seconds.items()}
-        _write(_records_file(), json.dumps({**_records(), **records}, indent=1))
+        _write(_records_file(), json.dumps({**executions(), **records}, indent=1))
     if failures:
         raise GengapError("; ".join(sorted(failures)))
     return [run.destination for run in runs]
@@ -330,7 +330,7 @@ def _status_row(name: str) -> str:
         raise GengapError(f"chapter {name} was never executed; gengap run {name} does so")
     cells = nbformat.read(executed, as_version=4).cells
     compared = sum("nbval-check-output" in cell.metadata.get("tags", []) for cell in cells)
-    record, when, elapsed = _records().get(name), "not on this machine", ""
+    record, when, elapsed = executions().get(name), "not on this machine", ""
     if record is not None:
         others = record["versions"].items() - _versions().items()
         when = ", with ".join([record["finished"], *(f"{p} {v}" for p, v in sorted(others))])
@@ -357,7 +357,8 @@ def _tested_versions() -> dict[str, str]:
     return dict(line.split("==") for line in lines if not line.startswith("#"))
 
 
-def _records() -> dict[str, dict]:
+def executions() -> dict[str, dict]:
+    """When, in what time and with what each chapter was executed on this machine."""
     return read_json(_records_file(), "delete it") if _records_file().exists() else {}
 
 

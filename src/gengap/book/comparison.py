@@ -1,14 +1,13 @@
 """Two runs of a chapter side by side: the tables in which they differ."""
 
 import re
-from collections.abc import Iterable, Iterator
-from itertools import zip_longest
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
-from bs4 import BeautifulSoup, Tag
 from pandas import DataFrame
 
+from gengap.book.html_tables import table_of
 from gengap.errors import GengapError
 
 COLUMNS = ["section", "table", "cells", "differ", "first difference"]
@@ -61,34 +60,13 @@ def _tables(run: Path) -> Iterator[tuple[str, tuple[str, Table]]]:
 
 
 def _cells(html: str) -> Table:
-    """The cells of an HTML table by their labels, which spanning heads give to each they span."""
-    rows = BeautifulSoup(html, "html.parser").find("table").find_all("tr")
-    heads = [_spread(row) for row in rows if not row.find("td")]
-    names = [" ".join(filter(None, parts)) for parts in zip_longest(*heads, fillvalue="")]
-    found, above = {}, []
-    for row in rows:
-        labels, values = _texts(row.find_all("th")), _texts(row.find_all("td"))
-        if values:
-            # Of labels in several columns a row repeats only those that change.
-            above = above[: max(0, len(above) - len(labels))] + labels
-            row_label = " ".join(above)
-            named = zip(names[-len(values) :], values, strict=True)
-            found |= {(row_label, name): value for name, value in named}
-    return found
-
-
-def _spread(head: Tag) -> list[str]:
-    """The texts of a row of the table's head, each as often as the columns that it spans."""
-    parts = head.find_all("th")
-    return [
-        text
-        for part, text in zip(parts, _texts(parts), strict=True)
-        for _ in range(int(part.get("colspan", 1)))
-    ]
-
-
-def _texts(parts: Iterable[Tag]) -> list[str]:
-    return [part.get_text(strip=True) for part in parts]
+    """The cells of an HTML table by their labels."""
+    head, rows, labels = table_of(html)
+    return {
+        (" ".join(filter(None, row[:labels])), name): value
+        for row in rows
+        for name, value in zip(head[labels:], row[labels:], strict=True)
+    }
 
 
 def _told(label: tuple[str, str], one: Table, other: Table) -> str:

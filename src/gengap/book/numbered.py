@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from bs4 import BeautifulSoup
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.osutil import relative_uri
+
+from gengap.book.html_tables import table_of
 
 CSV = "text/csv"
 
@@ -95,7 +96,8 @@ def as_csv(table: nodes.Element) -> str:
     if isinstance(table, nodes.table):
         rows = [[e.astext() for e in row.findall(nodes.entry)] for row in table.findall(nodes.row)]
     else:
-        rows = _cells(table.astext())
+        head, rows, _ = table_of(table.astext())
+        rows = [head, *rows] if head else rows
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
@@ -114,26 +116,6 @@ def link(app: Sphinx, page: str, label: str, data: str) -> nodes.raw:
 
 def _is_output(node: nodes.container) -> bool:
     return "cell_output" in node["classes"] and "cell_metadata" in node.parent.attributes
-
-
-def _cells(html: str) -> list[list[str]]:
-    """Rows of an HTML table; lines of heads, such as those of pandas, become one."""
-    found: dict[tuple[int, int], str] = {}
-    table = BeautifulSoup(html, "html.parser").find("table")
-    lines = table.find_all("tr")
-    for line, row in enumerate(lines):
-        column = 0
-        for cell in row.find_all(["th", "td"]):
-            while (line, column) in found:  # of a cell above that spans rows
-                column += 1
-            across, down = (int(cell.get(side, 1)) for side in ("colspan", "rowspan"))
-            covered = [(line + y, column + x) for y in range(down) for x in range(across)]
-            found |= dict.fromkeys(covered, " ".join(cell.get_text().split()))
-    columns = range(1 + max(column for _, column in found))
-    rows = [[found.get((line, column), "") for column in columns] for line in range(len(lines))]
-    heads = len(table.select("thead tr"))
-    head = [" ".join(dict.fromkeys(filter(None, parts))) for parts in zip(*rows[:heads])]
-    return [head, *rows[heads:]] if head else rows
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

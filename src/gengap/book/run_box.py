@@ -4,7 +4,6 @@ The section is made of the chapter's notebook when the page is rendered, and is 
 """
 
 import importlib.metadata
-import json
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +12,7 @@ import nbformat
 from papermill import inspect_notebook
 from sphinx.application import Sphinx
 
+from gengap.book.chapters import executions
 from gengap.folders import data, repository
 
 ABOUT_CODE = {"06-your-own-measure"}  # what it tells is code, which stays open
@@ -81,8 +81,7 @@ def meaning(name: str, told: str) -> str:
 
 def last_execution(name: str) -> str:
     """When the chapter was executed on this machine, and in what time."""
-    file = repository() / "_build" / "executions.json"
-    record = json.loads(file.read_text()).get(name) if file.exists() else None
+    record = executions().get(name)
     if record is None:
         return "**Last run.** Not on the machine that rendered this page; {doc}`../status`."
     return f"**Last run.** {record['finished']} UTC, in {record['seconds']:.0f} seconds."

@@ -18,7 +18,7 @@ SECONDS_OF_SILENCE = 30  # that a server may be silent
 
 @contextmanager
 def archive_of(address: str, folder: Path, *, unpacked: float = 0) -> Iterator[Path]:
-    """The file at an address, downloaded into a folder unless it is there, for one process alone.
+    """The file at an address, downloaded into a folder unless it is there; for who is `alone`.
 
     unpacked: how much room what is taken out of it needs, in sizes of the archive. What has come of
     an interrupted download is kept for the next time. The SHA-256 of the file is recorded in the
@@ -31,21 +31,25 @@ def archive_of(address: str, folder: Path, *, unpacked: float = 0) -> Iterator[P
     """
     file = folder / address.rpartition("/")[2]
     record = folders.cache() / "checksums" / f"{file.name}.sha256"
-    with alone(file.name):
-        if not file.exists():
-            _download(address, file, unpacked)
-        known = record.read_text().split() if record.exists() else []
-        checksum = _sha256(file) if known[1:] == [address] or not known else ""
-        if checksum and known and checksum != known[0]:
-            raise GengapError(
-                f"{file} is not what came first from {address}: its SHA-256 is {checksum}, not"
-                f" {known[0]}. Delete it and fetch again; if the authors have changed their"
-                f" archive, delete {record} too."
-            )
+    if not file.exists():
+        _download(address, file, unpacked)
+    if record.exists():
+        _check_against(record, file, address)
         yield file
-        if not known:
-            text = f"{checksum} {address}\n"
-            folders.write_atomically(record, lambda place: place.write_text(text))
+    else:
+        yield file
+        text = f"{_sha256(file)} {address}\n"
+        folders.write_atomically(record, lambda place: place.write_text(text))
+
+
+def _check_against(record: Path, file: Path, address: str) -> None:
+    first, origin = record.read_text().split()
+    if origin == address and (checksum := _sha256(file)) != first:
+        raise GengapError(
+            f"{file} is not what came first from {address}: its SHA-256 is {checksum}, not"
+            f" {first}. Delete it and fetch again; if the authors have changed their archive,"
+            f" delete {record} too."
+        )
 
 
 def alone(archive: str) -> FileLock:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from gengap import folders
 from gengap.collections import cnnzoo, demogen, pgdl, robust_measures
-from gengap.collections.downloads import archive_of, unfinished
+from gengap.collections.downloads import alone, archive_of, unfinished
 from gengap.errors import GengapError
 from gengap.formats.images import DATASETS, SPLITS, cached_folder
 from gengap.formats.places import read_json
@@ -53,7 +53,9 @@ def fetch_cnnzoo(
     folder = Path(folder or folders.cache() / "cnnzoo")
     for dataset in _known(datasets, cnnzoo.DATASETS, "data set", "the Small CNN Zoo"):
         places = [folder / dataset / name for name in cnnzoo.FILES]
-        if not all(place.exists() for place in places):
+        with alone(f"{dataset}.tar.xz"):
+            if all(place.exists() for place in places):
+                continue
             with _unpacking(f"{address}{dataset}.tar.xz", keep_archive) as archive:
                 found = _unpack(archive, partial(_file_of_zoo, folder / dataset))
                 if lacking := sorted({*places} - found):
@@ -86,18 +88,18 @@ def fetch_demogen(
     """
     folder = Path(folder or folders.cache() / "demogen")
     families = _known(datasets, demogen.DEMOGEN.expected_families, "family", "DEMOGEN")
-    if all((folder / family).exists() for family in families):
-        return folder
-    with _unpacking(f"{address}demogen_models.tar.gz", keep_archive) as archive:
-        # Another process may have fetched some while this one waited.
+    with alone("demogen_models.tar.gz"):
         wanted = [family for family in families if not (folder / family).exists()]
-        _unpack(archive, partial(_file_of_demogen, folder, wanted))
-        places = {demogen.SPEC: folder / demogen.SPEC}
-        places |= {family: unfinished(folder / family) for family in wanted}
-        if lacking := [name for name, place in places.items() if not place.exists()]:
-            raise GengapError(f"{archive} is not DEMOGEN's: it lacks {', '.join(lacking)}.")
-        for family in wanted:
-            places[family].replace(folder / family)
+        if not wanted:
+            return folder
+        with _unpacking(f"{address}demogen_models.tar.gz", keep_archive) as archive:
+            _unpack(archive, partial(_file_of_demogen, folder, wanted))
+            places = {demogen.SPEC: folder / demogen.SPEC}
+            places |= {family: unfinished(folder / family) for family in wanted}
+            if lacking := [name for name, place in places.items() if not place.exists()]:
+                raise GengapError(f"{archive} is not DEMOGEN's: it lacks {', '.join(lacking)}.")
+            for family in wanted:
+                places[family].replace(folder / family)
     return folder
 
 
@@ -121,7 +123,7 @@ def fetch_pgdl(
     folder = Path(folder or folders.cache() / "pgdl")
     tasks = _known(datasets, pgdl.ARCHIVES, "task", "PGDL")
     for archive in dict.fromkeys(pgdl.ARCHIVES[task] for task in tasks):
-        with archive_of(f"{address}{archive}", folder) as file:
+        with alone(archive), archive_of(f"{address}{archive}", folder) as file:
             if not zipfile.is_zipfile(file):
                 raise GengapError(f"{file} is damaged or no zip file: delete it and fetch again.")
     return folder
@@ -166,7 +168,8 @@ def fetch_robust_measures(folder: Path | None = None, *, address: str = ROBUST) 
     Raises: GengapError for a failed download.
     """
     folder = Path(folder or folders.cache() / "robust-measures")
-    with archive_of(f"{address}{robust_measures.FILE}", folder):
+    file = robust_measures.FILE
+    with alone(file), archive_of(f"{address}{file}", folder):
         return folder
 
 

@@ -5,6 +5,7 @@ measures, and no weights: nitarshan/robust-generalization-measures (Apache 2.0),
 """
 
 import re
+from functools import cached_property
 from typing import NoReturn
 
 import numpy as np
@@ -74,7 +75,7 @@ class RobustMeasures(Collection):
         return (self.root / FILE,)
 
     def read_index(self) -> DataFrame:
-        rows = self._rows()
+        rows = self._rows
         found = DataFrame({"model_id": rows["model_id"], "family": rows["family"]})
         found = found.reindex(columns=COLUMNS).assign(gap=rows[GAP])
         if SIZE in rows:
@@ -86,7 +87,7 @@ class RobustMeasures(Collection):
         return found.join(settings).assign(hp_copy=copies.cumcount())
 
     def given_values(self) -> DataFrame:
-        rows = self._rows()
+        rows = self._rows
         names = [name for name in rows if name.startswith(MEASURE)]
         chosen = rows[rows["model_id"].isin(self.index()["model_id"])]
         wide = chosen.set_index("model_id")[names]
@@ -100,6 +101,7 @@ class RobustMeasures(Collection):
 
     read_sample = read_network
 
+    @cached_property
     def _rows(self) -> DataFrame:
         rows = read_csv_table(self.root / FILE)
         if lacking := [name for name in (DATASET, GAP, *MET) if name not in rows]:
