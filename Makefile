@@ -11,16 +11,17 @@ PAGES := _config.yml _toc.yml $(shell find book -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install book test lint clean
+.PHONY: help install book test rehearsal lint clean
 
 help:
 	@echo 'gengap: predicting generalization, a compendium of reproduced results'
 	@echo
-	@echo '  make book     install, execute every chapter that is out of date, render the HTML'
-	@echo '  make test     unit, golden and notebook tests'
-	@echo '  make lint     style, types and who imports whom'
-	@echo '  make install  only the environment, in .venv (PYTHON=... names the interpreter)'
-	@echo '  make clean    delete _build: the rendered book and the record of what was executed'
+	@echo '  make book       install, execute every chapter that is out of date, render the HTML'
+	@echo '  make test       unit, golden and notebook tests'
+	@echo '  make rehearsal  every chapter on archives in the published layouts, from a local server'
+	@echo '  make lint       style, types and who imports whom'
+	@echo '  make install    only the environment, in .venv (PYTHON=... names the interpreter)'
+	@echo '  make clean      delete _build: the rendered book and the record of what was executed'
 	@echo
 	@echo 'Then: .venv/bin/gengap --help'
 
@@ -32,7 +33,11 @@ book: _build/rendered
 # One session, a worker of one thread a core, each notebook whole in one worker, in the order of
 # testpaths: chapters take minutes, and must not be what a last worker begins with.
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --ignore=tests/archives
+
+# A test of its own: it executes all chapters once more. Its workers share no archives.
+rehearsal: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/archives --numprocesses auto --dist load
 
 lint: .venv/installed
 	$(BIN)/ruff check src tests

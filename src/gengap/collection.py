@@ -14,7 +14,7 @@ from pandas import DataFrame, Series
 from torch import Tensor, nn
 
 from gengap import folders
-from gengap.errors import GengapError, NotAvailable, nearest
+from gengap.errors import GengapError, NotAvailable, nearest, reason_of
 from gengap.model import RecordedModel, no_trajectory
 
 # Public name -> where its class is; a class is imported only when its collection is opened.
@@ -124,9 +124,9 @@ class Collection:
         except GengapError:
             raise
         except Exception as error:  # whatever damaged files make of a reader
-            said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise GengapError(
-                f"{what} of {self.name} cannot be read ({said}); check the files under {self.root}"
+                f"{what} of {self.name} cannot be read ({reason_of(error)});"
+                f" check the files under {self.root}"
             ) from error
 
     @cached_property
@@ -214,6 +214,16 @@ def embedded_collections() -> list[str]:
         f"no collection is embedded in {folders.data() / 'replicas'}; set GENGAP_DATA to a folder"
         " that has replicas/, or name a collection and give its --root"
     )
+
+
+def last_epoch(index: DataFrame) -> DataFrame:
+    """Of each family the rows of its last epoch, in their order; all where none is recorded.
+
+    A network without such a row, because it diverged or was cut short, is left out, as Unterthiner
+    et al. leave out what is not finite: an earlier epoch does not stand for it.
+    """
+    last = index.groupby("family")["epoch"].transform("max")
+    return index[(index["epoch"] == last) | last.isna()].reset_index(drop=True)
 
 
 def open_collection(

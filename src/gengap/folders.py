@@ -8,7 +8,7 @@ from typing import BinaryIO
 import pandas as pd
 import platformdirs
 
-from gengap.errors import GengapError
+from gengap.errors import GengapError, reason_of
 
 
 def repository() -> Path:
@@ -44,7 +44,7 @@ def read_table(file: Path | BinaryIO, name: str | None = None) -> pd.DataFrame:
     try:
         return pd.read_parquet(file)
     except Exception as error:  # damaged bytes raise many kinds
-        said = " ".join(str(error).split())[:300]
         raise GengapError(
-            f"the table {name or file} cannot be read ({said}); delete it or fetch it again"
+            f"the table {name or file} cannot be read ({reason_of(error)});"
+            " delete it or fetch it again"
         ) from error

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gengap.collection import Collection
-from gengap.evaluation.tasks import gap_of, last_epoch
+from gengap.collection import Collection, last_epoch
+from gengap.evaluation.tasks import gap_of
 from gengap.folders import repository
 from gengap.measures import MEASURES
 from gengap.measures.margin_signatures import OUTPUT, STATISTICS

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from gengap.collections.cnnzoo import last_checkpoints
+from gengap.collection import last_epoch
 from gengap.evaluation.baselines import hyperparameters_alone
 from gengap.evaluation.judgement import judged
 from gengap.evaluation.reliability import reliability_table
@@ -74,7 +74,7 @@ def of_index():
     epochs = [
         one.assign(model_id=one["model_id"] + f"-{at}", epoch=at) for at in range(CHECKPOINTS)
     ]
-    last = last_checkpoints(pd.concat(epochs, ignore_index=True))
+    last = last_epoch(pd.concat(epochs, ignore_index=True))
     reliability_table(last)
 
 

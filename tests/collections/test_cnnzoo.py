@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import gengap
+from gengap.collection import last_epoch
 from gengap.collections import cnnzoo
 from gengap.collections.cnnzoo import LAYOUT, PARAMETERS, weight_statistics
 
@@ -149,7 +150,7 @@ def test_a_written_zoo_is_read_back(zoo_root, weights):
     assert list(index["model_id"]) == [f"mnist/{row}" for row in range(5)]
     assert list(index["hp_activation"]) == ["relu"] * 3 + ["tanh"] * 2
     np.testing.assert_array_equal(zoo.weights(index.iloc[[4, 1]]), weights[[4, 1]])
-    last = cnnzoo.last_checkpoints(index)
+    last = last_epoch(index)
     assert list(last["model_id"]) == ["mnist/2", "mnist/4"]
 
 
@@ -170,7 +171,7 @@ def test_the_real_metrics_table_is_read(tmp_path, reference, zoo_root):
     np.save(folder / "weights.npy", np.zeros((25, PARAMETERS), np.float32))
     index = gengap.open_collection("cnnzoo", root=zoo_root).index()
     assert len(index) == 25
-    last = cnnzoo.last_checkpoints(index)
+    last = last_epoch(index)
     assert set(last["epoch"]) == {86}
     # The table ends within a network, and begins within one: the first has its last epoch.
     assert len(last) == metrics["config.learning_rate"].nunique() - 1
@@ -188,7 +189,7 @@ def test_an_early_epoch_does_not_stand_for_a_network_that_diverged(zoo_root, wei
     edit_metrics(zoo_root, lambda table: table.assign(test_loss=[2.3, 0.4, np.nan, 2.3, 2.0]))
     with pytest.warns(UserWarning, match="1 of 5 rows"):
         zoo = gengap.open_collection("cnnzoo", root=zoo_root)
-        assert list(cnnzoo.last_checkpoints(zoo.index())["model_id"]) == ["mnist/4"]
+        assert list(last_epoch(zoo.index())["model_id"]) == ["mnist/4"]
     weights[4, 7] = np.inf
     np.save(zoo_root / "mnist" / "weights.npy", weights)
     index, finite = gengap.open_collection("cnnzoo", root=zoo_root).last_networks()

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import gengap
-from gengap.collections.cnnzoo import finite_rows, last_checkpoints
+from gengap.collection import last_epoch
+from gengap.collections.cnnzoo import finite_rows
 from gengap.formats.images import embedded_images, load_images, network_inputs
 
 FAMILIES = ("mnist", "fashion_mnist", "cifar10")
@@ -40,7 +41,7 @@ def check(model, split, pixels, labels):
 
 
 def test_networks_span_chance_to_good(zoo):
-    last = last_checkpoints(zoo.index())
+    last = last_epoch(zoo.index())
     for family, best in {"fashion_mnist": 0.8, "mnist": 0.95, "cifar10": 0.4}.items():
         accuracies = last[last["family"] == family]["test_accuracy"]
         assert accuracies.min() <= 0.11 and accuracies.max() >= best

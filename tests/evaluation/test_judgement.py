@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from gengap import GengapError
+from gengap.collection import last_epoch
 from gengap.evaluation import baselines as baselines_module
 from gengap.evaluation import judgement
 from gengap.evaluation.baselines import (
@@ -26,7 +27,7 @@ from gengap.evaluation.regression import FOLDS, cross_validated_r2, r2
 from gengap.evaluation.reliability import RELIABLE
 from gengap.evaluation.samples import Sample
 from gengap.evaluation.scores import CRITERIA, cmi, sign_errors
-from gengap.evaluation.tasks import PAIRS, hyperparameters, last_epoch, official_task, task_of
+from gengap.evaluation.tasks import PAIRS, hyperparameters, official_task, task_of
 
 FEW = {"samples": 20, "permutations": 99}
 NO_ENVIRONMENT = (

@@ -1,4 +1,4 @@
-"""The contract that each measure keeps, checked on each collection that is embedded."""
+"""The contract that each measure keeps, checked on the tiny collection and on one that is drawn."""
 
 import inspect
 import math
@@ -7,14 +7,24 @@ from functools import partial
 
 import pytest
 import torch
+from drawn import drawn
 
 import gengap
-from gengap.collection import open_collection
+from gengap.collection import COLLECTIONS, open_collection
 from gengap.measures import MEASURES
 
 TOLERANCE = 1e-4  # relative, between devices: what the docstring of gengap.measures promises
 
 every_measure = pytest.mark.parametrize("name", sorted(MEASURES))
+every_measure_somewhere = pytest.mark.parametrize(
+    ("name", "every_collection"),
+    [
+        (name, collection)
+        for name in sorted(MEASURES)
+        for collection in ["tiny", *drawn(name, COLLECTIONS)]
+    ],
+    indirect=["every_collection"],
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -46,15 +56,17 @@ def untouched_value(name: str, model: gengap.Model) -> float | str:
     return found
 
 
-def pairs(collection) -> list[tuple[str, str]]:
-    """A good and a middling model of each family: at chance, margins may be 0."""
+def pairs(name: str, collection) -> list[tuple[str, str]]:
+    """A good and a middling model of families drawn for a measure: at chance, margins may be 0."""
     ordered = collection.index().sort_values("train_accuracy").groupby("family")["model_id"]
-    return [(ids.iloc[-1], ids.iloc[len(ids) // 2]) for _, ids in ordered]
+    ids = dict(iter(ordered))
+    families = [ids[family] for family in drawn(name, ids)]
+    return [(family.iloc[-1], family.iloc[len(family) // 2]) for family in families]
 
 
-def models(collection) -> list[str]:
+def models(name: str, collection) -> list[str]:
     """The models of all pairs."""
-    return [model_id for pair in pairs(collection) for model_id in pair]
+    return [model_id for pair in pairs(name, collection) for model_id in pair]
 
 
 @every_measure
@@ -66,11 +78,11 @@ def test_a_measure_is_documented_with_its_source_and_its_constants_have_defaults
     assert all(constant.kind is constant.KEYWORD_ONLY for constant in constants)
 
 
-@every_measure
+@every_measure_somewhere
 def test_a_measure_is_a_finite_float_or_not_available_deterministic_and_leaves_models_untouched(
     name, every_collection
 ):
-    for good, middling in pairs(every_collection):
+    for good, middling in pairs(name, every_collection):
         untouched_value(name, every_collection.load(good))
         first = untouched_value(name, every_collection.load(middling))
         assert value(name, every_collection.load(middling)) == first
@@ -78,7 +90,7 @@ def test_a_measure_is_a_finite_float_or_not_available_deterministic_and_leaves_m
 
 @every_measure
 def test_rounding_in_float32_moves_a_measure_by_less_than_devices_may_differ(name, tiny):
-    for model_id in models(tiny.select("family == 'left'")):
+    for model_id in models(name, tiny.select("family == 'left'")):
         rounded = tiny.load(model_id)
         inputs, labels = rounded.sample
         double = tiny.load(model_id).network.double()
@@ -93,10 +105,10 @@ def test_rounding_in_float32_moves_a_measure_by_less_than_devices_may_differ(nam
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-@every_measure
+@every_measure_somewhere
 def test_cpu_and_gpu_agree(name, every_collection):
     on_gpu = open_collection(every_collection.name, device="cuda")
-    for model_id in models(every_collection):
+    for model_id in models(name, every_collection):
         expected = value(name, every_collection.load(model_id))
         if isinstance(expected, float):
             expected = pytest.approx(expected, rel=TOLERANCE)

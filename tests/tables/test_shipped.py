@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gengap.collection import COLLECTIONS, Collection, default_root, open_collection
-from gengap.evaluation.tasks import last_epoch
+from gengap.collection import COLLECTIONS, Collection, default_root, last_epoch, open_collection
 from gengap.measures import MEASURES
 from gengap.measures.margin_signatures import margin_signatures
 from gengap.measures.spectra import spectra_rows

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from gengap.book import every_score
 from gengap.book.front_page import findings
-from gengap.errors import GengapError
+from gengap.errors import GengapError, in_one_line
 from gengap.folders import cache, repository, write_atomically
 from gengap.formats.places import naming, read_json
 from gengap.tables import engine
@@ -241,7 +241,7 @@ def _execute(run: Run) -> tuple[float, list[str]]:
             cwd=run.folder,
         )
     except PapermillExecutionError as error:
-        reason = " ".join(f"{error.ename}: {error.evalue}".split())
+        reason = in_one_line(f"{error.ename}: {error.evalue}")
         message = f"chapter {run.source.stem} failed in code cell {error.exec_count}: {reason}"
         raise GengapError(message) from None
     except DeadKernelError:

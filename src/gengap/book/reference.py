@@ -8,10 +8,9 @@ import dataclasses
 import pandas as pd
 from pandas import DataFrame, Series
 
-from gengap.collection import Collection
+from gengap.collection import Collection, last_epoch
 from gengap.errors import NotAvailable
 from gengap.evaluation.reliability import reliability_table
-from gengap.evaluation.tasks import last_epoch
 from gengap.measures import MEASURES, Measure
 from gengap.model import Model, RecordedModel
 

@@ -46,9 +46,8 @@ def list_everything(
 
 def _collection_text(name: str, files: bool = False) -> str:
     """A collection's families; with their missing files, or those that are not here by name."""
-    from gengap.collection import open_collection
+    from gengap.collection import last_epoch, open_collection
     from gengap.evaluation.reliability import reliability_table
-    from gengap.evaluation.tasks import last_epoch
     from gengap.tables.store import table_file
 
     collection = open_collection(name)

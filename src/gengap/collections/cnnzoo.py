@@ -24,7 +24,7 @@ import torch
 from pandas import DataFrame, Series
 from torch import Tensor, nn
 
-from gengap.collection import Collection
+from gengap.collection import Collection, last_epoch
 from gengap.collections.cnnzoo_parts import Parts, header_in, part_files
 from gengap.errors import GengapError, NotAvailable
 from gengap.formats.csv_tables import read_columns
@@ -115,8 +115,8 @@ class SmallCNNZoo(Collection):
         return result
 
     def last_networks(self) -> tuple[DataFrame, np.ndarray]:
-        """The `last_checkpoints` whose weights are finite, and these weights, (N, 4970)."""
-        index = last_checkpoints(self.index())
+        """The networks at their last epoch whose weights are finite, with these, (N, 4970)."""
+        index = last_epoch(self.index())
         weights = self.weights(index)
         finite = finite_rows(weights)
         return index[finite].reset_index(drop=True), weights[finite]
@@ -168,16 +168,6 @@ class SmallCNNZoo(Collection):
     def _initial_rows(self) -> dict[tuple[str, str], int]:
         start = self.whole.index().query("epoch == 0")
         return dict(zip(zip(start["family"], start["run"]), start["row"]))
-
-
-def last_checkpoints(index: DataFrame) -> DataFrame:
-    """The rows of each family's last epoch, in the order of the index.
-
-    A network without such a row, because it diverged or was cut short, is left out, as the paper
-    leaves out what is not finite: an earlier epoch does not stand for it.
-    """
-    last = index.groupby("family")["epoch"].transform("max")
-    return index[index["epoch"] == last].reset_index(drop=True)
 
 
 def finite_rows(weights: np.ndarray) -> np.ndarray:

@@ -248,12 +248,6 @@ def gap_of(index: DataFrame) -> Series:
     return index["gap"] if "gap" in index else index["train_accuracy"] - index["test_accuracy"]
 
 
-def last_epoch(index: DataFrame) -> DataFrame:
-    """Of each family the rows of its last epoch; all where epochs are not recorded."""
-    last = index.groupby("family")["epoch"].transform("max")
-    return index[(index["epoch"] == last) | last.isna()].reset_index(drop=True)
-
-
 def hyperparameters(rows: DataFrame) -> DataFrame:
     """The columns `hp_*` that vary among the rows, without the number of a copy.
 

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from gengap import folders
-from gengap.errors import GengapError
+from gengap.errors import GengapError, reason_of
 from gengap.formats.keras_layers import ACTIVATIONS, LAYERS, Shape
-from gengap.formats.places import memory_for, reason_of, unpacked_size
+from gengap.formats.places import memory_for, unpacked_size
 
 # Arguments that change no output of a trained network.
 WITHOUT_EFFECT = re.compile(

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from gengap.errors import GengapError, NotAvailable
+from gengap.errors import GengapError, NotAvailable, reason_of
 
 Place = Path | zipfile.Path  # a folder or file, on disk or in a zip file
 FEW = 2**26  # bytes that any packed file may have
@@ -44,13 +44,6 @@ def naming(
         sentence = type(error) in (ValueError, KeyError) or getattr(error, "errno", None)
         said = "" if sentence else f", {wrong}"
         raise GengapError(f"{file} cannot be read{said} ({reason_of(error)}); {advice}") from error
-
-
-def reason_of(error: Exception) -> str:
-    """What was raised, in one line that can be printed."""
-    told = " ".join(str(error).split()).encode(errors="backslashreplace").decode()[:300]
-    kinds = {ValueError: "", KeyError: "it lacks "}
-    return kinds.get(type(error), f"{type(error).__name__}: ") + told
 
 
 def unpacked_size(packed: int) -> int:

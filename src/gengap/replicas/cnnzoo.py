@@ -14,13 +14,13 @@ import pandas as pd
 import torch
 from pandas import DataFrame
 
+from gengap.collection import last_epoch
 from gengap.collections.cnnzoo import (
     LAYOUT,
     METRICS,
     PARAMETERS,
     contents_of_zoo,
     finite_rows,
-    last_checkpoints,
 )
 from gengap.collections.cnnzoo_parts import networks_in, part_files, part_name
 from gengap.folders import write_atomically
@@ -296,7 +296,7 @@ def hallmarks(index: DataFrame) -> DataFrame:
         wanted_epochs = ", ".join(map(str, CHECKPOINTS))
         found = f"{', '.join(map(str, epochs))} ({whole} networks have as many)"
         rows.append((f"{family}: checkpoints", wanted_epochs, found, epochs == CHECKPOINTS))
-        last = last_checkpoints(inside)
+        last = last_epoch(inside)
         rows.append(
             (f"{family}: networks", f"{wanted} or more", str(len(last)), len(last) >= wanted)
         )
@@ -317,7 +317,7 @@ def _hallmark_of_ranges(index: DataFrame) -> tuple:
 
 
 def _hallmark_of_fractions(index: DataFrame) -> tuple:
-    shares = last_checkpoints(index)["hp_train_fraction"].value_counts(normalize=True).sort_index()
+    shares = last_epoch(index)["hp_train_fraction"].value_counts(normalize=True).sort_index()
     found = ", ".join(f"{fraction:g} ({share:.2f})" for fraction, share in shares.items())
     wanted = ", ".join(f"{fraction:g} ({share:g})" for fraction, share in TRAIN_FRACTIONS.items())
     met = list(shares.index) == list(TRAIN_FRACTIONS)

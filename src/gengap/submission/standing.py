@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from gengap.collection import Collection
+from gengap.collection import Collection, last_epoch
 from gengap.errors import GengapError
 from gengap.evaluation.baselines import BASELINE, BASELINES
 from gengap.evaluation.judgement import judged
 from gengap.evaluation.scores import CRITERIA
-from gengap.evaluation.tasks import last_epoch
 from gengap.tables.identity import versions_now
 from gengap.tables.store import default_store
 from gengap.tables.values import finished

@@ -14,9 +14,8 @@ from pandas import DataFrame, Series
 from tqdm import tqdm
 
 from gengap import folders
-from gengap.collection import COLLECTIONS, Collection
+from gengap.collection import COLLECTIONS, Collection, last_epoch
 from gengap.errors import GengapError
-from gengap.evaluation.tasks import last_epoch
 from gengap.formats.predictions import read_predictions
 from gengap.submission.measure_file import finite, name_of_file
 from gengap.submission.process import Job, computed

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gengap.collection import Collection
-from gengap.errors import GengapError, NotAvailable
+from gengap.errors import GengapError, NotAvailable, in_one_line
 from gengap.model import Model
 
 FAILED = "failed: "  # how the reason begins of what is not merely lacking
@@ -57,7 +57,7 @@ class Guard:
             with _process_as_before():
                 found = Answer(read(function(model)))
         except NotAvailable as lacking:
-            found = Answer(None, _printable(str(lacking)))
+            found = Answer(None, in_one_line(str(lacking)))
         except (Exception, SystemExit) as error:
             found = Answer(None, _what_stopped(error, file), failed=True)
         if self._model and (change := self._change(self._model)):
@@ -156,17 +156,12 @@ def _fingerprint(sample: tuple[Tensor, Tensor]) -> list[float]:
     ]
 
 
-def _printable(text: str) -> str:
-    """Text without what UTF-8 cannot say, halves of surrogates."""
-    return text.encode(errors="backslashreplace").decode()
-
-
 def _what_stopped(error: BaseException, file: str) -> str:
     """The error in one line, with the line of the file that it came from."""
     if isinstance(error, GengapError):  # a sentence of its own
-        return _printable(str(error))
+        return in_one_line(str(error))
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == file]
-    said = _printable(" ".join(str(error).split()))
+    said = in_one_line(str(error))
     place = f" ({file.rpartition('/')[2]} line {lines[-1]})" if lines else ""
     return f"{type(error).__name__}: {said}"[:LONGEST_NOTE] + place
