@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from drawn import drawn
 
 import gengap
 from gengap.collection import last_epoch
@@ -20,7 +21,7 @@ def zoo():
     return gengap.open_collection("cnnzoo")
 
 
-def drawn(index):
+def few(index):
     """A few models, some of them from checkpoints before the last."""
     return index.sample(min(CHECKED, len(index)), random_state=len(index))
 
@@ -53,22 +54,22 @@ def test_every_weight_of_the_replica_is_finite(zoo):
 
 def test_networks_reproduce_their_recorded_test_accuracy_on_the_embedded_images(zoo):
     fashion = zoo.select("family == 'fashion_mnist'")
-    for model_id in drawn(fashion.index())["model_id"]:
+    for model_id in few(fashion.index())["model_id"]:
         check(fashion.load(model_id), "test", *embedded_images("fashion_mnist", "test"))
 
 
 def test_networks_trained_on_a_tenth_reproduce_their_recorded_training_accuracy(zoo):
     fashion = zoo.select("family == 'fashion_mnist' and hp_train_fraction == 0.1")
-    for model_id in drawn(fashion.index())["model_id"]:
+    for model_id in few(fashion.index())["model_id"]:
         check(fashion.load(model_id), "train", *embedded_images("fashion_mnist", "train"))
 
 
 @pytest.mark.skipif(not os.environ.get("GENGAP_IMAGES"), reason="set GENGAP_IMAGES to check it")
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", drawn("zoo on all images", FAMILIES))
 def test_networks_reproduce_both_recorded_accuracies_on_all_images(zoo, family):
     selected = zoo.select(f"family == '{family}'")
     train, test = load_images(family, "train"), load_images(family, "test")
-    for model_id in drawn(selected.index())["model_id"]:
+    for model_id in few(selected.index())["model_id"]:
         model = selected.load(model_id)
         count = round(len(train[1]) * model.record["hp_train_fraction"])
         check(model, "train", train[0][:count], train[1][:count])
