@@ -66,6 +66,10 @@ class Collection:
         """Values that came in place of networks: by model_id, a column for each measure."""
         return None
 
+    def left_out(self) -> dict[str, list[str]]:
+        """What of networks' files no measure sees, in words, and of which networks (model ids)."""
+        return {}
+
     def read_trajectory(self, record: Series) -> DataFrame:
         """`epoch` and `train_loss` of the row's network, in order, up to the row's epoch."""
         return no_trajectory()

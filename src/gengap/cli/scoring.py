@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gengap.cli.options import Device, Query, Root
+from gengap.cli.tables import show_left_out
 from gengap.errors import GengapError
 
 if TYPE_CHECKING:
@@ -79,6 +80,9 @@ def score(
         raise GengapError(f"no score {by!r}; there are: {', '.join(CRITERIA)}")
     opened = _chosen(collections, root, device, query)
     rows = values_of_file(file, opened, limit=limit, workers=workers, retry=retry)
+    for collection in opened:
+        show_left_out(collection)
+        _show_earlier(collection)
     why = reasons(rows)
     if len(why):
         typer.echo(f"{why['models'].sum()} of {len(rows)} models have no value:")
@@ -128,6 +132,18 @@ def score_predictions(
     typer.echo(f"{score:.12f} (x 100: {100 * score:.10f})")
     above = quantile(chance, 0.95)
     typer.echo(f"random measures: {chance.mean():.4f} on average, one in 20 above {above:.4f}")
+
+
+def _show_earlier(collection: "Collection") -> None:
+    """How many rows of its index are no network's last, and are not scored."""
+    from gengap.evaluation.tasks import last_epoch
+
+    index = collection.index()
+    if earlier := len(index) - len(last_epoch(index)):
+        typer.echo(
+            f"{earlier} of the {len(index)} models of {collection.name} are earlier epochs, and not"
+            " scored"
+        )
 
 
 def _chosen(

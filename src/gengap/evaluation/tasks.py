@@ -20,6 +20,7 @@ from pandas import DataFrame, Series
 from gengap.errors import GengapError
 from gengap.evaluation.regression import folds_of
 
+IS_LAST = "is_last"
 COPY = "hp_copy"  # tells networks apart that were trained alike
 PAIRS = 10  # fewer pairs of networks that differ in one hyper-parameter are not judged
 DRAWN = 10  # a hyper-parameter of more different numbers was drawn at random: grids have fewer
@@ -137,7 +138,8 @@ def task_of(rows: DataFrame, *, seed: int = 0) -> Task:
     Raises: GengapError if a gap is missing, or if the rows are of several families or epochs.
     """
     gap = _known_gaps(rows)
-    if "epoch" in rows and (epochs := rows["epoch"].nunique(dropna=False)) > 1:
+    several = "epoch" in rows and not rows.get(IS_LAST, Series(False)).all()
+    if several and (epochs := rows["epoch"].nunique(dropna=False)) > 1:
         raise GengapError(
             f"the rows of {rows['family'].iloc[0]} are of {epochs} epochs; judge networks at one,"
             " as `last_epoch(index)` chooses them"
@@ -249,7 +251,13 @@ def gap_of(index: DataFrame) -> Series:
 
 
 def last_epoch(index: DataFrame) -> DataFrame:
-    """Of each family the rows of its last epoch; all where epochs are not recorded."""
+    """Of each family the rows of its last epoch; all where epochs are not recorded.
+
+    Where a column `is_last` (bool) says which row is its network's last, those: networks that were
+    stopped early end at epochs of their own.
+    """
+    if IS_LAST in index:
+        return index[index[IS_LAST]].reset_index(drop=True)
     last = index.groupby("family")["epoch"].transform("max")
     return index[(index["epoch"] == last) | last.isna()].reset_index(drop=True)
 
