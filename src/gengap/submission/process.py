@@ -173,13 +173,10 @@ def _work(pipe: Connection, job: Job) -> None:
         _send(pipe, {"error": str(error)})
         return
     _send(pipe, {"measure": name})
-    process = os.getpid()
     with contextlib.suppress(EOFError):
         while True:
             task = json.loads(pipe.recv_bytes())
             row = row_of(function, collections[task[0]], task[1], job.file)
-            if os.getpid() != process:
-                os._exit(0)  # the measure forked: its child has no task and no say
             _send(pipe, {"task": task, **row})
 
 
