@@ -210,6 +210,28 @@ def test_the_names_of_families_and_files_stay_as_they_are_written(tmp_path):
     assert list(found["family"]) == ["1", "01", "größe $\\foo$", "all"]
 
 
+def test_networks_without_an_accuracy_are_not_scored_and_without_any_nothing_is(
+    tmp_path, data_folder
+):
+    from typer.testing import CliRunner
+
+    from gengap.cli import app
+
+    for place in range(3):
+        torch.save(STATE, tmp_path / f"{place}.pt")
+    describe(tmp_path, {"0.pt": (0.9, 0.8), "1.pt": (math.nan, 0.8), "2.pt": (0.9, math.nan)})
+    (tmp_path / "own.predict").write_text(json.dumps({"0.pt": 1.0}))
+    score = ["score", str(tmp_path / "own.predict"), "-c", "folder", "--root", str(tmp_path)]
+    result = CliRunner().invoke(app, score)
+    assert "2 of the 3 models of folder lack an accuracy, and are not scored" in result.stdout
+    assert (
+        result.exit_code == 0 and "(1 of 1 networks have a value; 20 are needed)" in result.stdout
+    )
+    describe(tmp_path, {f"{place}.pt": (0.9, math.nan) for place in range(3)})
+    result = CliRunner().invoke(app, score)
+    assert result.exit_code == 1 and "has both accuracies" in result.output
+
+
 @pytest.mark.parametrize("written", ["a.pt", "./a.pt", ".\\a.pt", "below/../a.pt", "{root}/a.pt"])
 def test_a_file_is_found_however_its_path_is_written(tmp_path, written):
     torch.save(STATE, tmp_path / "a.pt")

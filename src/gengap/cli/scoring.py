@@ -158,5 +158,24 @@ def _chosen(
     opened = [open_collection(name, root, device) for name in dict.fromkeys(names)]
     chosen = [collection.select(query) for collection in opened] if query else opened
     if found := [collection for collection in chosen if len(collection.index())]:
-        return found
+        return [_with_gaps(collection) for collection in found]
     raise GengapError(f"no model of {', '.join(names)} fits; widen the query")
+
+
+def _with_gaps(collection: "Collection") -> "Collection":
+    """The collection without models that have no gap, of which it is told how many there are."""
+    from gengap.evaluation.tasks import gap_of
+
+    lacking = gap_of(collection.index()).isna()
+    if lacking.all():
+        raise GengapError(
+            f"no model of {collection.name} has both accuracies, and thus a gap: nothing is scored"
+        )
+    if lacking.any():
+        typer.echo(
+            f"{lacking.sum()} of the {len(lacking)} models of {collection.name} lack an accuracy,"
+            " and are not scored"
+        )
+        known = "train_accuracy == train_accuracy and test_accuracy == test_accuracy"  # not NaN
+        collection = collection.select(known)
+    return collection
