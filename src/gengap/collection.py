@@ -66,6 +66,10 @@ class Collection:
         """Values that came in place of networks: by model_id, a column for each measure."""
         return None
 
+    def left_out(self) -> dict[str, list[str]]:
+        """What of networks' files no measure sees, in words, and of which networks (model ids)."""
+        return {}
+
     def read_trajectory(self, record: Series) -> DataFrame:
         """`epoch` and `train_loss` of the row's network, in order, up to the row's epoch."""
         return no_trajectory()
@@ -220,8 +224,12 @@ def last_epoch(index: DataFrame) -> DataFrame:
     """Of each family the rows of its last epoch, in their order; all where none is recorded.
 
     A network without such a row, because it diverged or was cut short, is left out, as Unterthiner
-    et al. leave out what is not finite: an earlier epoch does not stand for it.
+    et al. leave out what is not finite: an earlier epoch does not stand for it. Where a column
+    `is_last` (bool) says which row is its network's last, those: networks that were stopped early
+    end at epochs of their own.
     """
+    if "is_last" in index:
+        return index[index["is_last"]].reset_index(drop=True)
     last = index.groupby("family")["epoch"].transform("max")
     return index[(index["epoch"] == last) | last.isna()].reset_index(drop=True)
 

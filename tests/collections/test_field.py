@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import safetensors.torch
+import torch
 
 import gengap
 from gengap import GengapError, NotAvailable
@@ -55,6 +57,45 @@ def test_shards_are_one_network_and_a_single_one_is_none():
         read_state_dict(FIELD / "networks" / "sharded" / "model-00001-of-00002.safetensors")
 
 
+WRITERS = {
+    "safetensors": safetensors.torch.save_file,
+    "bin": torch.save,
+}
+
+
+@pytest.fixture(params=WRITERS)
+def sharded(request, tmp_path):
+    """A network under nn.DataParallel in two shards, and the file that names them."""
+    state = read_state_dict(FIELD / "networks" / "gpt2_tied.pt")
+    names, ending = list(state), f"of-00002.{request.param}"
+    places = {}
+    for place, part in enumerate((names[:9], names[9:]), start=1):
+        file = tmp_path / f"model-0000{place}-{ending}"
+        WRITERS[request.param]({f"module.{name}": state[name].clone() for name in part}, file)
+        places |= {f"module.{name}": file.name for name in part}
+    index = tmp_path / f"model.{request.param}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return index
+
+
+def test_shards_of_every_format_are_the_network_in_one_file(sharded):
+    whole = read_state_dict(FIELD / "networks" / "gpt2_tied.pt")
+    found = read_state_dict(sharded)
+    assert list(found) == list(whole)
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+
+
+def test_a_shard_or_a_tensor_that_is_missing_is_named(sharded):
+    content = json.loads(sharded.read_text())
+    content["weight_map"]["nothing"] = next(iter(content["weight_map"].values()))
+    sharded.write_text(json.dumps(content))
+    with pytest.raises(GengapError, match="names 1 tensors that its shards lack, as 'nothing'"):
+        read_state_dict(sharded)
+    next(sharded.parent.glob("*00002-of*")).unlink()
+    with pytest.raises(GengapError, match="model-00002-of-00002.*is missing"):
+        read_state_dict(sharded)
+
+
 def test_a_value_is_of_the_index_of_shards_and_of_each_shard():
     record = {"model_id": "model.safetensors.index.json", "family": "all"}
     files = Folder(FIELD / "networks" / "sharded").weight_files(record)
@@ -85,6 +126,40 @@ def test_gates_of_an_lstm_are_matrices():
 def test_what_cannot_be_measured_is_refused_by_its_name(name, reason, kind):
     with pytest.raises(kind, match=reason):
         read_state_dict(FIELD / "networks" / name)
+
+
+F8 = torch.float8_e4m3fn
+REFUSED = {
+    "a.qweight is int32: quantized": {"a.qweight": torch.ones(2, 2, dtype=torch.int32)},
+    "a.bias is int8: quantized": {"a.bias": torch.ones(2, dtype=torch.int8)},
+    "a.weight is quantized, with its scale in a.weight_scale": {
+        "a.weight": torch.eye(2).to(F8),
+        "a.weight_scale": torch.ones(1),
+    },
+    "a.packed is packed, a quantized weight": {"a.packed": (torch.eye(2), None)},
+    "a.weights1 is complex64; measures are of real": {"a.weights1": torch.eye(2).cfloat()},
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_quantized_and_complex_weights_are_refused_though_others_could_be_measured(
+    tmp_path, reason
+):
+    torch.save(REFUSED[reason] | {"head.weight": torch.eye(2)}, tmp_path / "a.pt")
+    with pytest.raises(NotAvailable, match=reason):
+        read_state_dict(tmp_path / "a.pt")
+
+
+def test_numbers_of_one_byte_without_a_scale_are_weights(tmp_path):
+    torch.save({"a.weight": torch.tensor([[0.5, 3.0]]).to(F8)}, tmp_path / "a.pt")
+    assert read_state_dict(tmp_path / "a.pt")["a.weight"].tolist() == [[0.5, 3.0]]
+
+
+def test_a_checkpoint_of_two_networks_is_no_network(tmp_path):
+    parts = {"encoder": {"a.weight": torch.eye(2)}, "decoder": {"b.weight": torch.eye(2)}}
+    torch.save(parts | {"step": torch.tensor(3)}, tmp_path / "a.pt")
+    with pytest.raises(GengapError, match="no tensors of a network, only 'encoder', 'decoder'"):
+        read_state_dict(tmp_path / "a.pt")
 
 
 def test_a_flipped_bit_in_a_weight_is_seen():

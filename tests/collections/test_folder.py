@@ -1,5 +1,6 @@
 """A folder of networks of one's own: what its CSV file says, and state dicts of every kind."""
 
+import json
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 import gengap
 from gengap import GengapError, NotAvailable
 from gengap.collections.folder import Folder
+from gengap.evaluation.tasks import last_epoch, task_of
 from gengap.formats.weight_modules import weights_only_network
 from gengap.measures import MEASURES
 from gengap.measures.folding import folded, weight_matrices
@@ -43,6 +45,7 @@ FILES = {
         {"model": STATE, "optimizer": {"state": {0: {"step": torch.ones(1)}}}, "best": 0.9}, file
     ),
     "deeper.pt": lambda file: torch.save({"model": {"model_state_dict": STATE}}, file),
+    "described.pt": lambda file: torch.save({"model": {"depth": 2}, "weights": STATE}, file),
 }
 
 
@@ -144,6 +147,22 @@ def test_the_command_line_measures_a_folder(folder, data_folder):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "raw_parameter_norm" in result.stdout and "folder-" in result.stdout
+    assert "left out" not in result.stdout
+
+
+@pytest.mark.parametrize("command", [["measure", "folder", "-m", "raw_parameter_norm"], ["score"]])
+def test_what_no_measure_sees_is_told_once_for_each_network(tmp_path, data_folder, command):
+    from typer.testing import CliRunner
+
+    from gengap.cli import app
+
+    for place in range(3):
+        torch.save(STATE | {"mask": torch.ones(2, 2)} if place else STATE, tmp_path / f"{place}.pt")
+    describe(tmp_path, {f"{place}.pt": (0.9, 0.8) for place in range(3)})
+    (tmp_path / "own.predict").write_text(json.dumps({f"{place}.pt": 1.0 for place in range(3)}))
+    own = [str(tmp_path / "own.predict"), "-c", "folder"] if command == ["score"] else []
+    result = CliRunner().invoke(app, [*command, *own, "--root", str(tmp_path)])
+    assert result.stdout.count("left out: mask (no weights) of 1.pt, 2.pt\n") == 1, result.output
 
 
 def test_without_a_root_the_collection_says_to_give_one(data_folder):
@@ -181,6 +200,65 @@ def test_without_a_family_all_are_compared(tmp_path):
     assert zoo.families().to_dict("records") == [{"family": "all", "models": 1, "missing": []}]
 
 
+def test_the_names_of_families_and_files_stay_as_they_are_written(tmp_path):
+    rows = {"1.pt": ("1",), "2.pt": ("01",), "3.pt": ("größe $\\foo$",), "4.pt": ("",)}
+    text = "".join(f"{name},0.9,0.8,{family}\n" for name, [family] in rows.items())
+    (tmp_path / "a.csv").write_text(f"file,train_accuracy,test_accuracy,Family\n{text}")
+    for name in rows:
+        torch.save(STATE, tmp_path / name)
+    found = Folder(tmp_path).index()
+    assert list(found["family"]) == ["1", "01", "größe $\\foo$", "all"]
+
+
+def test_networks_without_an_accuracy_are_not_scored_and_without_any_nothing_is(
+    tmp_path, data_folder
+):
+    from typer.testing import CliRunner
+
+    from gengap.cli import app
+
+    for place in range(3):
+        torch.save(STATE, tmp_path / f"{place}.pt")
+    describe(tmp_path, {"0.pt": (0.9, 0.8), "1.pt": (math.nan, 0.8), "2.pt": (0.9, math.nan)})
+    (tmp_path / "own.predict").write_text(json.dumps({"0.pt": 1.0}))
+    score = ["score", str(tmp_path / "own.predict"), "-c", "folder", "--root", str(tmp_path)]
+    result = CliRunner().invoke(app, score)
+    assert "2 of the 3 models of folder lack an accuracy, and are not scored" in result.stdout
+    assert (
+        result.exit_code == 0 and "(1 of 1 networks have a value; 20 are needed)" in result.stdout
+    )
+    describe(tmp_path, {f"{place}.pt": (0.9, math.nan) for place in range(3)})
+    result = CliRunner().invoke(app, score)
+    assert result.exit_code == 1 and "has both accuracies" in result.output
+
+
+@pytest.mark.parametrize("written", ["a.pt", "./a.pt", ".\\a.pt", "below/../a.pt", "{root}/a.pt"])
+def test_a_file_is_found_however_its_path_is_written(tmp_path, written):
+    torch.save(STATE, tmp_path / "a.pt")
+    describe(tmp_path, {written.replace("{root}", str(tmp_path)): (0.9, 0.8)})
+    assert list(Folder(tmp_path).index()["model_id"]) == ["a.pt"]
+
+
+def test_networks_that_stopped_early_are_judged_at_their_own_last_epoch(tmp_path):
+    epochs = {
+        "wide/epoch=4-step=90.ckpt": 4,
+        "wide/epoch=09-step=190.ckpt": 9,
+        "narrow/ckpt_3.pt": 3,
+        "n9.pt": 9,
+        "n7.pt": 7,
+    }
+    (tmp_path / "wide").mkdir()
+    (tmp_path / "narrow").mkdir()
+    for name in epochs:
+        torch.save(STATE, tmp_path / name)
+    describe(tmp_path, dict.fromkeys(epochs, (0.9, 0.8)), epoch=[*epochs.values()], lr=0.1)
+    index = Folder(tmp_path).index()
+    assert list(last_epoch(index)["model_id"]) == [*epochs][1:]
+    assert task_of(last_epoch(index)).models == tuple([*epochs][1:])
+    with pytest.raises(GengapError, match="are of 4 epochs"):
+        task_of(index)
+
+
 def test_a_csv_file_of_excel_is_read(tmp_path):
     torch.save(STATE, tmp_path / "a.pt")
     text = "\ufefffile,train_accuracy,test_accuracy\r\na.pt,0.9,0.8\r\n"
@@ -212,7 +290,7 @@ def test_bad_files_are_rows_with_their_reasons_and_the_others_have_values(tmp_pa
 MISTAKES = {
     "has none where one CSV": {},
     "has a.csv, b.csv where": {"a.csv": "", "b.csv": ""},
-    "is no CSV file": {"a.csv": ""},
+    "a.csv: it is empty": {"a.csv": ""},
     "lacks the columns test_accuracy; it has file, train_accuracy": {
         "a.csv": "file,train_accuracy\na.pt,0.9\n"
     },
@@ -230,12 +308,26 @@ MISTAKES = {
         "a.csv": "file,train_accuracy,test_accuracy\na.pt,0.9,0.9\na.pt,0.9,0.8\n"
     },
     "a row without a file": {"a.csv": "file,train_accuracy,test_accuracy\n,0.9,0.9\n"},
+    "train_accuracy inf; write": {"a.csv": "file,train_accuracy,test_accuracy\na.pt,inf,0.9\n"},
+    "has 0 train_images; write a whole number": {
+        "a.csv": "file,train_accuracy,test_accuracy,train_images\na.pt,1,0.9,0\n"
+    },
+    "the columns lr and HP_LR, which are one hyper-parameter": {
+        "a.csv": "file,train_accuracy,test_accuracy,lr,HP_LR\na.pt,1,0.9,0,1\n"
+    },
+    "has the column gap, which gengap makes itself": {
+        "a.csv": "file,train_accuracy,test_accuracy,gap\na.pt,1,0.9,0.1\n"
+    },
+    "names 'below', which is no file of weights": {
+        "a.csv": "file,train_accuracy,test_accuracy\na.pt,1,1\nbelow,1,0.9\n"
+    },
 }
 
 
 @pytest.mark.parametrize("sentence", MISTAKES)
 def test_a_mistake_in_the_csv_file_is_one_sentence(tmp_path, sentence):
     torch.save(STATE, tmp_path / "a.pt")
+    (tmp_path / "below").mkdir()
     for name, text in MISTAKES[sentence].items():
         (tmp_path / name).write_text(text)
     with pytest.raises(GengapError, match=sentence):

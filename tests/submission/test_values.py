@@ -3,8 +3,11 @@
 import json
 import os
 import re
+import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 import torch
 
@@ -220,6 +223,42 @@ def test_what_a_measure_writes_on_the_connection_is_no_answer(forged):
     worker.task, worker.given_at, worker.pipe = (0, "a"), 0.0, Answers(forged)
     told = worker.heard(ready=True)
     assert told["value"] is None and "wrote to the connection" in told["note"] and worker.dead
+
+
+HOLDING = """
+import ctypes, os, pathlib, subprocess
+import gengap
+
+@gengap.measure
+def holding(model):
+    child = subprocess.Popen(["sleep", "1000"])
+    pathlib.Path(__file__).with_name("pids").write_text(f"{os.getpid()} {child.pid} ")
+    ctypes.PyDLL(None).sleep(1000)  # without letting another thread run
+"""
+PARENT = """
+from gengap.submission.process import Job, computed
+
+if __name__ == "__main__":
+    job = Job(FILE, (("tiny_collection:TinyCollection", ROOT),), "cpu", 1)
+    list(computed(job, [(0, "left/0")], limit=1000, workers=1))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signal of a pipe")
+def test_a_measure_that_lets_no_thread_run_ends_with_the_parent_and_all_it_started(tiny, write):
+    file, pids = write(HOLDING), write("", "pids")
+    names = {"FILE": repr(str(file)), "ROOT": repr(str(tiny.root))}
+    script = write(re.sub("FILE|ROOT", lambda found: names[found[0]], PARENT), "parent.py")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen([sys.executable, script], env=environment)
+    while not pids.read_text().endswith(" "):
+        assert parent.poll() is None
+        time.sleep(0.05)
+    family = [psutil.Process(int(pid)) for pid in pids.read_text().split()]
+    parent.kill()
+    parent.wait(60)
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
 
 
 def test_an_interruption_loses_nothing_and_leaves_no_process(tiny, write, monkeypatch):

@@ -1,4 +1,6 @@
+import asyncio
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import random
@@ -6,6 +8,7 @@ import signal
 import sqlite3
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +138,102 @@ def test_what_a_measure_changes_reaches_no_other(tiny, counted):
     assert by_measure.loc["spoiling", "note"].str.startswith("failed: it changed the network").all()
     assert by_measure.loc["afterwards", "value"].tolist() == expected
     assert random.getstate() == state
+
+
+def set_hook(model):
+    model.network.register_forward_hook(lambda *_: torch.zeros(1))
+
+
+SPOILS = {
+    "": [
+        lambda model: os.environ.update(OMP_NUM_THREADS="7"),
+        lambda model: os.chdir("/"),
+        lambda model: warnings.simplefilter("error"),
+        lambda model: np.seterr(all="raise"),
+        lambda model: torch.set_default_device("meta"),
+        lambda model: torch.use_deterministic_algorithms(True),
+        lambda model: setattr(torch.nn.Linear, "forward", lambda self, inputs: inputs * 0),
+        lambda model: setattr(torch.nn.functional, "linear", lambda *_: torch.zeros(1)),
+        lambda model: setattr(torch, "svd", None),
+    ],
+    "failed: it changed the network's modules": [
+        set_hook,
+        lambda model: model.network.add_module("more", torch.nn.ReLU().eval()),
+        lambda model: setattr(model.network, "forward", len),
+    ],
+    "failed: it changed the model's record": [
+        lambda model: model.record.update({"train_accuracy": -1.0})
+    ],
+    "failed: CancelledError": [lambda model: (_ for _ in ()).throw(asyncio.CancelledError())],
+}
+
+
+@pytest.mark.parametrize(
+    "note, spoil", [(note, spoil) for note, spoils in SPOILS.items() for spoil in spoils]
+)
+def test_the_next_measure_finds_process_and_model_as_they_were(tiny, counted, note, spoil):
+    def seen(model):
+        forward = model.network(torch.ones(1, *model.sample[0].shape[1:])).sum().item()
+        return forward + model.record["train_accuracy"] + torch.linalg.norm(torch.ones(3)).item()
+
+    @gengap.measure
+    def before(model) -> float:
+        return seen(model)
+
+    @gengap.measure
+    def spoiling(model) -> float:
+        spoil(model)
+        return 0.5
+
+    @gengap.measure
+    def then(model) -> float:
+        assert np.geterr()["over"] == "warn" and os.environ.get("OMP_NUM_THREADS") == threads
+        assert os.getcwd() == folder and warnings.filters == filters
+        return seen(model)
+
+    threads, folder, filters = os.environ.get("OMP_NUM_THREADS"), os.getcwd(), warnings.filters[:]
+    rows = measure_table(tiny.select("hp_seed == 0"), ["before", "spoiling", "then"])
+    rows = rows.set_index("measure")
+    told = rows.loc["spoiling", "note"]
+    assert told.startswith(note) if note else told == ""
+    assert (
+        rows.loc["then", "note"] == "" and rows.loc["then", "value"] == rows.loc["before", "value"]
+    )
+
+
+def test_what_the_model_kept_of_a_changed_process_is_forgotten(tiny, counted):
+    @gengap.measure
+    def before(model) -> float:
+        return float(MEASURES["inverse_margin"](dataclasses.replace(model)))
+
+    @gengap.measure
+    def patching(model) -> float:
+        torch.nn.Linear.forward = lambda self, inputs: inputs[:, :3] * 7
+        return model.logits.sum().item()
+
+    @gengap.measure
+    def then(model) -> float:
+        return float(MEASURES["inverse_margin"](model))
+
+    rows = measure_table(tiny, ["before", "patching", "then"]).pivot(
+        index="model_id", columns="measure", values="value"
+    )
+    assert rows["before"].notna().any()
+    assert np.array_equal(rows["before"], rows["then"], equal_nan=True)
+
+
+def test_a_measure_that_forks_computes_each_value_once(tiny, counted, tmp_path):
+    @gengap.measure
+    def forking(model) -> float:
+        os.fork()
+        with open(tmp_path / "calls", "a") as file:
+            file.write(f"{os.getpid()}\n")
+        return 1.0
+
+    rows = measure_table(tiny.select("hp_seed == 0"), ["forking", "counted"])
+    assert rows["value"].notna().all() and len(counted) == 1
+    written = (tmp_path / "calls").read_text().split()
+    assert len(written) == 2 and written.count(str(os.getpid())) == 1
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gengap.cli.options import Device, Query, Root
+from gengap.cli.tables import show_left_out
 from gengap.errors import GengapError
 
 if TYPE_CHECKING:
@@ -79,6 +80,9 @@ def score(
         raise GengapError(f"no score {by!r}; there are: {', '.join(CRITERIA)}")
     opened = _chosen(collections, root, device, query)
     rows = values_of_file(file, opened, limit=limit, workers=workers, retry=retry)
+    for collection in opened:
+        show_left_out(collection)
+        _show_earlier(collection)
     why = reasons(rows)
     if len(why):
         typer.echo(f"{why['models'].sum()} of {len(rows)} models have no value:")
@@ -130,6 +134,18 @@ def score_predictions(
     typer.echo(f"random measures: {chance.mean():.4f} on average, one in 20 above {above:.4f}")
 
 
+def _show_earlier(collection: "Collection") -> None:
+    """How many rows of its index are no network's last, and are not scored."""
+    from gengap.collection import last_epoch
+
+    index = collection.index()
+    if earlier := len(index) - len(last_epoch(index)):
+        typer.echo(
+            f"{earlier} of the {len(index)} models of {collection.name} are earlier epochs, and not"
+            " scored"
+        )
+
+
 def _chosen(
     names: list[str] | None, root: Path | None, device: str, query: str | None
 ) -> list["Collection"]:
@@ -142,5 +158,24 @@ def _chosen(
     opened = [open_collection(name, root, device) for name in dict.fromkeys(names)]
     chosen = [collection.select(query) for collection in opened] if query else opened
     if found := [collection for collection in chosen if len(collection.index())]:
-        return found
+        return [_with_gaps(collection) for collection in found]
     raise GengapError(f"no model of {', '.join(names)} fits; widen the query")
+
+
+def _with_gaps(collection: "Collection") -> "Collection":
+    """The collection without models that have no gap, of which it is told how many there are."""
+    from gengap.evaluation.tasks import gap_of
+
+    lacking = gap_of(collection.index()).isna()
+    if lacking.all():
+        raise GengapError(
+            f"no model of {collection.name} has both accuracies, and thus a gap: nothing is scored"
+        )
+    if lacking.any():
+        typer.echo(
+            f"{lacking.sum()} of the {len(lacking)} models of {collection.name} lack an accuracy,"
+            " and are not scored"
+        )
+        known = "train_accuracy == train_accuracy and test_accuracy == test_accuracy"  # not NaN
+        collection = collection.select(known)
+    return collection

@@ -102,6 +102,7 @@ def measure(
         if rows is None:
             continue
         _show(rows, chosen)
+        show_left_out(chosen)
         _write(rows, csv)
         failed.append(rows[rows["note"].str.startswith(FAILED)])
     _end_with(failed)
@@ -153,6 +154,7 @@ def details(
     if rows is None:
         return
     typer.echo(f"{len(rows)} rows of {rows['model_id'].nunique()} models")
+    show_left_out(chosen)
     _write(rows, csv)
     if table_file(opened, detail).exists():
         typer.echo(f"table: {table_file(opened, detail)}")
@@ -206,6 +208,12 @@ def _show(rows: "DataFrame", collection: "Collection") -> None:
     typer.echo(correlations.to_string(index=False, na_rep="-", float_format="{:.4g}".format))
     typer.echo(_reasons(rows), nl=False)
     typer.echo(f"table: {table_file(collection)}")
+
+
+def show_left_out(collection: "Collection") -> None:
+    """A line for each kind of thing in networks' files that no measure sees."""
+    for remark, models in collection.left_out().items():
+        typer.echo(f"left out: {remark} of {', '.join(models)}")
 
 
 def _end_with(failed: "list[DataFrame]") -> None:

@@ -7,9 +7,16 @@ itself and has a row for each: `file` (its path from the folder), `train_accurac
 all are), `epoch`, `train_loss` and `test_loss` (nats), `train_images` and `test_images` (how many
 the accuracies were taken over; `train_images` are those that a network was trained on, which
 measures that bound the gap ask for). Each other column is a hyper-parameter.
+
+Networks may end at different epochs, as by early stopping. Files of one family and the same
+hyper-parameters whose names differ in what CHECKPOINT finds alone, as `epoch_10`, are one network,
+which is judged at its last epoch: where those of a family differ, `is_last` says which they are.
 """
 
+import contextlib
 import math
+import os
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
@@ -29,14 +36,18 @@ from gengap.formats.state_dicts import (
     read_state_dict,
     reading,
 )
-from gengap.formats.weight_modules import weights_only_network
+from gengap.formats.weight_modules import left_out, weights_only_network
 
 SUFFIXES = (".pt", ".pth", ".pth.tar", ".ckpt", ".bin", ".safetensors", SHARDS)
 REQUIRED = ("file", *FRACTIONS)
 NUMBERS = (*FRACTIONS, "epoch", "train_loss", "test_loss", *IMAGE_COUNTS)
+TEXTS = ("file", "family")
+HYPER_PARAMETER = re.compile("^(hp_)?", re.IGNORECASE)
+# Epoch or step in the name of a file that is one of a run's: epoch=9-step=100.ckpt, ckpt-20.pt.
+CHECKPOINT = re.compile(r"(?<![a-z])(ep(och)?|e|step|ckpt|checkpoint)[=_-]?\d+", re.IGNORECASE)
 FAMILY = "all"  # of networks for which the CSV file names none
 # Columns of the tables that are made of an index: in the CSV file they would be taken for them.
-TAKEN = ("model_id", "collection", "measure", "value")
+TAKEN = ("model_id", "collection", "measure", "value", "gap")
 
 
 class Folder(Collection):
@@ -98,15 +109,24 @@ class Folder(Collection):
     def read_sample(self, record: Series) -> tuple[Tensor, Tensor]:
         raise NotAvailable(f"{self.name} has weights, but no training images")
 
+    def left_out(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for model_id in self._index["model_id"]:
+            with contextlib.suppress(GengapError):  # what cannot be read has a note in its row
+                for remark in left_out(read_state_dict(self.root / model_id)):
+                    found.setdefault(remark, []).append(model_id)
+        return found
+
 
 def path_in(name: str, root: Path, present: set[str], described_in: Path) -> str:
     """The path from the root, with /, of a file as a CSV file names it.
 
-    Absolute paths inside the root, ./ and the separators of Windows are understood.
+    Absolute paths inside the root, ./ and ../ and the separators of Windows are understood.
     A file of weights that is not there is one all the same: its values then say so.
     Raises: GengapError that says what is amiss: outside, of another kind or one shard.
     """
-    for path in (Path(name), Path(PureWindowsPath(name).as_posix())):
+    for written in (name, PureWindowsPath(name).as_posix()):
+        path = Path(os.path.normpath(written))
         inside = path.relative_to(root.resolve()) if path.is_relative_to(root.resolve()) else path
         inside = inside.relative_to(root) if inside.is_relative_to(root) else inside
         if inside.as_posix() in present:
@@ -118,7 +138,7 @@ def path_in(name: str, root: Path, present: set[str], described_in: Path) -> str
             f"{described_in} names {name!r}, one shard of several; name the file that lists them"
             f" all, which ends in {SHARDS}, instead"
         )
-    if (root / name).is_file():
+    if (root / name).exists():
         raise GengapError(
             f"{described_in} names {name!r}, which is no file of weights in {root}; they end in"
             f" {', '.join(SUFFIXES)} and lie in that folder or below it"
@@ -154,7 +174,7 @@ def is_state_dict(name: str) -> bool:
 
 def read_described(file: Path) -> DataFrame:
     """The CSV file with its numbers checked: accuracies are fractions."""
-    rows = read_csv_table(file)
+    rows = read_csv_table(file, text_in=TEXTS)
     ours = (*REQUIRED, *COLUMNS, *IMAGE_COUNTS, *TAKEN)
     known = {name: name.lower() for name in rows if name.lower() in ours}
     rows = rows.rename(columns=known)
@@ -165,22 +185,31 @@ def read_described(file: Path) -> DataFrame:
             f"{file} lacks the columns {', '.join(lacking)}; it has {', '.join(rows.columns)}"
         )
     check_columns(file, rows)
-    for name in rows.columns.intersection(["file", "family"]):
-        rows[name] = rows[name].map(str, na_action="ignore")
-    if rows["file"].isna().any():
+    if (rows["file"] == "").any():
         raise GengapError(f"{file} has a row without a file; name it, or take the row out")
     for column in rows.columns.intersection(NUMBERS):
         numbers = rows[column].isna().all() or pd.api.types.is_numeric_dtype(rows[column])
         if not numbers or pd.api.types.is_bool_dtype(rows[column]):
-            raise GengapError(f"{file}: not every {column} is a number; write 0.93, or nothing")
-        rows[column] = rows[column].astype(float)
-    for column in FRACTIONS:
-        if (rows[column] > 1).any():
             raise GengapError(
-                f"{file} has the {column} {rows[column].max():g}, in percent as it seems; write"
-                " fractions between 0 and 1"
+                f"{file}: not every {column} is a number; write one, as 0.5 or 20, or nothing"
             )
+        rows[column] = rows[column].astype(float)
+    check_numbers(file, rows)
     return rows
+
+
+def check_numbers(file: Path, rows: DataFrame) -> None:
+    """GengapError where accuracies are no fractions, or numbers of images no such numbers."""
+    for column in FRACTIONS:
+        if (most := rows[column].max()) > 1:
+            seen = ", in percent as it seems" if most <= 100 else ""
+            raise GengapError(
+                f"{file} has the {column} {most:g}{seen}; write fractions between 0 and 1"
+            )
+    for column in rows.columns.intersection(IMAGE_COUNTS):
+        given = rows[column].dropna()
+        if len(wrong := given[(given < 1) | (given % 1 != 0)]):
+            raise GengapError(f"{file} has {wrong.iloc[0]:g} {column}; write a whole number from 1")
 
 
 def check_columns(file: Path, rows: DataFrame) -> None:
@@ -190,12 +219,15 @@ def check_columns(file: Path, rows: DataFrame) -> None:
             f"{file} has the column {taken[0]}, which gengap makes itself; rename it, or take it"
             " out"
         )
-    bare = [name.removeprefix("hp_") for name in rows]
-    if twice := [name for name in rows if name.startswith("hp_") and bare.count(name[3:]) > 1]:
-        raise GengapError(
-            f"{file} has the columns {twice[0][3:]} and {twice[0]}, which are one hyper-parameter;"
-            " keep one"
-        )
+    names: dict[str, str] = {}
+    for name in rows:
+        bare = name.lower().removeprefix("hp_")
+        if bare in names:
+            raise GengapError(
+                f"{file} has the columns {names[bare]} and {name}, which are one hyper-parameter;"
+                " keep one"
+            )
+        names[bare] = name
 
 
 def index_of(described: DataFrame) -> DataFrame:
@@ -206,10 +238,16 @@ def index_of(described: DataFrame) -> DataFrame:
     index = DataFrame(known, index=described.index)
     for column in described.columns.intersection(columns[1:]):
         index[column] = described[column]
-    index["family"] = index["family"].fillna(FAMILY)
+    index["family"] = index["family"].replace("", FAMILY)
     hyper_parameters = described.drop(columns=["file", *columns], errors="ignore")
-    names = [f"hp_{column.removeprefix('hp_')}" for column in hyper_parameters]
-    return pd.concat([index[columns], hyper_parameters.set_axis(names, axis=1)], axis=1)
+    names = [HYPER_PARAMETER.sub("hp_", column) for column in hyper_parameters]
+    index = pd.concat([index[columns], hyper_parameters.set_axis(names, axis=1)], axis=1)
+    if (index.groupby("family")["epoch"].nunique(dropna=False) > 1).any():
+        run = index["model_id"].str.replace(CHECKPOINT, "", regex=True).rename("run")
+        networks = index.groupby([run, "family", *names], dropna=False, sort=False)
+        last = networks["epoch"].transform("max")
+        index["is_last"] = (index["epoch"] == last) | last.isna()
+    return index
 
 
 def others(names: list[str]) -> str:

@@ -137,7 +137,8 @@ def task_of(rows: DataFrame, *, seed: int = 0) -> Task:
     Raises: GengapError if a gap is missing, or if the rows are of several families or epochs.
     """
     gap = _known_gaps(rows)
-    if "epoch" in rows and (epochs := rows["epoch"].nunique(dropna=False)) > 1:
+    several = "epoch" in rows and not rows.get("is_last", Series(False)).all()
+    if several and (epochs := rows["epoch"].nunique(dropna=False)) > 1:
         raise GengapError(
             f"the rows of {rows['family'].iloc[0]} are of {epochs} epochs; judge networks at one,"
             " as `last_epoch(index)` chooses them"

@@ -1,13 +1,15 @@
 """Tables as people write them: CSV with whatever separator, encoding and spaces.
 
-The separator is the one of , ; and tab that the header has most of; with ; a comma in a number is
-the decimal point. Encodings are UTF-8 and, by its mark, UTF-16, as Excel writes them.
+The separator is the one of , ; and tab that the header has most of outside quotes; with ; and tab a
+comma in a number is the decimal point. Rows without a cell are left out, and columns without a
+name, as pandas writes numbers of rows. Encodings are UTF-8 and, by its mark, UTF-16, as Excel
+writes them.
 """
 
 import codecs
 import io
 import re
-from collections.abc import Container
+from collections.abc import Collection, Container
 from pathlib import Path
 
 import pandas as pd
@@ -19,19 +21,25 @@ from gengap.formats.places import naming
 SEPARATORS = (",", ";", "\t")
 LARGEST = 200_000_000  # bytes
 MOST_COLUMNS = 1_000  # each takes a millisecond
+UNNAMED = re.compile(r"(Unnamed: \d+)?")  # what pandas makes of a column without a name
 EMPTY = ("", "nan", "NaN")  # no words: "None" may be the value of a hyper-parameter
 DECIMAL_COMMA = re.compile(r"([+-]?\d*),(\d+(?:[eE][+-]?\d+)?)")
 TRUTH = {"true": True, "false": False}
 
 
-def read_csv_table(file: Path) -> DataFrame:
+def read_csv_table(file: Path, text_in: Collection[str] = ()) -> DataFrame:
     """The rows of a CSV file, columns of numbers or truth values as such, empty cells NaN.
+
+    text_in: columns, in small letters, whose cells stay as they are written.
 
     Raises: GengapError that names the file where it is no table, has a column twice or no row.
     """
-    with naming(file, "write it again", "it is no CSV file in UTF-8 or UTF-16"):
+    wrong = "it is no CSV file, in UTF-8 or UTF-16, whose rows have the cells of its header"
+    with naming(file, "write it again", wrong):
         text = decoded(file)
-        header = text.lstrip("\r\n").partition("\n")[0]
+        if not text.strip():
+            raise GengapError("it is empty; write a header, and a row for each network")
+        header = re.sub('"[^"]*"', "", text.lstrip("\r\n").partition("\n")[0])
         separator = max(SEPARATORS, key=header.count)
         if header.count(separator) >= MOST_COLUMNS:
             raise GengapError(f"it has more than {MOST_COLUMNS} columns, which is no table of ours")
@@ -39,15 +47,16 @@ def read_csv_table(file: Path) -> DataFrame:
             io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False
         )
     cells = cells.map(lambda cell: cell.strip() if isinstance(cell, str) else "")
+    cells = cells.loc[(cells != "").any(axis=1), [not UNNAMED.fullmatch(n) for n in cells.iloc[0]]]
     names = cells.iloc[0].tolist()
-    if repeated := [name for name in names if name and names.count(name) > 1]:
+    if repeated := [name for name in names if names.count(name) > 1]:
         raise GengapError(f"{file} has the column {repeated[0]!r} twice; keep one")
     rows = cells.iloc[1:].set_axis(names, axis=1).reset_index(drop=True)
     if rows.empty:
         raise GengapError(f"{file} has a header and no row below it; write a row for each network")
-    if separator == ";":
+    if separator != ",":
         rows = rows.map(lambda cell: DECIMAL_COMMA.sub(r"\1.\2", cell) if is_number(cell) else cell)
-    return rows.apply(typed)
+    return rows.apply(lambda column: column if column.name.lower() in text_in else typed(column))
 
 
 def decoded(file: Path) -> str:

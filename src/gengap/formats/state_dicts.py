@@ -108,11 +108,13 @@ def read_state_dict(file: Path | Member) -> dict[str, Tensor]:
         )
     else:
         tensors = read_one(file)
+    if all(name.startswith(PARALLEL) for name in tensors):
+        tensors = {name.removeprefix(PARALLEL): tensor for name, tensor in tensors.items()}
     return {name: tensors[name] for name in sorted(tensors, key=with_numbers)}
 
 
 def read_one(file: Path | Member) -> dict[str, Tensor]:
-    """The tensors of one file by name, as `read_state_dict` gives them."""
+    """The tensors of one file by their names in it, else as `read_state_dict` gives them."""
     if file.name.lower().endswith(SAFETENSORS):
         with reading(file):
             content = safetensors.torch.load(file.read_bytes())
@@ -122,8 +124,7 @@ def read_one(file: Path | Member) -> dict[str, Tensor]:
         tensors = tensors_in(content)
         size = len(file.read_bytes()) if isinstance(file, Member) else file.stat().st_size
         check_tensors(tensors, unpacked_size(size))
-        if all(name.startswith(PARALLEL) for name in tensors):
-            tensors = {name.removeprefix(PARALLEL): tensor for name, tensor in tensors.items()}
+        check_scales(tensors)
         return {name: as_float32(name, tensor) for name, tensor in tensors.items()}
 
 
@@ -136,8 +137,8 @@ def read_shards(file: Path) -> dict[str, Tensor]:
         tensors |= {name: found[name] for name in found if places.get(name) == shard}
     if lacking := sorted(places.keys() - tensors.keys()):
         raise GengapError(
-            f"{file} names {lacking[0]!r} and {len(lacking) - 1} others that its shards lack; get"
-            " all of them again"
+            f"{file} names {len(lacking)} tensors that its shards lack, as {lacking[0]!r}; get all"
+            " of them again"
         )
     return tensors
 
@@ -171,15 +172,32 @@ def tensors_in(content: object) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         raise GengapError(f"it holds a {type(content).__name__}, not a state dict; save one")
     for container in CONTAINERS:
-        if isinstance(content.get(container), Mapping):
-            return tensors_in(content[container])
+        if holds_tensors(inner := content.get(container)) or containers_in(inner):
+            return tensors_in(inner)
     tensors = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
-    if not tensors:
+    several = [name for name, inner in content.items() if holds_tensors(inner)]
+    if not tensors or (several and max(tensor.ndim for tensor in tensors.values()) < 2):
+        held = ", ".join(map(repr, [*content][:5])) or "nothing"
         raise GengapError(
-            f"it has no tensors, only {', '.join(map(repr, [*content][:5])) or 'nothing'};"
-            f" save a state dict, alone or under one of {', '.join(CONTAINERS)}"
+            f"it has no tensors of a network, only {held}; save a state dict, alone or under one of"
+            f" {', '.join(CONTAINERS)}"
         )
+    for name, packed in content.items():
+        if isinstance(packed, tuple) and any(isinstance(part, Tensor) for part in packed):
+            raise NotAvailable(f"{name} is packed, a quantized weight; save it dequantized")
     return tensors
+
+
+def holds_tensors(content: object) -> bool:
+    """Whether something is a mapping to tensors, or to tensors among others."""
+    values = content.values() if isinstance(content, Mapping) else ()
+    return any(isinstance(value, Tensor) for value in values)
+
+
+def containers_in(content: object) -> bool:
+    """Whether something is a mapping that may hold a state dict under one of CONTAINERS."""
+    inner = (content.get(name) for name in CONTAINERS) if isinstance(content, Mapping) else ()
+    return any(isinstance(value, Mapping) for value in inner)
 
 
 def check_tensors(tensors: Mapping[str, Tensor], most: int) -> None:
@@ -219,17 +237,33 @@ def as_float32(name: str, tensor: Tensor) -> Tensor:
         raise GengapError(
             f"{name} of shape {tuple(tensor.shape)} holds fewer numbers; save a copy of it"
         )
-    if tensor.is_complex():
+    if tensor.is_complex() and not name.endswith("freqs_cis"):  # positions, as LLaMA keeps them
         raise NotAvailable(f"{name} is {kind}; measures are of real weights")
-    if tensor.is_quantized or (is_weight(name) and not tensor.is_floating_point()):
+    if tensor.is_quantized or (is_weight(name, tensor) and not tensor.is_floating_point()):
         raise NotAvailable(
             f"{name} is {kind}: quantized weights without their scale; save them dequantized"
         )
-    return tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
+    try:
+        return tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
+    except NotImplementedError as unknown:
+        raise NotAvailable(f"{name} is {kind}, several numbers in a byte; save floats") from unknown
 
 
-def is_weight(name: str) -> bool:
-    return name.rpartition(".")[2].startswith("weight")
+def is_weight(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor is called a weight, or is the bias of a layer, and no mask."""
+    last = name.rpartition(".")[2]
+    return ("weight" in last or (last == "bias" and tensor.ndim < 2)) and "mask" not in last
+
+
+def check_scales(tensors: Mapping[str, Tensor]) -> None:
+    """NotAvailable for numbers of one byte that stand beside the scale they are to be taken by."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.element_size() == 1:
+            beside = [f"{name}_{end}" for end in ("scale", "scale_inv")]
+            if scale := next((other for other in beside if other in tensors), None):
+                raise NotAvailable(
+                    f"{name} is quantized, with its scale in {scale}; save it dequantized"
+                )
 
 
 def dense(tensor: Tensor) -> Tensor:

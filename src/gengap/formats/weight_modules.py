@@ -6,19 +6,21 @@ give their tensors and by shapes:
 | tensors of one module | layers |
 |---|---|
 | `weight` of 2 dimensions | dense (an embedding too: the file does not tell) |
-| `weight` of 3 to 5 dimensions | convolution, transposed if its bias fits the second axis alone |
+| `weight` of 3 to 5 dimensions | convolution, transposed where its bias does not fit another |
 | `weight_ih_l0`, `weight_hh_l0`, ... | a dense layer for each gate: LSTM 4, GRU 3, RNN 1 |
 | `in_proj_weight` | three dense layers: query, key and value of an attention |
+| `q_proj_weight`, `k_proj_weight`, `v_proj_weight` | the same three where their sizes differ |
 | `running_mean` and `running_var` | batch normalization |
 
-A weight that is written in parts counts as the weight which the network computes with: `weight_g`
-and `weight_v`, or `parametrizations.weight.original0` and `1` (weight_norm); `weight_orig` with
-`weight_u`, or `parametrizations.weight.original` with `0._u` (spectral_norm); `weight_orig` with
-`weight_mask` (pruning).
+A weight that is written in parts is first put together, by `gengap.formats.weight_parts`.
 
-A batch normalization is folded into the layer whose outputs it is taken to normalize: the layer
-beside it with its number (`bn2` after `conv2`, `bn` after `conv`), or in a sequence the one before
-it (`1` after `0`), if that has as many outputs. Else it stays a layer of its own.
+A batch normalization is folded into the layer whose outputs it is taken to normalize, with the
+epsilon 1e-5 that PyTorch gives it: the layer beside it with its number (`bn2` after `conv2`, `bn`
+after `conv`), or in a sequence the one right before it (`1` after `0`), if that has as many
+outputs. Else it stays a layer of its own. A convolution without a bias, right before one in a
+sequence, is transposed where its outputs fit no other way.
+
+The masks, positions and statistics of well-known networks are no weights: BUFFER has their names.
 """
 
 import hashlib
@@ -26,26 +28,28 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-import torch
 from torch import Tensor, nn
 
 from gengap.errors import GengapError, NotAvailable
+from gengap.formats.weight_parts import Tensors, effective
 
 # Names of tensors that are kept beside the weights and are none: statistics, masks, positions.
 BUFFER = re.compile(
-    r"(running_(mean|var)|num_batches_tracked|(\w+_)?masks?|masked_bias|position_ids"
-    r"|relative_position_index|relative_coords_table|inv_freq|weight_(u|v)|_u|_v)$"
+    r"(running_(mean|var)|num_batches_tracked|n_averaged|(\w+_)?masks?|masked_bias|tril|triu"
+    r"|position_ids|relative_position_index|relative_coords_table|pe|(\w+_)?inv_freq"
+    r"|freqs(_\w+)?|(cos|sin)(_cached)?|(pixel|image)_(mean|std)|anchors?|anchor_grid|queue"
+    r"|betas|(\w+_)?alphas_cumprod(_\w+)?|window|pos_weight|total_(ops|params)|weight_(u|v)"
+    r"|_u|_v)"
 )
 CONVOLUTIONS = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 TRANSPOSED = {3: nn.ConvTranspose1d, 4: nn.ConvTranspose2d, 5: nn.ConvTranspose3d}
 GATES = {4: "LSTM", 3: "GRU", 1: "RNN"}  # matrices of the hidden size in weight_hh
-RECURRENT = re.compile(r"weight_(ih|hh|hr)_l\d+(_reverse)?$")
-PARAMETRIZED = re.compile(r"(?:(.+)\.)?parametrizations\.(\w+)\.(.+)$")
+RECURRENT = re.compile(r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?$")
+PROJECTION = re.compile(r"[qkv]_proj_weight$")
 
+MOST_NAMED = 4  # tensors, in a remark
 MOST_PAIRS = 1_000_000  # of a batch normalization and a module beside it: seconds
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-
-Tensors = dict[str, Tensor]
 
 
 class Unknown(nn.Module):
@@ -56,7 +60,7 @@ def weights_only_network(state: Mapping[str, Tensor], why: str) -> nn.Sequential
     """Modules with the names and weights of a state dict, for measures that need only weights.
 
     The module's documentation says what becomes a layer. Other tensors are parameters, or buffers,
-    of a plain module; those of the network itself are under `network.`. How the modules are
+    of a plain module; those of the network itself are in a module `network`. How the modules are
     connected is not known: `why` is what NotAvailable says when one is called.
 
     Raises: NotAvailable where there is no layer; GengapError for weights written in parts that do
@@ -70,9 +74,11 @@ def weights_only_network(state: Mapping[str, Tensor], why: str) -> nn.Sequential
     before = layers_before(modules)
     for path in in_running_order(list(modules)[1:], before):
         parent, _, name = path.rpartition(".")
+        # Not by add_module, which refuses the names of a module's own methods.
+        children = modules[parent]._modules
         if isinstance(modules[path], nn.BatchNorm2d) and path not in before:
-            modules[parent].add_module(f"unknown before {name}", Unknown())
-        modules[parent].add_module(name, modules[path])
+            children[f"unknown before {name}"] = Unknown()
+        children[name] = modules[path]
 
     def refuse(*_):
         raise NotAvailable(why)
@@ -83,23 +89,45 @@ def weights_only_network(state: Mapping[str, Tensor], why: str) -> nn.Sequential
 
 
 def left_out(state: Mapping[str, Tensor]) -> list[str]:
-    """What of a state dict no measure sees, or sees once for two names: a remark for each kind."""
+    """What of a state dict measures do not see, or not all: a remark for each kind."""
     weights = effective(state)
     kept = once(weights)
-    tied = [name for name in weights if name not in kept]
-    buffers = [name for name in kept if is_buffer(name, kept[name])]
-    buffers = [name for name in buffers if not name.endswith(STATISTICS)]
-    empty = [name for name, tensor in kept.items() if not tensor.numel()]
-    remarks = {"no weights": buffers, "stored twice, counted once": tied, "empty": empty}
-    return [f"{', '.join(names)} ({why})" for why, names in remarks.items() if names]
+    remarks: dict[str, list[str]] = {
+        "stored twice, counted once": [n for n in weights if n not in kept]
+    }
+    for path, tensors in by_module(kept).items():
+        module = module_for(tensors)
+        for name, tensor in tensors.items():
+            if (why := unseen(name, tensor, module)) and name not in STATISTICS:
+                of_root = f"{path}." if f"{path}.{name}" in kept else ""
+                remarks.setdefault(why, []).append(of_root + name)
+    return [f"{some(names)} ({why})" for why, names in remarks.items() if names]
+
+
+def unseen(name: str, tensor: Tensor, module: nn.Module) -> str:
+    """Why measures of layers do not see a tensor of a module; empty where they do, or need not."""
+    if not tensor.numel():
+        return "empty"
+    if is_buffer(name, tensor):
+        return "no weights"
+    of_layer = is_layer(module) and name == "weight"
+    matrix = tensor.ndim > 1 and name in dict(module.named_parameters(recurse=False))
+    return "in no layer, among all parameters alone" if matrix and not of_layer else ""
+
+
+def some(names: list[str]) -> str:
+    """The names, of many the first."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def by_module(state: Mapping[str, Tensor]) -> dict[str, Tensors]:
     """Path of each module, parents before their children, to the tensors that are its own."""
     own: dict[str, Tensors] = {"": {}}
+    root = "itself" if any(key.startswith("network.") for key in state) else "network"
     for key, tensor in state.items():
         path, _, name = key.rpartition(".")
-        parts = path.split(".") if path else ["network"]
+        parts = path.split(".") if path else [root]
         for depth in range(1, len(parts) + 1):
             own.setdefault(".".join(parts[:depth]), {})
         own[".".join(parts)][name] = tensor
@@ -109,8 +137,9 @@ def by_module(state: Mapping[str, Tensor]) -> dict[str, Tensors]:
 def once(state: Mapping[str, Tensor]) -> Tensors:
     """The tensors without those that tie two names to one weight.
 
-    Tied are tensors that share their memory, as a .pt file keeps them, and matrices that are equal
-    throughout and not constant, as they come from formats that write each name.
+    Tied are tensors that share their memory, as a .pt file keeps them, and weights that are equal
+    throughout and not constant, as they come from formats that write each name. Equal statistics
+    are no weights: two normalizations of one input have them.
     """
     kept: Tensors = {}
     memory: set[tuple] = set()
@@ -119,7 +148,11 @@ def once(state: Mapping[str, Tensor]) -> Tensors:
         place = (tensor.data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
         if tensor.numel() and place in memory:
             continue
-        if tensor.ndim > 1 and tensor.numel() and bool((tensor != tensor.flatten()[0]).any()):
+        if (
+            tensor.numel()
+            and not is_buffer(name, tensor)
+            and bool((tensor != tensor.flatten()[:1]).any())
+        ):
             numbers = (tensor + 0).cpu().contiguous().numpy()  # -0.0 is 0.0
             content = tensor.shape, tensor.dtype, hashlib.sha256(numbers).digest()
             if content in contents:
@@ -128,72 +161,6 @@ def once(state: Mapping[str, Tensor]) -> Tensors:
         memory.add(place)
         kept[name] = tensor
     return kept
-
-
-# Weights in parts
-
-
-def effective(state: Mapping[str, Tensor]) -> Tensors:
-    """The state dict with each weight that is written in parts as the one that is computed with."""
-    parts: dict[str, Tensors] = defaultdict(dict)
-    whole: Tensors = {}
-    for name, tensor in state.items():
-        place = part_of(name, state)
-        if place is None:
-            whole[name] = tensor
-        else:
-            weight, part = place
-            whole.setdefault(weight, tensor)  # keeps the weight's place among the others
-            parts[weight][part] = tensor
-    return whole | {weight: joined(weight, of_it) for weight, of_it in parts.items()}
-
-
-def part_of(name: str, state: Mapping[str, Tensor]) -> tuple[str, str] | None:
-    """Of which weight a tensor is a part, and which; None if it is whole."""
-    if found := PARAMETRIZED.match(name):
-        path, weight, part = found.groups()
-        return (f"{path}.{weight}" if path else weight), part
-    stem, _, part = name.rpartition("_")
-    is_part = part in ("g", "v") and {f"{stem}_g", f"{stem}_v"} <= state.keys()
-    is_part |= part in ("orig", "mask", "u", "v") and f"{stem}_orig" in state
-    return (stem, part) if is_part else None
-
-
-@torch.no_grad()
-def joined(weight: str, parts: Tensors) -> Tensor:
-    """The weight that its parts make."""
-    try:
-        match parts:
-            case {"g": size, "v": direction} | {"original0": size, "original1": direction}:
-                return size * direction / axes_norm(direction, size)
-            case {"orig": whole, "mask": mask}:
-                return whole * mask
-            case {"orig": whole, "u": left, "v": right} | {
-                "original": whole,
-                "0._u": left,
-                "0._v": right,
-            }:
-                return whole / largest_singular_value(whole, left, right)
-    except RuntimeError as error:
-        raise GengapError(f"the parts of {weight} do not fit together ({error})") from error
-    raise GengapError(
-        f"{weight} is written in the parts {', '.join(parts)}, which are none of weight_norm,"
-        " spectral_norm or pruning; save the network after removing the parametrization"
-    )
-
-
-def axes_norm(direction: Tensor, size: Tensor) -> Tensor:
-    """Norms of a tensor over the axes in which its sizes have length 1."""
-    axes = [axis for axis in range(direction.ndim) if size.ndim == 0 or size.shape[axis] == 1]
-    if not axes:
-        return direction.abs()
-    return torch.linalg.vector_norm(direction, dim=axes, keepdim=True)
-
-
-def largest_singular_value(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """As spectral_norm estimates it: u^T W v of the singular vectors that it keeps."""
-    axis = list(weight.shape).index(len(left)) if len(left) in weight.shape else 0
-    return left @ weight.movedim(axis, 0).flatten(1) @ right
 
 
 # Modules
@@ -206,30 +173,44 @@ def is_layer(module: nn.Module) -> bool:
 def is_buffer(name: str, tensor: Tensor) -> bool:
     """Whether a tensor is kept beside the weights: by its name, its type or an infinite number.
 
-    The mask of GPT-2, called `attn.bias`, is known by its shape (1, 1, n, n).
+    The mask of GPT-2, called `bias` of an attention, is known by its shape (1, 1, n, n).
     """
-    if not tensor.is_floating_point() or BUFFER.search(name.rpartition(".")[2]):
+    name = name.rpartition(".")[2]
+    if not tensor.is_floating_point() or BUFFER.fullmatch(name):
         return True
-    if name.endswith("attn.bias") and tensor.ndim == 4 and tensor.shape[:2] == (1, 1):
-        return True
+    if name == "bias" and tensor.ndim == 4 and tensor.shape == (1, 1, *tensor.shape[-1:] * 2):
+        return tensor.shape[-1] > 1
     infinite = tensor.ndim > 1 and bool(tensor.isneginf().any())
-    return infinite and not name.rpartition(".")[2].startswith(("weight", "bias"))
+    return infinite and not name.startswith(("weight", "bias"))
 
 
 def module_for(tensors: Mapping[str, Tensor]) -> nn.Module:
     """The module that has these tensors, named as in it; gates and projections are its children."""
-    module, rest = layer_for(tensors), dict(tensors)
-    for name in tensors:
+    tensors = upright(tensors)
+    module = layer_for(tensors)
+    for name, tensor in tensors.items():
+        # Not by register_parameter and the like, which refuse the names of a module's attributes.
         if matrices := split_of(name, tensors):
-            del rest[name]
             for part, matrix in matrices.items():
-                module.add_module(f"{name}_{part}", dense(matrix))
-    for name, tensor in rest.items():
-        if name in module._buffers or is_buffer(name, tensor):
-            module.register_buffer(name, tensor)
+                module._modules[f"{name}_{part}"] = dense(matrix)
+        elif name in module._buffers or is_buffer(name, tensor):
+            module._buffers[name] = tensor
         else:
-            module.register_parameter(name, nn.Parameter(tensor))
+            module._parameters[name] = nn.Parameter(tensor)
     return module
+
+
+def upright(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors, the matrix turned if the bias fits its columns alone, as in GPT-2: (in, out)."""
+    weight, bias = tensors.get("weight"), tensors.get("bias")
+    if weight is None or bias is None or (weight.ndim, bias.ndim) != (2, 1):
+        return tensors
+    outputs, inputs = weight.shape
+    return (
+        tensors
+        if len(bias) in (outputs, 0) or len(bias) != inputs
+        else {**tensors, "weight": weight.T}
+    )
 
 
 def layer_for(tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -247,10 +228,26 @@ def layer_for(tensors: Mapping[str, Tensor]) -> nn.Module:
         return nn.Linear(second, first, **kinds)
     if weight.ndim not in CONVOLUTIONS:
         return nn.Module()
-    size = tuple(weight.shape[2:])
-    if bias is not None and len(bias) != first and len(bias) == second:
-        return TRANSPOSED[weight.ndim](first, second, size, **kinds)
-    return CONVOLUTIONS[weight.ndim](second, first, size, **kinds)
+    if bias is not None and (groups := groups_of_transposed(weight, len(bias))):
+        return transposed(weight, groups, bias=True)
+    return CONVOLUTIONS[weight.ndim](second, first, tuple(size[:-2]), **kinds)
+
+
+def groups_of_transposed(weight: Tensor, outputs: int) -> int:
+    """In how many groups a kernel gives so many outputs if it is transposed alone; 0 if it cannot.
+
+    Where as many come of it as an ordinary kernel, (out, in / groups, ...), it is taken for one.
+    """
+    groups, left = divmod(outputs, weight.shape[1])
+    fits = outputs != len(weight) and groups and not left and len(weight) % groups == 0
+    return groups if fits else 0
+
+
+def transposed(weight: Tensor, groups: int, *, bias: bool) -> nn.Module:
+    """A transposed convolution for this kernel, its parameters not yet in it."""
+    inputs, of_group, *size = weight.shape
+    kind = TRANSPOSED[weight.ndim]
+    return kind(inputs, groups * of_group, tuple(size), groups=groups, bias=bias, device="meta")
 
 
 def dense(matrix: Tensor) -> nn.Linear:
@@ -262,14 +259,18 @@ def dense(matrix: Tensor) -> nn.Linear:
 def split_of(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The matrices that one tensor holds of several layers, by what tells them apart."""
     tensor = tensors[name]
+    if not tensor.numel():
+        return {}
+    if PROJECTION.match(name) and tensor.ndim == 2:
+        return {"matrix": tensor}
     if name == "in_proj_weight" and tensor.ndim == 2 and len(tensor) == 3 * tensor.shape[1]:
         return dict(zip(("query", "key", "value"), tensor.chunk(3)))
     if not RECURRENT.match(name) or tensor.ndim != 2:
         return {}
     if name.startswith("weight_hr"):
         return {"projection": tensor}
-    hidden = tensors.get(name.replace("_ih_", "_hh_"), tensor)
-    gates = len(hidden) // max(hidden.shape[1], 1)
+    hidden = tensors.get(name.replace("_ih", "_hh"), tensor)
+    gates = len(hidden) // hidden.shape[-1] if hidden.numel() else 0
     if gates not in GATES or len(tensor) % gates:
         gates = 4  # an LSTM with a projection, whose hidden size weight_hh does not tell
     return {f"gate_{place}": gate for place, gate in enumerate(tensor.chunk(gates))}
@@ -287,30 +288,38 @@ def layers_before(modules: Mapping[str, nn.Module]) -> dict[str, str]:
     norms = [path for path, module in modules.items() if isinstance(module, nn.BatchNorm2d)]
     if sum(len(children[path.rpartition(".")[0]]) for path in norms) > MOST_PAIRS:
         raise GengapError("more layers stand side by side with batch normalizations than are read")
-    for path, module in modules.items():
-        if not isinstance(module, nn.BatchNorm2d):
-            continue
-        fitting = [
-            other
-            for other in beside(path, children[path.rpartition(".")[0]])
-            if other not in taken and outputs_of(modules[other]) == module.num_features
-        ]
-        if fitting:
+    for path in norms:
+        features = modules[path].num_features
+        siblings = beside(path, children[path.rpartition(".")[0]])
+        free = [other for other in siblings if other not in taken]
+        if path.rpartition(".")[2].isdecimal():  # what comes right before it in a sequence is known
+            modules |= {other: turned(modules[other], features) for other in free}
+        if fitting := [other for other in free if outputs_of(modules[other]) == features]:
             found[path] = fitting[0]
             taken.add(fitting[0])
     return found
 
 
+def turned(layer: nn.Module, outputs: int) -> nn.Module:
+    """The layer, transposed if it is a convolution without bias that only so has these outputs."""
+    if not isinstance(layer, tuple(CONVOLUTIONS.values())) or layer.bias is not None:
+        return layer
+    groups = groups_of_transposed(layer.weight, outputs)
+    if not groups:
+        return layer
+    found = transposed(layer.weight, groups, bias=False)
+    found._parameters, found._modules = layer._parameters, layer._modules
+    return found
+
+
 def beside(path: str, modules: Iterable[str]) -> list[str]:
     """Modules of the same parent that a module may follow: those of its number, or in a sequence
-    the last before it."""
+    the one right before it."""
     parent, _, name = path.rpartition(".")
     siblings = [other for other in modules if other and other.rpartition(".")[0] == parent]
     names = {other: other.rpartition(".")[2] for other in siblings if other != path}
-    if name.isdecimal():
-        earlier = [other for other in names if names[other].isdecimal()]
-        earlier = [other for other in earlier if int(names[other]) < int(name)]
-        return sorted(earlier, key=lambda other: int(names[other]))[-1:]
+    if name.isdecimal():  # a number that is left out is of a layer without weights, as ReLU is
+        return [other for other in names if names[other] == str(int(name) - 1)]
     alike = [other for other in names if number(names[other]) == number(name)]
     return sorted(alike, key=lambda other: not names[other].startswith("conv"))
 
@@ -323,8 +332,7 @@ def number(name: str) -> str:
 def outputs_of(module: nn.Module) -> int:
     if not is_layer(module):
         return -1
-    axis = 1 if isinstance(module, nn.modules.conv._ConvTransposeNd) else 0
-    return module.weight.shape[axis]
+    return module.out_features if isinstance(module, nn.Linear) else module.out_channels
 
 
 def in_running_order(paths: list[str], before: Mapping[str, str]) -> list[str]:

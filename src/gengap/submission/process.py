@@ -157,7 +157,7 @@ def _cause(exit_code: int | None) -> str:
 def _work(pipe: Connection, job: Job) -> None:
     """The process: import the measure, then answer each model with a row."""
     os.setsid()  # its own group: away from Ctrl-C, and killed with all that it starts
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _end_with_parent()
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("1000")  # where memory runs out, Linux ends this process before any other
     sys.stdout.flush()
@@ -173,13 +173,10 @@ def _work(pipe: Connection, job: Job) -> None:
         _send(pipe, {"error": str(error)})
         return
     _send(pipe, {"measure": name})
-    process = os.getpid()
     with contextlib.suppress(EOFError):
         while True:
             task = json.loads(pipe.recv_bytes())
             row = row_of(function, collections[task[0]], task[1], job.file)
-            if os.getpid() != process:
-                os._exit(0)  # the measure forked: its child has no task and no say
             _send(pipe, {"task": task, **row})
 
 
@@ -206,5 +203,17 @@ def _send(pipe: Connection, message: dict[str, object] | Task) -> None:
 
 
 def _end_with_parent() -> None:
-    wait([multiprocessing.parent_process().sentinel])
+    """End this process, with all that it starts, when its parent ends, whatever it is at."""
+    import fcntl  # not on every system on which this module is imported
+
+    parent = multiprocessing.parent_process().sentinel  # a pipe, which hangs up then
+    if hasattr(fcntl, "F_SETSIG"):  # by Linux: no thread of ours runs while C code has the GIL
+        fcntl.fcntl(parent, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(parent, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(parent, fcntl.F_SETFL, fcntl.fcntl(parent, fcntl.F_GETFL) | os.O_ASYNC)
+    threading.Thread(target=_killed_after, args=(parent,), daemon=True).start()
+
+
+def _killed_after(parent: int) -> None:
+    wait([parent])
     os.killpg(0, signal.SIGKILL)

@@ -4,19 +4,18 @@ A measure is anybody's code: whatever it raises is an answer, and what it change
 """
 
 import dataclasses
-import random
+import os
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gengap.collection import Collection
 from gengap.errors import GengapError, NotAvailable, in_one_line
 from gengap.model import Model
+from gengap.tables.process import seeded_process
 
 FAILED = "failed: "  # how the reason begins of what is not merely lacking
 LONGEST_NOTE = 200  # characters of what was raised
@@ -39,9 +38,10 @@ class Answer(NamedTuple):
 class Guard:
     """A model of a collection, for measures that are called on it one after the other.
 
-    Each finds the model, the random generators (seeded with 0), PyTorch's default type, grad mode
-    and number of threads as the first one did: one that changes the network or the training sample
-    has no value, and the next gets the model loaded anew.
+    Each finds the model, the random generators (seeded with 0) and the process as the first one
+    did. One that changes the network, its record or the training sample has no value, and the next
+    gets the model loaded anew; so does the next after one that changed what `gengap.tables.process`
+    watches, since what the model has computed meanwhile may be of that.
     """
 
     def __init__(self, collection: Collection, model_id: str):
@@ -52,23 +52,30 @@ class Guard:
         self, function: Callable[[Model], object], read: Callable[[object], object], file: str
     ) -> Answer:
         """What `read` makes of the function's answer; a note names the line in the code's file."""
-        try:
-            model = self._loaded()
-            with _process_as_before():
-                found = Answer(read(function(model)))
-        except NotAvailable as lacking:
-            found = Answer(None, in_one_line(str(lacking)))
-        except (Exception, SystemExit) as error:
-            found = Answer(None, _what_stopped(error, file), failed=True)
-        if self._model and (change := self._change(self._model)):
-            self._model = None
+        own = os.getpid()
+        with seeded_process() as process:
+            try:
+                found = Answer(read(function(self._loaded())))
+            except KeyboardInterrupt:
+                raise
+            except NotAvailable as lacking:
+                found = Answer(None, in_one_line(str(lacking)))
+            except BaseException as error:  # SystemExit, and what libraries derive of it
+                found = Answer(None, _what_stopped(error, file), failed=True)
+        if os.getpid() != own:
+            os._exit(0)  # the measure forked: its child has no task and no say
+        change = self._change(self._model) if self._model else ""
+        if change:
             found = Answer(None, change, failed=True)
+        if change or process.changed:
+            self._model = None
         return found
 
     def _loaded(self) -> Model:
         if self._model is None:
             model = self._collection.load(self._model_id)
             self._before = _tensors(model.network)
+            self._modules, self._record = _modules(model.network), model.record.copy()
             self._read_sample = model.read_sample
             self._sample: list[float] | None = None  # as it was when first asked for
             self._model = dataclasses.replace(model, read_sample=self._recorded_sample)
@@ -83,33 +90,30 @@ class Guard:
         """What has changed in model or sample, or an empty text."""
         if change := _change(model.network, self._before):
             return change
+        if _modules(model.network) != self._modules:
+            return "it changed the network's modules; let it work on a copy.deepcopy of the network"
+        if not model.record.equals(self._record):
+            return "it changed the model's record; let it work on record.copy()"
         if self._sample and _fingerprint(model.sample) != self._sample:
             self._collection.forget_samples()
             return "it changed the training sample, which all models of a family share"
         return ""
 
 
-@contextmanager
-def _process_as_before() -> Iterator[None]:
-    dtype, threads, grad = (
-        torch.get_default_dtype(),
-        torch.get_num_threads(),
-        torch.is_grad_enabled(),
-    )
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            random.seed(0)
-            np.random.seed(0)
-            torch.manual_seed(0)
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(grad)
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
+def _modules(network: nn.Module) -> list[tuple]:
+    """What a network's modules are, and what they hold beside tensors: settings and hooks."""
+    return [
+        (name, type(module), {key: value for key, value in vars(module).items() if _plain(value)})
+        for name, module in network.named_modules()
+    ] + [(name, *map(len, _hooks(module))) for name, module in network.named_modules()]
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, (bool, int, float, str, tuple)) or callable(value)
+
+
+def _hooks(module: nn.Module) -> list[dict]:
+    return [value for key, value in vars(module).items() if key.endswith("_hooks")]
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:

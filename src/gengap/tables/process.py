@@ -1,0 +1,101 @@
+"""The state of this process that a measure may change, and that the next one finds as it was."""
+
+import os
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class Process:
+    """Whether something within `seeded_process` changed what it puts back."""
+
+    changed = False
+
+
+@contextmanager
+def seeded_process() -> Iterator[Process]:
+    """Within it, all random generators are seeded with 0; after it, the process is as before.
+
+    Put back are the generators of Python, NumPy and PyTorch; PyTorch's default type and device,
+    grad mode, deterministic mode, precision and number of threads; NumPy's handling of errors,
+    filters of warnings, the working directory and environment; and functions and methods of PyTorch
+    and NumPy that have been replaced since the first time.
+    """
+    process, before, variables = Process(), _settings(), dict(os.environ)
+    functions = _functions()
+    states = random.getstate(), np.random.get_state()
+    with (
+        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
+        warnings.catch_warnings(),
+        np.errstate(),
+    ):
+        try:
+            random.seed(0)
+            np.random.seed(0)
+            torch.manual_seed(0)
+            yield process
+        finally:
+            for (owner, name), function in functions.items():
+                if vars(owner).get(name) is not function:
+                    process.changed = True
+                    setattr(owner, name, function)
+            if _settings() != before or os.environ != variables:
+                process.changed = True
+                _put_back(before, variables)
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+def _settings() -> dict[str, object]:
+    return {
+        "dtype": torch.get_default_dtype(),
+        "device": torch.get_default_device(),
+        "grad": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "threads": torch.get_num_threads(),
+        "precision": torch.get_float32_matmul_precision(),
+        "errors": np.geterr(),
+        "folder": _folder(),
+    }
+
+
+def _folder() -> str:
+    """The working directory; empty where it has been deleted."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
+
+
+def _put_back(before: dict, variables: dict[str, str]) -> None:
+    torch.set_default_dtype(before["dtype"])
+    torch.set_default_device(None if before["device"].type == "cpu" else before["device"])
+    torch.set_grad_enabled(before["grad"])
+    torch.use_deterministic_algorithms(before["deterministic"])
+    torch.set_float32_matmul_precision(before["precision"])
+    if torch.get_num_threads() != before["threads"]:
+        torch.set_num_threads(before["threads"])
+    if before["folder"]:
+        os.chdir(before["folder"])
+    if os.environ != variables:
+        os.environ.clear()
+        os.environ.update(variables)
+
+
+@cache  # as they are when the first measure is called
+def _functions() -> dict[tuple[object, str], object]:
+    """Owner and name -> function, of what a measure may have replaced."""
+    layers = [kind for kind in vars(nn).values() if isinstance(kind, type)]
+    owners = [torch, torch.linalg, nn.functional, torch.Tensor, np, *dict.fromkeys(layers)]
+    return {
+        (owner, name): value
+        for owner in owners
+        for name, value in vars(owner).items()
+        if callable(value) and not name.startswith("__")
+    }
