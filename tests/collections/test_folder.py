@@ -12,8 +12,9 @@ from torch import nn
 
 import gengap
 from gengap import GengapError, NotAvailable
+from gengap.collection import last_epoch
 from gengap.collections.folder import Folder
-from gengap.evaluation.tasks import last_epoch, task_of
+from gengap.evaluation.tasks import task_of
 from gengap.formats.weight_modules import weights_only_network
 from gengap.measures import MEASURES
 from gengap.measures.folding import folded, weight_matrices
