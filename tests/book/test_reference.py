@@ -175,7 +175,9 @@ def test_what_a_measure_needs_is_tried(tiny):
 def test_the_overview_has_the_largest_cost_of_every_measure(tiny):
     costs = DataFrame({"measure": ["margin", "margin", "vpm"], "seconds": [1.0, 3.0, 2.0]})
     table = reference.overview(tiny.load("left/0"), costs)
-    assert list(table.columns) == ["group", "needs", "seconds"]
+    assert list(table.columns) == ["group", "needs", "images at most", "derivatives", "seconds"]
+    assert list(table.loc["fisher_rao", ["images at most", "derivatives"]]) == ["1,000", "yes"]
+    assert list(table.loc["vc_dimension", ["images at most", "derivatives"]]) == ["", ""]
     assert set(table.index) == set(MEASURES)
     assert table["seconds"].dropna().to_dict() == {"margin": 3.0, "vpm": 2.0}
     assert table.loc["mixup_margin", "group"] == "augmented margins"

@@ -12,7 +12,7 @@ from gengap.collection import Collection
 from gengap.errors import NotAvailable
 from gengap.evaluation.reliability import reliability_table
 from gengap.evaluation.tasks import last_epoch
-from gengap.measures import MEASURES, Measure
+from gengap.measures import MEASURES, Measure, work_of
 from gengap.model import Model, RecordedModel
 
 MANY = 8  # of more numbers the ends are shown, and how many there are
@@ -43,18 +43,25 @@ def needs(measure: Measure, model: Model) -> str:
 
 
 def overview(model: Model, costs: DataFrame) -> DataFrame:
-    """A row for each registered measure: group, needs (see there) and seconds.
+    """A row for each registered measure: group, needs (see there), declared work, and seconds.
 
     model: as for `needs`. costs: of `gengap.studies.pgdl.measure_costs`; a measure's seconds are
     the most that it took there.
     """
-    rows = [
-        (name, function.__module__.rpartition(".")[2].replace("_", " "), needs(function, model))
+    needed = {
+        name: (function.__module__.rpartition(".")[2].replace("_", " "), needs(function, model))
         for name, function in MEASURES.items()
         if function.__module__.startswith("gengap.measures.")
-    ]
-    table = DataFrame(rows, columns=["measure", "group", "needs"]).set_index("measure")
-    return table.assign(seconds=costs.groupby("measure")["seconds"].max())
+    }
+    table = DataFrame.from_dict(needed, orient="index", columns=["group", "needs"])
+    seconds = costs.groupby("measure")["seconds"].max()
+    return table.rename_axis("measure").join(declared_work()).assign(seconds=seconds)
+
+
+def declared_work() -> DataFrame:
+    """By measure, how many images pass through the network at most, and whether it differentiates."""
+    told = [(str(work_of(name)), "yes" * work_of(name).differentiates) for name in MEASURES]
+    return DataFrame(told, index=[*MEASURES], columns=["images at most", "derivatives"])
 
 
 def linked(table: DataFrame) -> str:
