@@ -8,6 +8,7 @@ import dataclasses
 import pandas as pd
 from pandas import DataFrame, Series
 
+from gengap import folders
 from gengap.collection import Collection
 from gengap.errors import NotAvailable
 from gengap.evaluation.reliability import reliability_table
@@ -42,11 +43,11 @@ def needs(measure: Measure, model: Model) -> str:
     return "weights" if _lacks(measure, weights_alone) == lacking else "initial weights"
 
 
-def overview(model: Model, costs: DataFrame) -> DataFrame:
-    """A row for each registered measure: group, needs (see there), declared work, and seconds.
+def overview(model: Model, costs: DataFrame, errors: DataFrame) -> DataFrame:
+    """A row for each registered measure: group, needs (see there), declared work, draws, seconds.
 
     model: as for `needs`. costs: of `gengap.studies.pgdl.measure_costs`; a measure's seconds are
-    the most that it took there.
+    the most that it took there. errors: `sampling_errors`; how well two draws agree is from there.
     """
     needed = {
         name: (function.__module__.rpartition(".")[2].replace("_", " "), needs(function, model))
@@ -55,7 +56,9 @@ def overview(model: Model, costs: DataFrame) -> DataFrame:
     }
     table = DataFrame.from_dict(needed, orient="index", columns=["group", "needs"])
     seconds = costs.groupby("measure")["seconds"].max()
-    return table.rename_axis("measure").join(declared_work()).assign(seconds=seconds)
+    table = table.rename_axis("measure").join(declared_work())
+    agreement = errors["rank_correlation"].rename("draws agree")
+    return table.join(agreement).assign(seconds=seconds)
 
 
 def declared_work() -> DataFrame:
@@ -64,11 +67,20 @@ def declared_work() -> DataFrame:
     return DataFrame(told, index=[*MEASURES], columns=["images at most", "derivatives"])
 
 
+def sampling_errors() -> DataFrame:
+    """By measure that draws images, how much the values of networks depend on which these are.
+
+    Columns networks, draws, rank_correlation (of the networks by two draws), spread (between draws
+    over that between networks) and others, as `tests/benchmarks/sampling_error.py` wrote them.
+    """
+    return pd.read_csv(folders.data() / "tables" / "sampling_error.csv", index_col="measure")
+
+
 def linked(table: DataFrame) -> str:
     """HTML of a table by measure, each name a link to its definition on the same page."""
     entries = {name: f"{MEASURES[name].__module__}.{name}" for name in table.index}
     links = {name: f'<a href="#{to}"><code>{name}</code></a>' for name, to in entries.items()}
-    return table.rename(index=links).to_html(escape=False, index_names=False)
+    return table.rename(index=links).to_html(escape=False, index_names=False, na_rep="")
 
 
 def family_table(collection: Collection) -> DataFrame:
