@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import gengap
 from gengap.cli import app
 from gengap.cli.chapters import joined_pairs
+from gengap.cli.tables import _work
 from gengap.collection import COLLECTIONS, default_root
 from gengap.evaluation.reliability import reliability_table
 from gengap.folders import repository
@@ -103,6 +104,22 @@ def test_list_tells_the_reliability_of_each_familys_gap(tiny, run, monkeypatch):
     told = run("list").stdout
     for family, known in table["reliability"].items():
         assert re.search(rf"{family} +4 +{known:.2f}\b", told)
+
+
+def test_list_tells_what_each_measure_asks_for(run):
+    lines = {
+        line.split()[0]: line.split()[1:] for line in run("list", "measures").stdout.splitlines()
+    }
+    assert set(MEASURES) < set(lines)
+    assert lines["fisher_rao"] == ["1,000", "yes"] and lines["inverse_margin"] == ["all"]
+    assert lines["path_norm"] == ["1"] and lines["parameter_count"] == []
+
+
+def test_a_plan_adds_what_measures_declare():
+    names = ["fisher_rao", "vpm", "davies_bouldin_mixup", "inverse_margin", "path_norm_over_margin"]
+    declared = "2,700 + 600 a class + the whole sample images a network at most"
+    assert _work(names) == f"{declared}; 1 measures differentiate"
+    assert _work(["parameter_count"]) == "no images a network at most; 0 measures differentiate"
 
 
 def test_list_tells_which_images_are_not_there(tiny, run, tmp_path, monkeypatch):
@@ -359,6 +376,7 @@ def test_a_plan_tells_what_is_missing_and_computes_three_models(tiny, run):
     assert lines[0] == "tiny: 5 models lack values"
     assert re.fullmatch(r"  time  about 0\.0\d core-hours, by three models .*", lines[1])
     assert lines[2] == "  disk  0.0 MB at most, for 2 measures"
+    assert lines[3] == "  work  1 images a network at most; 0 measures differentiate"
     assert run("measure", "tiny", "-m", "path_norm", "-m", "vc_dimension").exit_code == 0
     assert run(*plan).stdout == "tiny: nothing is missing\n"
     assert run("details", "tiny", "spectra", "--plan").stdout.startswith("tiny: 5 models lack")

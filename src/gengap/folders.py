@@ -1,7 +1,8 @@
 """Where the project's files lie."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,12 +40,25 @@ def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_table(file: Path | BinaryIO, name: str | None = None) -> pd.DataFrame:
-    """A parquet file; GengapError that names it where it cannot be read."""
+def read_table(
+    file: Path | BinaryIO, name: str | None = None, **which: list | None
+) -> pd.DataFrame:
+    """A parquet file; GengapError that names it where it cannot be read.
+
+    which: columns and filters, as pandas has them; of a file only these are read.
+    """
+    with reading(name or file):
+        return pd.read_parquet(file, **which)
+
+
+@contextmanager
+def reading(table: Path | BinaryIO | str) -> Iterator[None]:
+    """Within it, whatever a damaged parquet file raises is a GengapError with its name."""
     try:
-        return pd.read_parquet(file)
+        yield
+    except GengapError:
+        raise
     except Exception as error:  # damaged bytes raise many kinds
         raise GengapError(
-            f"the table {name or file} cannot be read ({reason_of(error)});"
-            " delete it or fetch it again"
+            f"the table {table} cannot be read ({reason_of(error)}); delete it or fetch it again"
         ) from error

@@ -22,7 +22,7 @@ from gengap.book import docstrings, reference
 from gengap.collection import COLLECTIONS
 from gengap.evaluation.scores import CRITERIA, pearson, sign_errors
 from gengap.folders import repository
-from gengap.measures import MEASURES
+from gengap.measures import MEASURES, work_of
 
 PAGES = ("notebooks/08-measures.ipynb", "notebooks/09-collections.ipynb", "book/api.md")
 SETTINGS = re.compile("add_module_names|autodoc_|default_role|napoleon_|nitpick_")
@@ -174,11 +174,24 @@ def test_what_a_measure_needs_is_tried(tiny):
 
 def test_the_overview_has_the_largest_cost_of_every_measure(tiny):
     costs = DataFrame({"measure": ["margin", "margin", "vpm"], "seconds": [1.0, 3.0, 2.0]})
-    table = reference.overview(tiny.load("left/0"), costs)
-    assert list(table.columns) == ["group", "needs", "seconds"]
+    errors = DataFrame({"rank_correlation": [0.9]}, index=["vpm"])
+    table = reference.overview(tiny.load("left/0"), costs, errors)
+    assert table["draws agree"].dropna().to_dict() == {"vpm": 0.9}
+    declared = ["images at most", "derivatives", "draws agree"]
+    assert list(table.columns) == ["group", "needs", *declared, "seconds"]
+    assert list(table.loc["fisher_rao", ["images at most", "derivatives"]]) == ["1,000", "yes"]
+    assert list(table.loc["vc_dimension", ["images at most", "derivatives"]]) == ["", ""]
     assert set(table.index) == set(MEASURES)
     assert table["seconds"].dropna().to_dict() == {"margin": 3.0, "vpm": 2.0}
     assert table.loc["mixup_margin", "group"] == "augmented margins"
+
+
+def test_the_error_of_sampling_is_known_of_every_measure_that_draws_images():
+    errors = reference.sampling_errors()
+    drawn = {name for name in MEASURES if str(work_of(name)) not in ("", "all", "1")}
+    assert set(errors.index) == drawn
+    assert errors["rank_correlation"].between(-1, 1).all() and (errors["spread"] >= 0).all()
+    assert (errors["networks"] >= 10).all() and (errors["draws"] >= 2).all()
 
 
 def test_a_table_links_each_measure_to_its_entry():

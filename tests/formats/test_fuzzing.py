@@ -68,7 +68,7 @@ settings.register_profile(
     deadline=None,  # seconds are looked at below, and only many of them: machines are busy
     suppress_health_check=list(HealthCheck),
 )
-SECONDS = 5  # of one file of some kilobytes
+SECONDS = 5  # of the processor, for one file of some kilobytes; other work may be on it
 MEGABYTES = 600  # by which the process may grow over all mutations of a format
 NUMBERS = (
     0,
@@ -523,7 +523,7 @@ def test_a_damaged_file_is_read_or_is_one_sentence(name, tmp_path_factory):
     @given(CHANGES)
     def try_one(changes):
         file.write_bytes(form.seal(mutated(form.content, changes)))
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             form.read(file)
             tried["read"] += 1
@@ -531,7 +531,7 @@ def test_a_damaged_file_is_read_or_is_one_sentence(name, tmp_path_factory):
             tried["refused"] += 1
             sentence = str(error)
             assert "\n" not in sentence and len(sentence) < 20_000 and sentence.encode()
-        assert time.perf_counter() - start < SECONDS
+        assert time.process_time() - start < SECONDS
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

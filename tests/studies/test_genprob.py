@@ -206,7 +206,10 @@ def test_without_kept_tables_everything_comes_from_the_weights(genprob, epochs, 
         for model_id in few.index()["model_id"]
     ]
     spectra = pd.concat(rows)
-    monkeypatch.setattr("gengap.studies.genprob.detail_table", lambda collection, detail: spectra)
+    monkeypatch.setattr(
+        "gengap.studies.genprob.detail_table",
+        lambda collection, detail, columns: spectra[["model_id", *columns]],
+    )
     found = epoch_table(few)
     assert len(found) == len(few.index())
     known = epochs.loc[found.index, "stable_quality"]

@@ -473,3 +473,10 @@ def test_importance_sums_to_one_and_finds_the_tensor_that_carries_accuracy(zoo):
     assert len(importance) == 2 * input_features(ALL_LAYER_STATISTICS, *zoo).shape[1]
     gains = importance.groupby(["layer", "tensor"])["gain"].sum() / 2
     assert gains["dense", "kernel"] > 0.8
+
+
+def test_where_no_tree_finds_a_split_no_feature_is_important(zoo, recwarn):
+    weights, index = zoo
+    importance = fitted("importances", weights, index.assign(test_accuracy=0.5), jobs=1)
+    assert set(importance["gain"]) == {0.0}
+    assert not [warning for warning in recwarn if warning.category is RuntimeWarning]

@@ -1,6 +1,7 @@
 """Details are computed once, survive a kill, and notice what has changed."""
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 import gengap
@@ -107,8 +108,8 @@ def test_details_and_values_lie_in_one_store_and_leave_each_other_alone(tiny):
     values = gengap.measure_table(tiny, "raw_parameter_norm")
     assert len(values) == 8
     pd.testing.assert_frame_equal(details.detail_table(tiny, "norms"), rows)
-    stored = rows_in(default_store(tiny), tiny.name)
-    assert stored["payload"].notna().sum() == 8 and len(stored) == 16
+    store = default_store(tiny)
+    assert len(rows_in(store, tiny.name)) == len(rows_in(store, tiny.name, "norms")) == 8
     table = pd.read_parquet(details.folders.data() / "tables" / "tiny.norms.parquet")
     assert {"record", "weights", "source"} < set(table) and len(table) == len(rows)
 
@@ -121,6 +122,38 @@ def test_a_table_that_was_deleted_is_written_again_without_computing(tiny):
     CALLS.clear()
     details.detail_table(tiny, "norms")
     assert file.read_bytes() == before and not CALLS
+
+
+def test_of_a_table_the_asked_columns_and_epochs_alone_are_read(tiny, monkeypatch):
+    tiny._index.loc[4:, "epoch"] = 2
+    everything = details.detail_table(tiny, "norms")
+    groups = pq.ParquetFile(details.table_file(tiny, "norms")).num_row_groups
+    read, asked = details.folders.read_table, []
+
+    def watched(file, *name, **which):
+        found = read(file, *name, **which)
+        asked.append((list(found.columns), set(found["model_id"])))
+        return found
+
+    monkeypatch.setattr(details.folders, "read_table", watched)
+    second = tiny.select("epoch == 2")
+    rows = details.detail_table(second, "norms", columns=["norm"])
+    expected = everything.tail(8)[["model_id", "norm"]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(rows, expected)
+    assert asked == [(["model_id", "norm"], set(second.index()["model_id"]))]
+    assert groups == 2 and len(CALLS) == 8
+
+
+def test_rows_of_an_epoch_join_those_of_another_and_stale_ones_go(tiny, monkeypatch):
+    tiny._index.loc[4:, "epoch"] = 2
+    details.detail_table(tiny.select("epoch == 2"), "norms")
+    details.detail_table(tiny.select("epoch == 1"), "norms")
+    file = details.table_file(tiny, "norms")
+    assert list(pd.read_parquet(file)["model_id"].unique()) == list(tiny.index()["model_id"])
+    changed = details.DETAILS | {"norms": f"{__name__}:other_norms"}
+    monkeypatch.setattr(details, "DETAILS", changed)
+    details.detail_table(tiny.select("epoch == 1"), "norms")
+    assert list(pd.read_parquet(file)["model_id"].unique()) == list(tiny.index()["model_id"][:4])
 
 
 def test_a_fresh_clone_takes_its_rows_from_the_table_and_writes_nothing(tiny):

@@ -8,10 +8,11 @@ import dataclasses
 import pandas as pd
 from pandas import DataFrame, Series
 
+from gengap import folders
 from gengap.collection import Collection, last_epoch
 from gengap.errors import NotAvailable
 from gengap.evaluation.reliability import reliability_table
-from gengap.measures import MEASURES, Measure
+from gengap.measures import MEASURES, Measure, work_of
 from gengap.model import Model, RecordedModel
 
 MANY = 8  # of more numbers the ends are shown, and how many there are
@@ -41,26 +42,44 @@ def needs(measure: Measure, model: Model) -> str:
     return "weights" if _lacks(measure, weights_alone) == lacking else "initial weights"
 
 
-def overview(model: Model, costs: DataFrame) -> DataFrame:
-    """A row for each registered measure: group, needs (see there) and seconds.
+def overview(model: Model, costs: DataFrame, errors: DataFrame) -> DataFrame:
+    """A row for each registered measure: group, needs (see there), declared work, draws, seconds.
 
     model: as for `needs`. costs: of `gengap.studies.pgdl.measure_costs`; a measure's seconds are
-    the most that it took there.
+    the most that it took there. errors: `sampling_errors`; how well two draws agree is from there.
     """
-    rows = [
-        (name, function.__module__.rpartition(".")[2].replace("_", " "), needs(function, model))
+    needed = {
+        name: (function.__module__.rpartition(".")[2].replace("_", " "), needs(function, model))
         for name, function in MEASURES.items()
         if function.__module__.startswith("gengap.measures.")
-    ]
-    table = DataFrame(rows, columns=["measure", "group", "needs"]).set_index("measure")
-    return table.assign(seconds=costs.groupby("measure")["seconds"].max())
+    }
+    table = DataFrame.from_dict(needed, orient="index", columns=["group", "needs"])
+    seconds = costs.groupby("measure")["seconds"].max()
+    table = table.rename_axis("measure").join(declared_work())
+    agreement = errors["rank_correlation"].rename("draws agree")
+    return table.join(agreement).assign(seconds=seconds)
+
+
+def declared_work() -> DataFrame:
+    """By measure, how many images pass through the network at most, and whether it differentiates."""
+    told = [(str(work_of(name)), "yes" * work_of(name).differentiates) for name in MEASURES]
+    return DataFrame(told, index=[*MEASURES], columns=["images at most", "derivatives"])
+
+
+def sampling_errors() -> DataFrame:
+    """By measure that draws images, how much the values of networks depend on which these are.
+
+    Columns networks, draws, rank_correlation (of the networks by two draws), spread (between draws
+    over that between networks) and others, as `tests/benchmarks/sampling_error.py` wrote them.
+    """
+    return pd.read_csv(folders.data() / "tables" / "sampling_error.csv", index_col="measure")
 
 
 def linked(table: DataFrame) -> str:
     """HTML of a table by measure, each name a link to its definition on the same page."""
     entries = {name: f"{MEASURES[name].__module__}.{name}" for name in table.index}
     links = {name: f'<a href="#{to}"><code>{name}</code></a>' for name, to in entries.items()}
-    return table.rename(index=links).to_html(escape=False, index_names=False)
+    return table.rename(index=links).to_html(escape=False, index_names=False, na_rep="")
 
 
 def family_table(collection: Collection) -> DataFrame:

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 def list_everything(
     collection: Annotated[
-        str | None, typer.Argument(help="One alone, with the files that are missing.")
+        str | None,
+        typer.Argument(
+            help="One alone, with the files that are missing; measures: what each one asks for."
+        ),
     ] = None,
 ) -> None:
     """Collections, their families and counts, where the files are, and what is missing.
@@ -28,11 +31,16 @@ def list_everything(
     Examples:
       gengap list
       gengap list demogen
+      gengap list measures
     """
     from gengap.book.chapters import chapter_names
+    from gengap.book.reference import declared_work
     from gengap.collection import COLLECTIONS
     from gengap.measures import MEASURES
 
+    if collection == "measures":
+        typer.echo(declared_work().to_string())
+        return
     if collection:
         typer.echo(_collection_text(collection, files=True))
         return

@@ -3,7 +3,7 @@ tables.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -98,7 +98,7 @@ def measure(
             scheduler=scheduler,
             budget=_budget(plan, yes),
         )
-        rows = _computed(compute, plan, chosen, len(names or own or MEASURES))
+        rows = _computed(compute, plan, chosen, names or own or [*MEASURES])
         if rows is None:
             continue
         _show(rows, chosen)
@@ -169,7 +169,10 @@ def _budget(plan: bool, yes: bool) -> float:
 
 
 def _computed(
-    compute: Callable[[], "DataFrame"], plan: bool, collection: "Collection", measures: int = 0
+    compute: Callable[[], "DataFrame"],
+    plan: bool,
+    collection: "Collection",
+    measures: Sequence[str] = (),
 ) -> "DataFrame | None":
     """The rows, or None where only a plan is asked for, which is shown."""
     from gengap.tables.work import OverBudget
@@ -182,13 +185,29 @@ def _computed(
         typer.echo(f"{collection.name}: {work.models:,} models lack values")
         typer.echo(f"  time  about {work.hours}, by three models that were computed now")
         if measures:
-            size = work.models * measures * BYTES
-            typer.echo(f"  disk  {size / 1e6:,.1f} MB at most, for {measures} measures")
+            size = work.models * len(measures) * BYTES
+            typer.echo(f"  disk  {size / 1e6:,.1f} MB at most, for {len(measures)} measures")
+            typer.echo(f"  work  {_work(measures)}")
         return None
     if plan:
         typer.echo(f"{collection.name}: nothing is missing")
         return None
     return rows
+
+
+def _work(measures: Sequence[str]) -> str:
+    """What measures declare together."""
+    from gengap.measures import ALL, Work, work_of
+
+    each = [work_of(name) for name in measures]
+    drawn = Work(
+        sum(work.images for work in each if work.images < ALL),
+        sum(work.per_class for work in each),
+    )
+    whole = "the whole sample" if any(work.images == ALL for work in each) else ""
+    images = " + ".join(filter(None, [str(drawn), whole])) or "no"
+    differentiate = sum(work.differentiates for work in each)
+    return f"{images} images a network at most; {differentiate} measures differentiate"
 
 
 def _write(rows: "DataFrame", csv: Path | None) -> None:

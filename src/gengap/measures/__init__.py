@@ -6,7 +6,9 @@ relative 1e-4.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from gengap.errors import GengapError, nearest
 from gengap.model import Model
@@ -14,6 +16,27 @@ from gengap.model import Model
 Measure = Callable[[Model], float]
 
 MEASURES: dict[str, Measure] = {}
+
+ALL = math.inf  # images of the training sample
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a measure asks of a network at most, and in a word how many images that are."""
+
+    # Images that pass forward, each as often as it does. ALL: the whole sample, whose logits a
+    # model keeps for all measures (and one image more for a norm of paths).
+    images: float = 0
+    per_class: int = 0  # and as many for each class, if the sample is in random order
+    differentiates: bool = False
+
+    def __str__(self) -> str:
+        fixed = "all" if self.images == ALL else f"{self.images:,}" if self.images else ""
+        shared = f"{self.per_class:,} a class" if self.per_class else ""
+        return " + ".join(filter(None, [fixed, shared]))
+
+
+WORK: dict[str, Work] = {}  # by measure; see `work_of`
 
 
 def measure(function: Measure) -> Measure:
@@ -38,6 +61,24 @@ def measure(function: Measure) -> Measure:
         ) from None
     MEASURES[name] = function
     return function
+
+
+def work(*, images: float = 0, per_class: int = 0, differentiates: bool = False) -> Callable:
+    """Declare, below `@measure`, the `Work` of a function; without it, only weights are read.
+
+    It is no part of the function's code, so that its values stay (see gengap.tables.identity).
+    """
+
+    def declared(function: Measure) -> Measure:
+        WORK[function.__name__] = Work(images, per_class, differentiates)
+        return function
+
+    return declared
+
+
+def work_of(name: str) -> Work:
+    """What a measure declares; nothing of what reads only weights."""
+    return WORK.get(name, Work())
 
 
 def chosen_measures(names: str | Iterable[str] | None = None) -> dict[str, Measure]:

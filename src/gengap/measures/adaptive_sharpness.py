@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gengap.errors import NotAvailable
-from gengap.measures import measure
+from gengap.measures import measure, work
 from gengap.measures.shared import drawn_images
 from gengap.measures.sharpness import climbed
 from gengap.measures.stages import seeded
@@ -18,6 +18,7 @@ LEAST_NORM = 1e-10  # of logits, below which they are equal
 
 
 @measure
+@work(images=750)
 def average_adaptive_sharpness(model: Model, *, rho: float = 0.1, images: int = 150) -> float:
     r"""Mean rise of the loss under Gaussian noise in proportion to each weight. Unit: nats.
 
@@ -60,6 +61,7 @@ def average_adaptive_sharpness(model: Model, *, rho: float = 0.1, images: int = 
 
 
 @measure
+@work(images=500, differentiates=True)
 def worst_adaptive_sharpness(
     model: Model, *, rho: float = 0.002, images: int = 100, steps: int = 3
 ) -> float:

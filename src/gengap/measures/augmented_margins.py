@@ -5,7 +5,7 @@ from scipy.stats import trim_mean
 from torch import Tensor, nn
 
 from gengap.errors import NotAvailable
-from gengap.measures import measure
+from gengap.measures import measure, work
 from gengap.measures.margins import gradients_of_margins
 from gengap.measures.shared import drawn_images
 from gengap.measures.stages import IMAGES_AT_ONCE, seeded, split_at
@@ -17,6 +17,7 @@ TRIMMED = 0.05  # of the units' variances, at each end
 
 
 @measure
+@work(images=500, differentiates=True)
 def mixup_margin(model: Model) -> float:
     r"""Minus the mean margin at the first layer on means of two images of one class. No unit.
 
@@ -40,6 +41,7 @@ def mixup_margin(model: Model) -> float:
 
 
 @measure
+@work(images=500, differentiates=True)
 def augmented_margin(model: Model) -> float:
     """Minus the mean margin at the first layer on augmented images. No unit.
 

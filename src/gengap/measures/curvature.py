@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from gengap.errors import NotAvailable
-from gengap.measures import measure
+from gengap.measures import measure, work
 from gengap.measures.shared import drawn_images, once_per_model
 from gengap.measures.stages import seeded
 from gengap.measures.tangents import (
@@ -35,6 +35,7 @@ BASIS = 8  # vectors that the Lanczos method keeps
 
 
 @measure
+@work(images=100, differentiates=True)
 def gauss_newton_trace(model: Model) -> float:
     r"""Trace of the Gauss-Newton matrix of the training loss. Unit: nats / weight².
 
@@ -58,6 +59,7 @@ def gauss_newton_trace(model: Model) -> float:
 
 
 @measure
+@work(images=100, differentiates=True)
 def gauss_newton_largest_eigenvalue(model: Model) -> float:
     r"""Largest eigenvalue of the Gauss-Newton matrix (see `gauss_newton_trace`), exact.
 
@@ -76,6 +78,7 @@ def gauss_newton_largest_eigenvalue(model: Model) -> float:
 
 
 @measure
+@work(images=150, differentiates=True)
 def hessian_trace(model: Model) -> float:
     r"""Trace of the Hessian of the training loss by all weights. Unit: nats / weight².
 
@@ -103,6 +106,7 @@ def hessian_trace(model: Model) -> float:
 
 
 @measure
+@work(images=150, differentiates=True)
 def hessian_largest_eigenvalue(model: Model) -> float:
     r"""Largest eigenvalue of the Hessian of the training loss. Unit: nats / weight².
 
@@ -132,6 +136,7 @@ def hessian_largest_eigenvalue(model: Model) -> float:
 
 
 @measure
+@work(images=500, differentiates=True)
 def relative_flatness(model: Model, *, images: int = 250) -> float:
     r"""Relative flatness of the last kernel, which maps features to logits. Unit: nats.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-from gengap.measures import measure
+from gengap.measures import measure, work
 from gengap.measures.folding import folded
 from gengap.measures.norms import changed, layer_weights, per_sample, squared_norm, trained
 from gengap.measures.shared import drawn_images, once_per_model
@@ -31,6 +31,7 @@ Deviation = Callable[[float, Tensor], float | Tensor]
 
 
 @measure
+@work(images=8_000)
 def pac_bayes_flatness(model: Model) -> float:
     r"""One over the standard deviation of weight noise that the network bears. Unit: 1 / weight.
 
@@ -49,6 +50,7 @@ def pac_bayes_flatness(model: Model) -> float:
 
 
 @measure
+@work(images=8_000)
 def pac_bayes_bound_from_initialization(model: Model) -> float:
     r"""PAC-Bayes bound around the initial weights. No unit.
 
@@ -70,6 +72,7 @@ def pac_bayes_bound_from_initialization(model: Model) -> float:
 
 
 @measure
+@work(images=8_000)
 def pac_bayes_bound_from_origin(model: Model) -> float:
     r"""PAC-Bayes bound around 0. No unit.
 
@@ -90,6 +93,7 @@ def pac_bayes_bound_from_origin(model: Model) -> float:
 
 
 @measure
+@work(images=8_000)
 def pac_bayes_magnitude_flatness(model: Model) -> float:
     r"""One over the noise, in units of each weight's magnitude, that the network bears. No unit.
 
@@ -108,6 +112,7 @@ def pac_bayes_magnitude_flatness(model: Model) -> float:
 
 
 @measure
+@work(images=8_000)
 def pac_bayes_magnitude_bound_from_initialization(model: Model) -> float:
     r"""Magnitude-aware PAC-Bayes bound around the initial weights. No unit.
 
@@ -130,6 +135,7 @@ def pac_bayes_magnitude_bound_from_initialization(model: Model) -> float:
 
 
 @measure
+@work(images=8_000)
 def pac_bayes_magnitude_bound_from_origin(model: Model) -> float:
     r"""Magnitude-aware PAC-Bayes bound around 0. No unit.
 
@@ -152,6 +158,7 @@ def pac_bayes_magnitude_bound_from_origin(model: Model) -> float:
 
 
 @measure
+@work(images=1_000, differentiates=True)
 def fisher_rao(model: Model) -> float:
     r"""Fisher-Rao norm: the mean squared derivative of the loss along the weights. Unit: nats².
 

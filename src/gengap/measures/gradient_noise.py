@@ -1,12 +1,13 @@
 """Measures of how much the gradients of single images differ from their mean."""
 
 from gengap.errors import NotAvailable
-from gengap.measures import measure
+from gengap.measures import measure, work
 from gengap.measures.tangents import gradient_moments
 from gengap.model import Model
 
 
 @measure
+@work(images=500, differentiates=True)
 def gradient_noise(model: Model) -> float:
     r"""Trace of the covariance of the gradients of single images. Unit: nats² / weight².
 
@@ -27,6 +28,7 @@ def gradient_noise(model: Model) -> float:
 
 
 @measure
+@work(images=500, differentiates=True)
 def gradient_noise_scale(model: Model) -> float:
     r"""Trace of the gradients' covariance over the squared mean gradient. Unit: images.
 
@@ -53,6 +55,7 @@ def gradient_noise_scale(model: Model) -> float:
 
 
 @measure
+@work(images=500, differentiates=True)
 def gradient_signal_to_noise_ratio(model: Model) -> float:
     r"""Mean over weights of the squared mean of the gradient over its variance. No unit.
 

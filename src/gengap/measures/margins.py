@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gengap.errors import NotAvailable
-from gengap.measures import measure
+from gengap.measures import ALL, measure, work
 from gengap.measures.norms import layer_norms, per_sample
 from gengap.measures.shared import drawn_images, once_per_model
 from gengap.measures.stages import IMAGES_AT_ONCE, has_strides, split_at, stage_outputs
@@ -29,6 +29,7 @@ EIGHTH = (8, 9, 6, 7, 5, 4, 3, 2)
 
 
 @measure
+@work(images=ALL)
 def inverse_margin(model: Model) -> float:
     r"""One over the margin at the lowest tenth of the training sample. Unit: 1 / logit.
 
@@ -47,6 +48,7 @@ def inverse_margin(model: Model) -> float:
 
 
 @measure
+@work(per_class=200)
 def margin(model: Model) -> float:
     r"""Minus the median margin of at most 200 training images a class. Unit: logit.
 
@@ -63,6 +65,7 @@ def margin(model: Model) -> float:
 
 
 @measure
+@work(per_class=200)
 def spectrally_normalized_margin(model: Model) -> float:
     r"""Minus the median margin over the network's spectral complexity. Unit: logit / weight^layers.
 
@@ -86,6 +89,7 @@ def spectrally_normalized_margin(model: Model) -> float:
 
 
 @measure
+@work(per_class=200, differentiates=True)
 def gradient_normalized_margin_first(model: Model) -> float:
     r"""Minus the median hidden margin at the first hidden layer. Unit: of its activations.
 
@@ -106,6 +110,7 @@ def gradient_normalized_margin_first(model: Model) -> float:
 
 
 @measure
+@work(per_class=200, differentiates=True)
 def gradient_normalized_margin_eighth(model: Model) -> float:
     """Minus the median hidden margin at the eighth layer. Unit: of its activations.
 
@@ -123,6 +128,7 @@ def gradient_normalized_margin_eighth(model: Model) -> float:
 
 
 @measure
+@work(per_class=200, differentiates=True)
 def total_variation_margin_first(model: Model) -> float:
     r"""Minus the median hidden margin at the first hidden layer over its total variation. No unit.
 
@@ -145,6 +151,7 @@ def total_variation_margin_first(model: Model) -> float:
 
 
 @measure
+@work(per_class=200, differentiates=True)
 def total_variation_margin_eighth(model: Model) -> float:
     """Minus the median hidden margin at the eighth layer over its total variation. No unit.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gengap.errors import NotAvailable
-from gengap.measures import measure
+from gengap.measures import ALL, measure, work
 from gengap.measures.folding import weighted_layers
 from gengap.measures.margins import low_margin
 from gengap.measures.norms import (
@@ -49,6 +49,7 @@ def log_product_of_spectral_norms(model: Model) -> float:
 
 
 @measure
+@work(images=ALL)
 def log_product_of_spectral_norms_over_margin(model: Model) -> float:
     r"""`log_product_of_spectral_norms`, the product over the squared margin. No unit.
 
@@ -83,6 +84,7 @@ def log_sum_of_spectral_norms(model: Model) -> float:
 
 
 @measure
+@work(images=ALL)
 def log_sum_of_spectral_norms_over_margin(model: Model) -> float:
     r"""`log_sum_of_spectral_norms` of the product over the squared margin. No unit.
 
@@ -116,6 +118,7 @@ def frobenius_over_spectral_norms(model: Model) -> float:
 
 
 @measure
+@work(images=ALL)
 def log_spectral_bound_from_origin(model: Model) -> float:
     r"""Logarithm of the main term of the spectral bound around 0. No unit.
 
@@ -133,6 +136,7 @@ def log_spectral_bound_from_origin(model: Model) -> float:
 
 
 @measure
+@work(images=ALL)
 def log_spectral_bound_from_initialization(model: Model) -> float:
     r"""Logarithm of the main term of the spectral bound around the start. No unit.
 
@@ -167,6 +171,7 @@ def log_product_of_frobenius_norms(model: Model) -> float:
 
 
 @measure
+@work(images=ALL)
 def log_product_of_frobenius_norms_over_margin(model: Model) -> float:
     r"""`log_product_of_frobenius_norms`, the product over the squared margin. No unit.
 
@@ -201,6 +206,7 @@ def log_sum_of_frobenius_norms(model: Model) -> float:
 
 
 @measure
+@work(images=ALL)
 def log_sum_of_frobenius_norms_over_margin(model: Model) -> float:
     r"""`log_sum_of_frobenius_norms` of the product over the squared margin. No unit.
 
@@ -218,6 +224,7 @@ def log_sum_of_frobenius_norms_over_margin(model: Model) -> float:
 
 
 @measure
+@work(images=ALL)
 def path_norm_over_margin(model: Model) -> float:
     r"""`path_norm` over the margin. Unit: weight^layers / logit.
 
@@ -250,6 +257,7 @@ def log_product_of_spectral_norms_fft(model: Model) -> float:
 
 
 @measure
+@work(images=ALL)
 def log_product_of_spectral_norms_over_margin_fft(model: Model) -> float:
     r"""`log_product_of_spectral_norms_fft`, the product over the squared margin. No unit.
 
@@ -284,6 +292,7 @@ def log_sum_of_spectral_norms_fft(model: Model) -> float:
 
 
 @measure
+@work(images=ALL)
 def log_sum_of_spectral_norms_over_margin_fft(model: Model) -> float:
     r"""`log_sum_of_spectral_norms_fft` of the product over the squared margin. No unit.
 
@@ -317,6 +326,7 @@ def frobenius_over_spectral_norms_fft(model: Model) -> float:
 
 
 @measure
+@work(images=ALL)
 def log_spectral_bound_from_origin_fft(model: Model) -> float:
     r"""Logarithm of the main term of the spectral bound around 0, of convolutions. No unit.
 
@@ -334,6 +344,7 @@ def log_spectral_bound_from_origin_fft(model: Model) -> float:
 
 
 @measure
+@work(images=ALL)
 def log_spectral_bound_from_initialization_fft(model: Model) -> float:
     r"""Logarithm of the main term of the spectral bound around the start, of convolutions. No unit.
 

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from gengap.errors import NotAvailable
-from gengap.measures import measure
+from gengap.measures import measure, work
 from gengap.measures.folding import folded, weight_matrices, weighted_layers
 from gengap.measures.shared import once_per_model
 from gengap.model import Model
@@ -136,6 +136,7 @@ def spectral_distance_from_initialization_fft(model: Model) -> float:
 
 
 @measure
+@work(images=1)
 def path_norm(model: Model) -> float:
     r"""Norm over paths from inputs to logits of the product of the weights on them.
 
@@ -160,6 +161,7 @@ def path_norm(model: Model) -> float:
 
 
 @measure
+@work(images=1)
 def root_path_norm(model: Model) -> float:
     r"""Root of the sum of the logits of the network with squared parameters at an input of ones.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gengap.errors import NotAvailable
-from gengap.measures import measure
+from gengap.measures import measure, work
 from gengap.measures.sensitivity import mixup_error
 from gengap.measures.stages import has_strides, last_representations, seeded, split_at
 from gengap.model import Model
@@ -17,6 +17,7 @@ GRAPH = 500  # vertices of a graph
 
 
 @measure
+@work(images=1_200)
 def davies_bouldin_index(model: Model, *, draws: int = 10, images: int = 120) -> float:
     r"""How little the first convolution separates the classes, as clusters. No unit.
 
@@ -52,6 +53,7 @@ def davies_bouldin_index(model: Model, *, draws: int = 10, images: int = 120) ->
 
 
 @measure
+@work(images=1_200, per_class=600)
 def davies_bouldin_mixup(model: Model) -> float:
     """The Davies-Bouldin index times the mixup error: unclear clusters and unsteady predictions.
 
@@ -103,6 +105,7 @@ def _pooled(stages: nn.Sequential, images: Tensor) -> Tensor:
 
 
 @measure
+@work(images=500)
 def vpm(model: Model) -> float:
     r"""Variation of labels in the penultimate representation of mixtures of images. In [0, 1/2].
 
@@ -129,6 +132,7 @@ def vpm(model: Model) -> float:
 
 
 @measure
+@work(images=40_000)
 def vpm_80(model: Model) -> float:
     """Variation of labels in the penultimate representation of mixtures: median of 80 graphs.
 
@@ -169,6 +173,7 @@ def _mixed(values: Tensor, partner: Tensor, weight: Tensor) -> Tensor:
 
 
 @measure
+@work(images=5_500)
 def vr(model: Model, *, graphs: int = 11, neighbours: int = 20) -> float:
     r"""Rate at which the variation of labels changes over the last two stages. No unit.
 
@@ -199,6 +204,7 @@ def vr(model: Model, *, graphs: int = 11, neighbours: int = 20) -> float:
 
 
 @measure
+@work(images=500)
 def wcv(model: Model) -> float:
     r"""Variation of labels where it is worst, over the last third of the stages. In [0, 1/2].
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gengap.errors import NotAvailable
-from gengap.measures import measure
+from gengap.measures import measure, work
 from gengap.measures.stages import IMAGES_AT_ONCE, seeded, stage_outputs
 from gengap.model import Model
 
@@ -26,6 +26,7 @@ ERASED_ASPECT = 0.3
 
 
 @measure
+@work(images=528, differentiates=True)
 def jacobian_norm(model: Model, *, images: int = 528) -> float:
     r"""Mean squared derivative of a logit by an entry of a stage's input.
 
@@ -61,6 +62,7 @@ def squared_jacobians(network: nn.Sequential, inputs: Tensor) -> Tensor:
 
 
 @measure
+@work(per_class=600)
 def mixup_error(model: Model, *, batches: int = 10, per_class: int = 10) -> float:
     r"""Fraction of midpoints between two images of one class that are classified otherwise.
 
@@ -110,6 +112,7 @@ def _midpoint_error(network: nn.Sequential, inputs: Tensor, label: int) -> float
 
 
 @measure
+@work(images=102_912)
 def augmentation_robustness(model: Model, *, images: int = 12_864, batch: int = 64) -> float:
     r"""Mean change of the prediction under seven transformations of an image, summed over them.
 

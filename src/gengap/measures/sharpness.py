@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gengap.measures import measure
+from gengap.measures import measure, work
 from gengap.measures.shared import drawn_images
 from gengap.model import Model
 
@@ -16,6 +16,7 @@ CLOSE_ENOUGH = 0.01  # of the accuracy's fall
 
 
 @measure
+@work(images=27_520, differentiates=True)
 def sharpness(model: Model, *, fall: float = 0.1, images: int = 640, steps: int = 10) -> float:
     r"""One over the square of the relative move of weights that costs a tenth of the accuracy.
 

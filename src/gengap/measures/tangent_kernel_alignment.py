@@ -3,7 +3,7 @@
 import torch
 
 from gengap.errors import NotAvailable
-from gengap.measures import measure
+from gengap.measures import measure, work
 from gengap.measures.shared import drawn_images
 from gengap.measures.tangents import TANGENT_IMAGES, tangent_kernel
 from gengap.model import Model
@@ -12,6 +12,7 @@ CONSTANT = 1e-6  # of the kernel's norm, what centring leaves where features do 
 
 
 @measure
+@work(images=100, differentiates=True)
 def tangent_kernel_alignment(model: Model) -> float:
     r"""Centred alignment of the tangent kernel with the labels, between 0 and 1. No unit.
 

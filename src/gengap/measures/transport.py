@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gengap.errors import NotAvailable
-from gengap.measures import measure
+from gengap.measures import measure, work
 from gengap.measures.margins import (
     EIGHTH,
     FIRST,
@@ -26,6 +26,7 @@ EPSILON = 1e-6  # of the released code: added to the gradient norm
 
 
 @measure
+@work(per_class=400, differentiates=True)
 def k_variance_margin_first(model: Model) -> float:
     r"""Minus the median margin over the Lipschitz k-variance at the first hidden layer. No unit.
 
@@ -53,6 +54,7 @@ def k_variance_margin_first(model: Model) -> float:
 
 
 @measure
+@work(per_class=400, differentiates=True)
 def k_variance_margin_eighth(model: Model) -> float:
     """Minus the median margin over the Lipschitz k-variance at the eighth layer. No unit.
 
@@ -72,6 +74,7 @@ def k_variance_margin_eighth(model: Model) -> float:
 
 
 @measure
+@work(per_class=400, differentiates=True)
 def k_variance_gradient_margin_first(model: Model) -> float:
     r"""Minus the median hidden margin over the k-variance of the first hidden layer. No unit.
 
@@ -93,6 +96,7 @@ def k_variance_gradient_margin_first(model: Model) -> float:
 
 
 @measure
+@work(per_class=400, differentiates=True)
 def k_variance_gradient_margin_eighth(model: Model) -> float:
     """Minus the median hidden margin over the k-variance of the eighth layer. No unit.
 

@@ -4,6 +4,8 @@ Source: Jaegerman et al. 2021 (GenProb), which correlates measures after every e
 and gap.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from pandas import DataFrame, Series
@@ -18,6 +20,8 @@ from gengap.evaluation.tasks import vector_task
 from gengap.measures.spectral_aggregation import VARIANTS, aggregate
 from gengap.tables.details import detail_table
 
+# What `spectral_measures` reads of the layers, of which GenProb has 45 million rows.
+AGGREGATED = ["kind", "low_rank", "size", *{column: None for column, *_ in VARIANTS.values()}]
 FEWEST = 3  # networks that a correlation is taken over
 
 
@@ -33,20 +37,23 @@ def epoch_table(genprob: GenProb) -> DataFrame:
     epochs["gap"] = epochs["train_accuracy"] - epochs["test_accuracy"]
     epochs["network"] = network_of(epochs["model_id"])
     epochs["epoch"] = epochs["epoch"].astype(int)
-    epochs = epochs.join(spectral_measures(layer_table(genprob)), on="model_id")
+    epochs = epochs.join(spectral_measures(layer_table(genprob, AGGREGATED)), on="model_id")
     return epochs.set_index(["network", "epoch"]).sort_index()
 
 
-def layer_table(genprob: GenProb) -> DataFrame:
-    """Spectra of all layers at every epoch: model_id and the columns of `network_spectra`.
+def layer_table(genprob: GenProb, columns: Sequence[str] | None = None) -> DataFrame:
+    """Spectra of all layers at every epoch: model_id and columns of `network_spectra`, or all.
 
     What training kept, also of epochs without weights; what nobody kept is computed.
     """
     kept = genprob.kept_table("spectra")
+    if columns is not None:
+        kept = kept.reindex(columns=["model_id", *columns])
     if genprob.index()["model_id"].isin(kept["model_id"]).all():
         return kept
-    found = pd.concat([kept, detail_table(genprob, "spectra")], ignore_index=True)
-    return found.drop_duplicates(["model_id", "layer", "unfolding", "low_rank"])
+    found = detail_table(genprob, "spectra", columns=columns)
+    others = found[~found["model_id"].isin(kept["model_id"])]
+    return pd.concat([kept, others], ignore_index=True) if len(kept) else others
 
 
 def spectral_measures(spectra: DataFrame) -> DataFrame:

@@ -173,9 +173,9 @@ class Fits:
         """Share of each feature in the total gain of the leak-free gradient boosting.
 
         Columns: family, layer (conv1, conv2, conv3, dense), tensor (bias, kernel), statistic, gain
-        (sums to 1 in a family).
+        (sums to 1 in a family; 0 where no tree finds a split).
         """
-        tasks = (partial(_gains, problem, self.seed) for problem in self._problems([inputs]))
+        tasks = (partial(_shares, problem, self.seed) for problem in self._problems([inputs]))
         gains = self._run(_gains, tasks, self._families)
         names = r"(?P<layer>\w+)/(?P<tensor>\w+) (?P<statistic>\w+)"
         parts = gains.pop("feature").str.extract(names)
@@ -345,3 +345,10 @@ def _gains(problem, seed):
         {"family": problem.family, "feature": name, "gain": gain / gains.sum()}
         for name, gain in zip(problem.names, gains)
     ]
+
+
+def _shares(problem, seed):
+    """The rows of `_gains`, 0 for NaN: apart from it, since its code is that of kept fits."""
+    with np.errstate(invalid="ignore"):
+        rows = _gains(problem, seed)
+    return [row | {"gain": float(np.nan_to_num(row["gain"]))} for row in rows]

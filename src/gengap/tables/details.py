@@ -1,18 +1,24 @@
 """Details: tables with several rows a model, which chapters make features of.
 
 A model's rows are one row of the store (see gengap.tables.store), computed once and kept as values
-of measures are; `data/tables/<collection>.<detail>.parquet` has them all.
+of measures are; `data/tables/<collection>.<detail>.parquet` has them all, epoch after epoch. What
+is missing is told from the columns that say whose rows they are; of the others only those columns
+and models are read that are asked for.
 """
 
+import contextlib
 import io
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
+from sqlite3 import Connection
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pandas import DataFrame, Series
 from tqdm import tqdm
 
@@ -29,10 +35,14 @@ from gengap.tables.store import (
     keep,
     locked,
     one_each,
+    payload_of,
+    replace,
     rows_in,
+    stored_rows,
     table_file,
-    write_if_changed,
 )
+
+IDENTITY = ["model_id", *VERSIONS]  # whose rows they are
 
 # Name -> function of a model that returns its rows; one of their columns is model_id.
 DETAILS = {
@@ -45,13 +55,15 @@ def detail_table(
     collection: Collection,
     detail: str,
     *,
+    columns: Sequence[str] | None = None,
     workers: int | None = 1,
     scheduler: str | None = None,
     budget: float | None = None,
 ) -> DataFrame:
     """The rows of a collection's models; only what is missing is computed.
 
-    detail: a name of DETAILS. A model that lacks what the detail needs, cannot be read, or on which
+    detail: a name of DETAILS. columns: those that are read beside model_id; None for all. A model
+    that lacks what the detail needs, cannot be read, or on which
     its function fails, has no rows: a warning says why, and it is tried again the next time; how
     many failed is in the rows' `attrs["failed"]`. workers, scheduler, budget: as `measure_table`
     has them.
@@ -67,16 +79,17 @@ def detail_table(
     function, store = resolve_name(DETAILS[detail]), default_store(collection)
     versions = versions_now(collection, {detail: source_hash(function)})
     wanted = collection.index()["model_id"]
-    tables = _kept(collection, detail, versions, rows_in(store, collection.name))
+    known = _current(collection, detail, versions)["model_id"]
+    stored = one_each(rows_in(store, collection.name, detail), versions)["model_id"]
+    missing = wanted[~(wanted.isin(known) | wanted.isin(stored))].tolist()
     reasons = Counter()
-    if missing := [model_id for model_id in wanted if model_id not in tables]:
+    if missing:
         where = {"workers": workers, "scheduler": scheduler, "budget": budget}
         reasons = _compute(function, collection, detail, missing, versions, **where)
     if store.exists():
-        tables = _export(collection, detail, versions, store)
-    chosen = [tables[model_id] for model_id in wanted if model_id in tables]
-    rows = pd.concat(chosen, ignore_index=True) if chosen else DataFrame(columns=["model_id"])
-    rows = rows.drop(columns=VERSIONS, errors="ignore")
+        _export(collection, detail, versions, store)
+        known = _current(collection, detail, versions)["model_id"]
+    rows = _rows_of(table_file(collection, detail), wanted[wanted.isin(known)], columns)
     rows.attrs["failed"] = sum(n for told, n in reasons.items() if told.startswith(FAILED))
     return rows
 
@@ -120,40 +133,76 @@ def _without_reasons(found: Iterable[dict], reasons: Counter) -> Iterator[dict]:
             yield row
 
 
-def _kept(
-    collection: Collection, detail: str, versions: Versions, stored: DataFrame
-) -> dict[str, DataFrame]:
-    """Model id -> its rows with their versions, of all that are not stale; the stored ones win."""
-    file, tables = table_file(collection, detail), {}
-    if file.exists():
-        shipped = folders.read_table(file)
-        if "model_id" not in shipped:
+def _current(collection: Collection, detail: str, versions: Versions) -> DataFrame:
+    """Whose rows the table has, that are not stale: model_id and VERSIONS, a row a model."""
+    file = table_file(collection, detail)
+    if not file.exists():
+        return DataFrame(columns=IDENTITY)
+    with folders.reading(file), pq.ParquetFile(file) as table:
+        if "model_id" not in table.schema_arrow.names:
             raise GengapError(f"{file} has no column model_id; delete it or fetch it again")
-        known = shipped.reindex(columns=["model_id", *VERSIONS]).assign(measure=detail)
-        fresh = shipped[versions.are_current(known)]
-        tables = dict(list(fresh.groupby("model_id", sort=False)))
-    for row in one_each(_of_detail(stored, detail), versions).to_dict("records"):
-        rows = folders.read_table(io.BytesIO(row[PAYLOAD]), f"of {detail} in the store")
-        tables[row["model_id"]] = rows.assign(**{name: row[name] for name in VERSIONS})
-    order = Series(range(len(versions.models)), index=versions.models.index)
-    return dict(sorted(tables.items(), key=lambda item: order[item[0]]))
+        batches = (batch.to_pandas() for batch in table.iter_batches(columns=IDENTITY))
+        parts = [rows.drop_duplicates() for rows in batches]
+    known = pd.concat([DataFrame(columns=IDENTITY), *parts]).drop_duplicates(ignore_index=True)
+    return known[versions.are_current(known.assign(measure=detail))]
 
 
-def _of_detail(stored: DataFrame, detail: str) -> DataFrame:
-    chosen = (stored["measure"] == detail) & stored[PAYLOAD].notna()
-    return stored[chosen].reset_index(drop=True)
+def _rows_of(file: Path, models: Series, columns: Sequence[str] | None = None) -> DataFrame:
+    """What the table has of models, in their order; their versions only if they are asked for."""
+    if models.empty:
+        return DataFrame(columns=["model_id"])
+    chosen = None if columns is None else ["model_id", *columns]
+    rows = _in_order(folders.read_table(file, columns=chosen, filters=_of(models)), models)
+    return rows.drop(columns=VERSIONS, errors="ignore") if columns is None else rows
 
 
-def _export(
-    collection: Collection, detail: str, versions: Versions, store: Path
-) -> dict[str, DataFrame]:
-    """Write the table if the store changes it, and return its rows by model id."""
-    with locked(store, collection.name) as stored:
-        tables = _kept(collection, detail, versions, stored)
-        if len(_of_detail(stored, detail)) and tables:
-            everything = pd.concat(tables.values(), ignore_index=True)
-            write_if_changed(table_file(collection, detail), _parquet(everything))
-    return tables
+def _export(collection: Collection, detail: str, versions: Versions, store: Path) -> None:
+    """Write the table anew if the store has rows that it has not."""
+    with locked(store) as connection:
+        stored = one_each(stored_rows(connection, collection.name, detail), versions)
+        known = _current(collection, detail, versions)
+        if len(stored.merge(known, on=IDENTITY)) == len(stored):
+            return
+        others = known.loc[~known["model_id"].isin(stored["model_id"]), "model_id"]
+        parts = _by_epoch(connection, collection, table_file(collection, detail), stored, others)
+        replace(table_file(collection, detail), partial(_write, parts))
+
+
+def _by_epoch(
+    connection: Connection, collection: Collection, file: Path, stored: DataFrame, others: Series
+) -> Iterator[DataFrame]:
+    """What the store has, and the table of other models, one epoch in memory at a time."""
+    for _, models in collection.whole.index().groupby("epoch", dropna=False)["model_id"]:
+        found = []
+        if others.isin(models).any():
+            found.append(folders.read_table(file, filters=_of(others[others.isin(models)])))
+        for row in stored[stored["model_id"].isin(models)].to_dict("records"):
+            kept = io.BytesIO(payload_of(connection, row["rowid"]))
+            rows = folders.read_table(kept, f"of {row['measure']} in the store")
+            found.append(rows.assign(**{name: row[name] for name in VERSIONS}))
+        if found:
+            yield _in_order(pd.concat(found, ignore_index=True), models)
+
+
+def _write(parts: Iterable[DataFrame], file: Path) -> None:
+    with contextlib.ExitStack() as ended:
+        writer = None
+        for rows in parts:
+            table = pa.Table.from_pandas(rows, preserve_index=False)
+            if writer is None:
+                writer = pq.ParquetWriter(file, table.schema, compression="zstd")
+                ended.enter_context(writer)
+            writer.write_table(table.cast(writer.schema))
+
+
+def _of(models: Series) -> list[tuple]:
+    """A filter of a table's rows."""
+    return [("model_id", "in", set(models))]
+
+
+def _in_order(rows: DataFrame, models: Series) -> DataFrame:
+    order = pd.Index(models).get_indexer(rows["model_id"]).argsort(kind="stable")
+    return rows.iloc[order].reset_index(drop=True)
 
 
 def _parquet(rows: DataFrame) -> bytes:

@@ -9,12 +9,23 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
+from sqlite3 import Connection
 
 import pandas as pd
+from pandas import DataFrame
 
 from gengap import folders
 from gengap.tables import engine
-from gengap.tables.store import COLUMNS, PAYLOAD, keep, locked, rows_in, write_if_changed
+from gengap.tables.store import (
+    COLUMNS,
+    PAYLOAD,
+    keep,
+    locked,
+    opened,
+    payload_of,
+    stored_rows,
+    write_if_changed,
+)
 
 KEPT = ["measure", "model_id", "source", PAYLOAD]  # what made it, key, code, rows as JSON
 Task = Callable[[], list[dict]]
@@ -82,18 +93,28 @@ def _store(table: str) -> Path:
 
 def _known(table: str, made_by: str, source: str) -> dict[str, str]:
     """Key -> rows as JSON, of results of this code."""
-    parts = [rows_in(_store(table), table)[KEPT]]
+    parts = [DataFrame(columns=KEPT)]
     if _file(table).exists():
-        parts.insert(0, folders.read_table(_file(table)))
+        parts.append(folders.read_table(_file(table)))
+    if _store(table).exists():
+        with opened(_store(table)) as connection:
+            parts.append(_stored(connection, table, made_by))
     rows = pd.concat(parts)
     rows = rows[(rows["measure"] == made_by) & (rows["source"] == source)]
     return dict(zip(rows["model_id"], rows[PAYLOAD], strict=True))
 
 
+def _stored(connection: Connection, table: str, made_by: str) -> DataFrame:
+    rows = stored_rows(connection, table, made_by)
+    rows[PAYLOAD] = [payload_of(connection, rowid) for rowid in rows["rowid"]]
+    return rows[KEPT]
+
+
 def _export(table: str, made_by: str, source: str) -> None:
     """Add a function's results in the store to the table, in place of those of its other code."""
-    with locked(_store(table), table) as stored:
-        rows = stored[(stored["measure"] == made_by) & (stored["source"] == source)][KEPT]
+    with locked(_store(table)) as connection:
+        rows = _stored(connection, table, made_by)
+        rows = rows[rows["source"] == source]
         if _file(table).exists():
             shipped = folders.read_table(_file(table))
             others = (shipped["measure"] != made_by) | (shipped["source"] == source)

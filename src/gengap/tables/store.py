@@ -35,8 +35,11 @@ CREATE = (
 )
 NAMES = [*STORED, PAYLOAD]
 SAVE = f"INSERT OR REPLACE INTO computed VALUES ({', '.join(f':{name}' for name in NAMES)})"
-# Rows in the order in which they were written.
-FIND = f"SELECT {', '.join(NAMES)} FROM computed WHERE collection = ? ORDER BY rowid"
+# Rows in the order in which they were written. Payloads, gigabytes of them, are read one by one.
+FOUND = [*STORED, "rowid"]
+FIND = f"SELECT {', '.join(FOUND)} FROM computed WHERE collection = ? AND "
+VALUES, OF_MEASURE = f"{PAYLOAD} IS NULL ", f"{PAYLOAD} IS NOT NULL AND measure = ? "
+FIND_PAYLOAD = f"SELECT {PAYLOAD} FROM computed WHERE rowid = ?"
 
 PATIENCE = 120  # seconds to wait while another process writes
 # A commit is at once safe from a kill, of the process or of its terminal; this often the disk is
@@ -111,31 +114,39 @@ def keep(store: Path, rows: Iterable[dict]) -> Iterator[dict]:
 
 
 @contextmanager
-def locked(store: Path, collection: str) -> Iterator[DataFrame]:
-    """All rows under a name, while no other process writes.
+def locked(store: Path) -> Iterator[Connection]:
+    """The store, while no other process writes.
 
     Of several processes that export what they find, the last one then sees all rows.
     """
     with opened(store) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        yield _rows_of(connection, collection)
+        yield connection
         connection.execute("COMMIT")
 
 
-def rows_in(store: Path, collection: str) -> DataFrame:
-    """All rows under a collection's name, in columns STORED and payload; none without a store."""
+def rows_in(store: Path, collection: str, detail: str | None = None) -> DataFrame:
+    """`stored_rows` of a store; none where there is no store."""
     if not store.exists():
-        return empty([*STORED, PAYLOAD])
+        return empty(FOUND)
     with opened(store) as connection:
-        return _rows_of(connection, collection)
+        return stored_rows(connection, collection, detail)
 
 
-def _rows_of(connection: Connection, collection: str) -> DataFrame:
-    found = connection.execute(FIND, (collection,)).fetchall()
+def stored_rows(connection: Connection, collection: str, detail: str | None = None) -> DataFrame:
+    """All values under a collection's name, or what there is of a detail; columns FOUND."""
+    chosen = VALUES if detail is None else OF_MEASURE
+    names = (collection,) if detail is None else (collection, detail)
+    found = connection.execute(FIND + chosen + "ORDER BY rowid", names).fetchall()
     try:
-        return DataFrame(found, columns=NAMES).astype(TYPES)
+        return DataFrame(found, columns=FOUND).astype(TYPES)
     except (ValueError, TypeError) as error:
         raise sqlite3.DataError(str(error)) from error
+
+
+def payload_of(connection: Connection, rowid: int) -> bytes | str:
+    """The payload of a row that was found."""
+    return connection.execute(FIND_PAYLOAD, (rowid,)).fetchone()[0]
 
 
 def empty(columns: Sequence[str]) -> DataFrame:
@@ -163,10 +174,14 @@ def default_store(collection: Collection) -> Path:
 
 def write_if_changed(file: Path, content: bytes) -> None:
     """Replace a file by another at once, unless it is the same."""
-    if file.exists() and file.read_bytes() == content:
-        return
+    if not (file.exists() and file.read_bytes() == content):
+        replace(file, lambda path: path.write_bytes(content))
+
+
+def replace(file: Path, write: Callable[[Path], object]) -> None:
+    """Replace a table at once by what `write` makes of a path."""
     try:
-        folders.write_atomically(file, lambda path: path.write_bytes(content))
+        folders.write_atomically(file, write)
     except OSError as error:
         raise GengapError(
             f"the table {file} cannot be written ({error}); what was computed is kept in the store"

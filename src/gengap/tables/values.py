@@ -38,6 +38,7 @@ from gengap.tables.store import (
     locked,
     one_each,
     rows_in,
+    stored_rows,
     write_if_changed,
 )
 from gengap.tables.work import OverBudget
@@ -183,7 +184,6 @@ def _send_code_of(function: Measure) -> None:
 def _merged(
     collection: Collection, store: Path, versions: Versions, stored: DataFrame
 ) -> DataFrame:
-    stored = stored[stored["payload"].isna()]  # values alone, no details
     rows = pd.concat([_read_parquet(table_of(collection, store)), stored[STORED]])
     return one_each(rows.reset_index(drop=True), versions).sort_values(
         ["family", "model_id", "measure"], ignore_index=True
@@ -199,7 +199,8 @@ def _read_parquet(path: Path) -> DataFrame:
 
 def _export(collection: Collection, store: Path, versions: Versions) -> DataFrame:
     """Write the parquet file of all finished rows if it changes, and return the rows."""
-    with locked(store, collection.name) as stored:
+    with locked(store) as connection:
+        stored = stored_rows(connection, collection.name)
         rows = _merged(collection, store, versions, stored)
         arrow = pa.Table.from_pandas(rows, SCHEMA, preserve_index=False)
         buffer = io.BytesIO()
