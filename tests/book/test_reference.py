@@ -24,7 +24,8 @@ from gengap.evaluation.scores import CRITERIA, pearson, sign_errors
 from gengap.folders import repository
 from gengap.measures import MEASURES
 
-PAGES = ("notebooks/08-measures.ipynb", "notebooks/09-collections.ipynb", "book/api.md")
+PAGES = ["notebooks/08-measures.ipynb", "notebooks/09-collections.ipynb", "book/api.md"]
+PAGES += [f"book/measures-{group}.md" for group in ("norms", "spectra", "margins", "flatness")]
 SETTINGS = re.compile("add_module_names|autodoc_|default_role|napoleon_|nitpick_")
 EXTENSIONS = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "gengap.book.docstrings"]
 
@@ -184,7 +185,8 @@ def test_the_overview_has_the_largest_cost_of_every_measure(tiny):
 def test_a_table_links_each_measure_to_its_entry():
     table = DataFrame({"seconds": [0.5]}, index=["path_norm"])
     html = reference.linked(table)
-    assert '<th><a href="#gengap.measures.norms.path_norm"><code>path_norm</code></a></th>' in html
+    target = "../measures-norms.html#gengap.measures.norms.path_norm"
+    assert f'<th><a href="{target}"><code>path_norm</code></a></th>' in html
     assert "<td>0.5</td>" in html
 
 
