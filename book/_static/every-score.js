@@ -61,7 +61,10 @@
     }
     table.draw();
   };
-  form.score.value = "kendall_tau";
+  // A strip of a definition asks for its measure, by all scores.
+  const asked = new URLSearchParams(location.search).get("find");
+  if (asked) table.search(asked);
+  else form.score.value = "kendall_tau";
   form.addEventListener("change", filter);
   filter();
 })();

@@ -11,6 +11,36 @@ document.addEventListener("DOMContentLoaded", () => {
     // Long names break at their underscores before a column leaves the page.
     for (const head of table.querySelectorAll("th, td")) breakable(head);
   }
+  const sizes = new ResizeObserver((changes) => changes.forEach(({ target }) => reachable(target)));
+  document.querySelectorAll(".numbered .output.text_html").forEach((box) => sizes.observe(box));
+
+  // A box that scrolls can be scrolled by the keyboard, and a long one shows all its rows at once;
+  // a wide one is set small, and says so if that does not do.
+  function reachable(box) {
+    const isWide = () => box.scrollWidth > box.clientWidth + 1;
+    if (isWide()) box.classList.add("dense");
+    const wide = isWide();
+    const tall = box.scrollHeight > box.clientHeight + 1;
+    const caption = box.closest(".numbered").querySelector(".caption");
+    const name = box.closest(".numbered").id.replace("-", " ");
+    caption.classList.toggle("scrolls", wide);
+    if (tall || wide) {
+      Object.assign(box, { tabIndex: 0, role: "region", ariaLabel: `Rows of ${name}` });
+    } else {
+      ["tabindex", "role", "aria-label"].forEach((attribute) => box.removeAttribute(attribute));
+    }
+    if (tall && !caption.querySelector("button")) {
+      const rows = box.querySelectorAll("tbody tr:not(:has(.group))").length;
+      const button = Object.assign(document.createElement("button"), {
+        type: "button", className: "all-rows", textContent: `All ${rows} rows`,
+      });
+      button.setAttribute("aria-pressed", false);
+      button.addEventListener("click", () => {
+        button.setAttribute("aria-pressed", box.classList.toggle("whole"));
+      });
+      caption.append(" ", button);
+    }
+  }
 
   // Groups of rows under a title of their own; or, of one row each, their labels in one cell.
   function oneColumnOfLabels(table) {

@@ -133,15 +133,6 @@ def test_scores_are_sorted_over_chance_with_the_baseline_as_a_line(judged):
     assert len(second.get_yticklabels()) == 2  # the measure without a score is left out
 
 
-def test_a_measure_is_drawn_against_the_gap_by_hyper_parameter(index):
-    gap = index["train_accuracy"] - index["test_accuracy"]
-    table = index.assign(gap=gap, value=2 * gap, hyper=["1", "3"] * 10)
-    panels = figures.measure_against_gap(table).axes
-    for panel in panels:
-        assert sum(len(points.get_offsets()) for points in panel.collections) == 10
-        assert [text.get_text() for text in panel.get_legend().get_texts()] == ["1", "3"]
-
-
 @pytest.fixture
 def regressed():
     rows = [("mnist", "h1", 0.5, True), ("mnist", "h1", -3.0, False), ("mnist", "loss", 0.2, True)]
@@ -158,15 +149,6 @@ def margins():
         for value in draws[at, place]
     ]
     return pd.DataFrame(rows)
-
-
-def test_predicted_gaps_are_drawn_against_the_true_ones(index):
-    gap = index["train_accuracy"] - index["test_accuracy"]
-    table = index.assign(gap=gap, predicted=gap + 1, hyper="all")
-    for panel in figures.predicted_gaps(table).axes:
-        points = panel.collections[0].get_offsets()
-        assert len(points) == 10
-        np.testing.assert_allclose(points[:, 1] - points[:, 0], 1)
 
 
 def test_regressions_span_all_forms_and_mark_the_default_one(regressed):
@@ -199,29 +181,13 @@ def test_histograms_count_every_network_of_their_family(index):
         assert sum(bar.get_height() for bar in panel.patches) == 10
 
 
-def test_train_against_test_draws_every_network_once(index):
-    [axes] = figures.train_against_test(index).axes
-    for points, (_, part) in zip(axes.collections, index.groupby("family", sort=False)):
-        expected = part[["train_accuracy", "test_accuracy"]]
-        np.testing.assert_array_equal(points.get_offsets(), expected)
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels == ["MNIST", "CIFAR-10, grey"]
-
-
-def test_predictions_are_drawn_in_the_reading_that_was_asked_for(index):
-    predictions = index.rename(columns={"test_accuracy": "target"}).assign(leak_free=0.5)
-    panels = figures.predicted_against_true(predictions).axes
-    assert len(panels) == 2
-    np.testing.assert_array_equal(panels[0].collections[0].get_offsets()[:, 1], np.full(10, 0.5))
-
-
 def test_the_curve_draws_medians_ranges_and_the_published_points(curve, published):
     panels = figures.learning_curve(curve, published, networks=15_000).axes
     lines = {line.get_label(): line for line in panels[1].lines}
     np.testing.assert_allclose(lines["lgbm"].get_xydata(), [[10, 0.15], [100, 0.6]])
     marked = [tuple(line.get_xydata()[0]) for line in panels[1].lines if len(line.get_xdata()) == 1]
     assert marked == [(15_000, 0.7), (15_000, 0.98)]
-    assert "15,000" in panels[1].get_xlabel()
+    assert "15,000" in panels[1].figure.get_supxlabel()
 
 
 def test_the_transfer_matrix_has_training_families_in_its_rows(transfer):
@@ -249,12 +215,6 @@ def probed():
     return table.assign(high=(table["correlation"] + 0.1).where(ours))
 
 
-@pytest.fixture
-def epochs():
-    table = pd.DataFrame({"epoch": np.repeat([0, 10, 40], 4), "value": range(12)})
-    return table.assign(outcome=table["value"] / 12, hyper=["0.1", "0.2"] * 6)
-
-
 def test_probe_curves_have_outcomes_below_and_families_beside_each_other(probed):
     figure = figures.probe_curves(probed)
     titles = [panel.get_title(loc="left") for panel in figure.axes]
@@ -268,15 +228,6 @@ def test_probe_curves_have_outcomes_below_and_families_beside_each_other(probed)
     assert with_band[0].vertices[:, 1].max() == pytest.approx(0.6)
 
 
-def test_probed_epochs_have_a_panel_each_and_one_legend(epochs):
-    figure = figures.probed_epochs(epochs, measure="rank", outcome="test accuracy")
-    shown = [panel for panel in figure.axes if panel.axison]
-    assert [panel.get_title(loc="left") for panel in shown] == ["epoch 0", "epoch 10", "epoch 40"]
-    assert [sum(len(p.get_offsets()) for p in panel.collections) for panel in shown] == [4, 4, 4]
-    [legend] = [panel.get_legend() for panel in figure.axes if panel.get_legend()]
-    assert [text.get_text() for text in legend.get_texts()] == ["0.1", "0.2"]
-
-
 def test_no_text_is_smaller_than_nine_points_and_no_figure_wider_than_a_phone_shrinks(
     index,
     curve,
@@ -288,13 +239,9 @@ def test_no_text_is_smaller_than_nine_points_and_no_figure_wider_than_a_phone_sh
     regressed,
     margins,
     probed,
-    epochs,
 ):
-    predictions = index.rename(columns={"test_accuracy": "target", "train_accuracy": "leak_free"})
     drawn = [
         figures.accuracy_histograms(index),
-        figures.train_against_test(index),
-        figures.predicted_against_true(predictions),
         figures.learning_curve(curve, published, networks=15_000),
         figures.transfer_matrix(transfer),
         figures.importance_by_layer(importance),
@@ -307,8 +254,6 @@ def test_no_text_is_smaller_than_nine_points_and_no_figure_wider_than_a_phone_sh
         figures.regressions(regressed),
         figures.margin_densities(margins),
         figures.probe_curves(probed),
-        figures.probed_epochs(epochs, measure="rank", outcome="accuracy"),
-        figures.predicted_gaps(index.assign(gap=0.1, predicted=0.1, hyper="all")),
     ]
     for figure in drawn:
         assert figure.get_figwidth() == figures.WIDTH
@@ -362,11 +307,11 @@ def data_of(figure):
     return pd.read_csv(io.StringIO(as_csv(figure)), keep_default_na=False)
 
 
-def test_the_data_of_points_are_theirs_by_series(index):
-    table = data_of(figures.train_against_test(index))
-    points = table[table["series"] == "MNIST"]
-    np.testing.assert_allclose(points["across"], np.linspace(0.1, 0.9, 10), rtol=1e-4)
-    np.testing.assert_allclose(points["upwards"], points["across"] * 0.95, rtol=1e-4)
+def test_the_data_of_points_are_theirs_by_series(judged):
+    scores = judged.assign(value=judged["value"].fillna(0))
+    table = data_of(figures.measures_beside_settings(scores, baseline="alone"))
+    points = table[table["series"] == "the settings alone"]
+    assert points[["across", "upwards"]].values.tolist() == [[0.3, "mnist"], [0.4, "cifar10"]]
 
 
 def test_the_data_of_bars_are_their_ends_by_panel(importance, index):

@@ -179,6 +179,13 @@ def test_a_source_of_a_study_ends_with_what_differs_from_the_paper(name):
     assert "differs" in re.findall(r"^## (.*)", text, re.MULTILINE)[-1]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_source_folds_it_folds_within_one_section(name):
+    texts = "\n".join(c.source for c in source(name).cells if c.cell_type == "markdown")
+    for section in re.split(r"^#+ ", texts, flags=re.M):
+        assert section.count("<details") == section.count("</details>"), section[:60]
+
+
 def test_profiles_speak_only_of_chapters_that_exist_and_parameters_that_these_have():
     for chapters in profiles().values():
         for name, parameters in chapters.items():

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from types import SimpleNamespace
 
 import nbformat
@@ -11,6 +12,7 @@ from docutils import nodes
 from docutils.utils import new_document
 
 from gengap.book import numbered
+from gengap.book.figures.points import VEGA_LITE
 
 
 def table(frame):
@@ -102,3 +104,18 @@ def test_a_figure_s_data_move_to_where_the_page_finds_them():
     numbered.keep_data_of_figures(None, "chapter", read)
     [found] = nbformat.reads(read[0], as_version=4).cells
     assert found.metadata["csv"] == ["x\n1\n"] and set(found.outputs[0]["data"]) == {"image/png"}
+
+
+def test_a_chart_moves_too_and_stands_as_data_behind_its_image(tmp_path):
+    spec = {"concat": [], "description": "</script>"}
+    shown = nbformat.v4.new_output(
+        "display_data", {"image/png": "", "text/csv": "x", VEGA_LITE: spec}
+    )
+    cells = [nbformat.v4.new_code_cell("draw()", outputs=[shown])]
+    read = [nbformat.writes(nbformat.v4.new_notebook(cells=cells))]
+    numbered.keep_data_of_figures(None, "chapter", read)
+    [found] = nbformat.reads(read[0], as_version=4).cells
+    assert found.metadata["charts"] == [spec]
+    html = numbered.chart(spec).astext()
+    text = html.removeprefix('<script type="application/json">').removesuffix("</script>")
+    assert json.loads(text) == spec and "</" not in text

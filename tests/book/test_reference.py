@@ -24,7 +24,8 @@ from gengap.evaluation.scores import CRITERIA, pearson, sign_errors
 from gengap.folders import repository
 from gengap.measures import MEASURES, work_of
 
-PAGES = ("notebooks/08-measures.ipynb", "notebooks/09-collections.ipynb", "book/api.md")
+PAGES = ["notebooks/08-measures.ipynb", "notebooks/09-collections.ipynb", "book/api.md"]
+PAGES += [f"book/measures-{group}.md" for group in ("norms", "spectra", "margins", "flatness")]
 SETTINGS = re.compile("add_module_names|autodoc_|default_role|napoleon_|nitpick_")
 EXTENSIONS = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "gengap.book.docstrings"]
 
@@ -197,7 +198,8 @@ def test_the_error_of_sampling_is_known_of_every_measure_that_draws_images():
 def test_a_table_links_each_measure_to_its_entry():
     table = DataFrame({"seconds": [0.5]}, index=["path_norm"])
     html = reference.linked(table)
-    assert '<th><a href="#gengap.measures.norms.path_norm"><code>path_norm</code></a></th>' in html
+    target = "../measures-norms.html#gengap.measures.norms.path_norm"
+    assert f'<th><a href="{target}"><code>path_norm</code></a></th>' in html
     assert "<td>0.5</td>" in html
 
 

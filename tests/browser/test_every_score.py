@@ -81,8 +81,18 @@ def test_a_part_of_a_name_finds_it_and_leads_to_its_definition(table, rows):
     known = {row["measure"].replace("_", " ") for row in rows if "path_norm" in row["measure"]}
     assert set(column(table, "Measure")) == known > {"path norm"}
     table.get_by_role("link", name="path norm", exact=True).first.click()
-    table.wait_for_url("**/08-measures.html#gengap.measures.norms.path_norm")
+    table.wait_for_url("**/measures-norms.html#gengap.measures.norms.path_norm")
     assert table.locator("[id='gengap.measures.norms.path_norm']").is_visible()
+
+
+def test_a_strip_of_a_definition_leads_to_all_scores_of_its_measure(window, built, rows):
+    tab = window.new_page()
+    tab.goto((built / "book" / "measures-norms.html").as_uri())
+    tab.get_by_role("link", name="all scores of path_norm", exact=True).click()
+    tab.locator("#every-score tbody tr").first.wait_for()
+    known = {row["measure"].replace("_", " ") for row in rows if "path_norm" in row["measure"]}
+    assert set(column(tab, "Measure")) <= known
+    tab.close()
 
 
 def test_without_scripts_a_sentence_says_where_the_rows_are(window, built):

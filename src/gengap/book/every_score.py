@@ -12,13 +12,13 @@ from pandas import DataFrame
 
 from gengap.book import figures
 from gengap.book.front_page import glued, taken
+from gengap.book.reference import definition
 from gengap.evaluation import baselines
 from gengap.evaluation.reliability import RELIABLE
 from gengap.evaluation.scores import CRITERIA
 from gengap.measures import MEASURES
 
 CHAPTER, KEY = "05-everywhere", "every_score"
-DEFINITIONS = "chapters/08-measures.html"
 
 
 def pages() -> dict[str, str]:
@@ -26,14 +26,23 @@ def pages() -> dict[str, str]:
 
     Raises: GengapError if the chapter did not glue them.
     """
-    text = taken(glued(CHAPTER), KEY, CHAPTER, "book/every-score.md")
-    rows = pd.read_csv(io.StringIO(text))
-    rows.insert(rows.columns.get_loc("measure") + 1, "kind", rows["measure"].map(kind))
+    found = rows()
     return {
-        "every-score.csv": rows.to_csv(index=False),
-        "every-score.html": script(rows),
-        "hero.svg": hero(rows),
+        "every-score.csv": found.to_csv(index=False),
+        "every-score.html": script(found),
+        "hero.svg": hero(found),
     }
+
+
+def rows() -> DataFrame:
+    """Every score as chapter 5 glued it, with the kind of each measure.
+
+    Raises: GengapError if the chapter did not glue them.
+    """
+    text = taken(glued(CHAPTER), KEY, CHAPTER, "book/every-score.md")
+    found = pd.read_csv(io.StringIO(text))
+    found.insert(found.columns.get_loc("measure") + 1, "kind", found["measure"].map(kind))
+    return found
 
 
 def hero(rows: DataFrame) -> str:
@@ -58,10 +67,7 @@ def script(rows: DataFrame) -> str:
     """The rows and the links of their measures and scores, as data in HTML."""
     defined = {name: MEASURES.get(name, baselines.baselines) for name in rows["measure"].unique()}
     defined |= {name: CRITERIA[name].score for name in rows["score"].unique()}
-    links = {
-        name: f"{DEFINITIONS}#{function.__module__}.{function.__name__}"
-        for name, function in defined.items()
-    }
+    links = {name: definition(function) for name, function in defined.items()}
     columns = json.loads(rows.to_json(orient="split", index=False))
     text = json.dumps({"links": links} | columns, separators=(",", ":"))
     return f'<script type="application/json" id="every-score-data">{text}</script>\n'

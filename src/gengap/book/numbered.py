@@ -1,5 +1,7 @@
 """An extension of Sphinx: figures and tables of chapters have numbers, titles and their data.
 
+A figure of points is kept as a chart too, which the page draws over it: see `charts.js`.
+
 A title is what a cell's next paragraph begins with, if that is a sentence in italics, and else the
 heading above. The data of a table are its cells as shown, those of a figure what its notebook keeps
 of it (see `gengap.book.figures.data`); both are written as CSV beside the pages.
@@ -7,15 +9,18 @@ of it (see `gengap.book.figures.data`); both are written as CSV beside the pages
 
 import csv
 import io
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import vl_convert
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.osutil import relative_uri
 
+from gengap.book.figures.points import VEGA_LITE
 from gengap.book.html_tables import table_of
 
 CSV = "text/csv"
@@ -26,8 +31,9 @@ def keep_data_of_figures(app: Sphinx, page: str, source: list[str]) -> None:
     if CSV in source[0]:
         chapter = nbformat.reads(source[0], as_version=4)
         for cell in chapter.cells:
-            data = [output.get("data", {}).pop(CSV, None) for output in cell.get("outputs", ())]
-            cell.metadata["csv"] = list(filter(None, data))
+            for key, kind in (("csv", CSV), ("charts", VEGA_LITE)):
+                shown = [output.get("data", {}) for output in cell.get("outputs", ())]
+                cell.metadata[key] = [data.pop(kind) for data in shown if kind in data]
         source[0] = nbformat.writes(chapter)
 
 
@@ -35,7 +41,9 @@ def number(app: Sphinx, document: nodes.document, page: str) -> None:
     """Each figure and table that a cell shows gets its number, its title and a link to its data."""
     counts: Counter[str] = Counter()
     for output in [node for node in document.findall(nodes.container) if _is_output(node)]:
-        kept = list(output.parent["cell_metadata"].get("csv", ()))
+        kept, charts = (
+            list(output.parent["cell_metadata"].get(key, ())) for key in ("csv", "charts")
+        )
         for shown in [node for node in output.findall() if kind_of(node)]:
             kind = kind_of(shown)
             counts[kind] += 1
@@ -53,7 +61,7 @@ def number(app: Sphinx, document: nodes.document, page: str) -> None:
             whole.update_basic_atts({"ids": [anchor(label)], "classes": ["numbered"]})
             shown.parent.replace(shown, whole)
             whole += (
-                [shown, nodes.caption("", "", *parts)]
+                [shown, *map(chart, charts), nodes.caption("", "", *parts)]
                 if is_image
                 else [
                     nodes.paragraph("", "", *parts, classes=["caption"]),
@@ -114,6 +122,21 @@ def link(app: Sphinx, page: str, label: str, data: str) -> nodes.raw:
     return nodes.raw("", html, format="html")
 
 
+def chart(spec: dict[str, Any]) -> nodes.raw:
+    """What `charts.js` draws in place of the image before it."""
+    text = json.dumps(spec, separators=(",", ":")).replace("</", "<\\/")
+    return nodes.raw("", f'<script type="application/json">{text}</script>', format="html")
+
+
+def write_script(app: Sphinx, failure: Exception | None) -> None:
+    """The script that draws charts, once for all pages: Vega, of an installed package."""
+    if app.builder.format == "html" and not failure:
+        file = Path(app.outdir) / "_static" / "vega.js"
+        if not file.exists():
+            # In a function: what a module calls its own would else be everyone's.
+            file.write_text(f"(() => {{{vl_convert.javascript_bundle()}}})();")
+
+
 def _is_output(node: nodes.container) -> bool:
     return "cell_output" in node["classes"] and "cell_metadata" in node.parent.attributes
 
@@ -122,4 +145,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.connect("source-read", keep_data_of_figures)
     app.connect("doctree-resolved", number)
+    app.connect("build-finished", write_script)
     return {"parallel_read_safe": True}

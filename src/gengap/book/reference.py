@@ -4,6 +4,9 @@ The texts of these pages are docstrings, which Sphinx reads; see `gengap.book.do
 """
 
 import dataclasses
+import functools
+import re
+from collections.abc import Callable
 
 import pandas as pd
 from pandas import DataFrame, Series
@@ -15,6 +18,7 @@ from gengap.evaluation.reliability import reliability_table
 from gengap.measures import MEASURES, Measure, work_of
 from gengap.model import Model, RecordedModel
 
+DEFINES = re.compile(r"\.\. auto(?:module|function):: (gengap\.[\w.]+)")
 MANY = 8  # of more numbers the ends are shown, and how many there are
 
 
@@ -76,10 +80,27 @@ def sampling_errors() -> DataFrame:
 
 
 def linked(table: DataFrame) -> str:
-    """HTML of a table by measure, each name a link to its definition on the same page."""
-    entries = {name: f"{MEASURES[name].__module__}.{name}" for name in table.index}
-    links = {name: f'<a href="#{to}"><code>{name}</code></a>' for name, to in entries.items()}
+    """HTML of a table by measure, each name a link to its definition, for a chapter's page."""
+    links = {
+        name: f'<a href="../{definition(MEASURES[name])}"><code>{name}</code></a>'
+        for name in table.index
+    }
     return table.rename(index=links).to_html(escape=False, index_names=False, na_rep="")
+
+
+def definition(function: Callable) -> str:
+    """Where a measure or a score is defined: page and place, from the folder of pages on."""
+    path, pages = f"{function.__module__}.{function.__name__}", _defining_pages()
+    return f"{pages.get(path) or pages[function.__module__]}.html#{path}"
+
+
+@functools.cache
+def _defining_pages() -> dict[str, str]:
+    """Module or function -> the page that shows its docstrings."""
+    folder = folders.repository() / "book"
+    pages = {page.stem: page for page in folder.glob("*.md")}
+    pages["chapters/08-measures"] = folders.repository() / "notebooks" / "08-measures.ipynb"
+    return {name: page for page, f in pages.items() for name in DEFINES.findall(f.read_text())}
 
 
 def family_table(collection: Collection) -> DataFrame:

@@ -6,6 +6,7 @@ The section is made of the chapter's notebook when the page is rendered, and is 
 import importlib.metadata
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -69,7 +70,8 @@ def run_box(notebook: Path, year: str) -> str:
             *sources(code),
             f"\n**Take it along.** {{download}}`The notebook </notebooks/{name}.ipynb>`, without"
             " outputs; each table has a link to its rows as CSV.\n",
-            f"**Cite it.**\n\n```bibtex\n{bibtex(cells[0].source, name, year)}\n```\n",
+            "````{dropdown} Cite it, and the papers on this page (BibTeX)",
+            f"```bibtex\n{bibtex(cells, name, year)}\n```\n````\n",
         ]
     )
 
@@ -102,12 +104,13 @@ def sources(code: str) -> list[str]:
     return ["**Data.** What the page reads:\n", *lines] if lines else []
 
 
-def bibtex(head: str, name: str, year: str) -> str:
-    """Entries for what a chapter's first cell cites, and for the chapter itself."""
+def bibtex(cells: Sequence[nbformat.NotebookNode], name: str, year: str) -> str:
+    """Entries for the chapter itself, and for what its texts cite, each once."""
     bibliography = (repository() / "book" / "references.bib").read_text()
-    keys = [key for keys in CITED.findall(head) for key in keys.split(",")]
-    found = [re.search(rf"^@\w+\{{{key},.*?^\}}", bibliography, re.M | re.S)[0] for key in keys]
-    title = head.splitlines()[0].lstrip("# ")
+    texts = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    cited = dict.fromkeys(key for keys in CITED.findall(texts) for key in keys.split(","))
+    found = [re.search(rf"^@\w+\{{{key},.*?^\}}", bibliography, re.M | re.S)[0] for key in cited]
+    title = texts.splitlines()[0].lstrip("# ")
     own = {
         "author": "{The gengap contributors}",
         "title": "gengap: a compendium of reproduced results on predicting generalization",

@@ -7,20 +7,22 @@ from gengap.book.figures.accuracies import (
     accuracy_histograms,
     importance_by_layer,
     learning_curve,
-    predicted_against_true,
-    train_against_test,
     transfer_matrix,
+)
+from gengap.book.figures.points import (
+    measure_against_gap,
+    predicted_against_true,
+    predicted_gaps,
+    probed_epochs,
+    train_against_test,
 )
 from gengap.book.figures.probes import (
     margin_densities,
-    predicted_gaps,
     probe_curves,
-    probed_epochs,
     regressions,
 )
 from gengap.book.figures.scores import (
     gap_histograms,
-    measure_against_gap,
     measures_beside_settings,
     phase_slopes,
     random_score_histograms,

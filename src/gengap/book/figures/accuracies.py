@@ -6,40 +6,13 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from gengap.book.figures.style import COLOURS, WIDTH, diagonal, histograms, name_of, panels_by
+from gengap.book.figures.style import COLOURS, WIDTH, histograms, name_of, panels_by
 
 
 def accuracy_histograms(index: pd.DataFrame) -> Figure:
     """How many networks reach which test accuracy, a panel per family of the index."""
     bins = np.linspace(0, 1, 41)
     return histograms(index["test_accuracy"], index["family"], bins, label="test accuracy")
-
-
-def train_against_test(index: pd.DataFrame) -> Figure:
-    """Test against training accuracy of each network, families by colour, with the diagonal."""
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.8 * WIDTH))
-    for family, colour in zip(index["family"].unique(), COLOURS):
-        part = index[index["family"] == family]
-        points = part["train_accuracy"], part["test_accuracy"]
-        axes.scatter(*points, s=8, alpha=0.5, color=colour, label=name_of(family))
-    diagonal(axes)
-    axes.set(xlabel="training accuracy", ylabel="test accuracy")
-    axes.legend(markerscale=2)
-    return figure
-
-
-def predicted_against_true(predictions: pd.DataFrame) -> Figure:
-    """Predicted against true test accuracy, a panel per family.
-
-    `predictions` has columns family, target and leak_free, the predictions.
-    """
-    figure, panels = panels_by(predictions, "family", height=0.62 * WIDTH, sharex=True)
-    for panel, part, colour in panels:
-        panel.scatter(part["target"], part["leak_free"], s=8, alpha=0.6, color=colour)
-        diagonal(panel)
-    figure.supylabel("predicted test accuracy", fontsize=10)
-    figure.axes[-1].set_xlabel("true test accuracy")
-    return figure
 
 
 def importance_by_layer(importance: pd.DataFrame) -> Figure:
@@ -67,7 +40,7 @@ def learning_curve(curve: pd.DataFrame, published: pd.Series, *, networks: int) 
     range over repeats. `published` holds the reported R2, indexed by family and predictor; it is
     marked by hollow points at `networks`.
     """
-    figure, panels = panels_by(curve, "family", height=0.55 * WIDTH, sharex=True)
+    figure, panels = panels_by(curve, "family", height=0.4 * WIDTH, sharex=True)
     for panel, part, _ in panels:
         for predictor, colour in zip(part["predictor"].unique(), COLOURS):
             drawn = part[part["predictor"] == predictor].groupby("networks")["r2"]
@@ -76,10 +49,11 @@ def learning_curve(curve: pd.DataFrame, published: pd.Series, *, networks: int) 
             panel.fill_between(median.index, drawn.min(), drawn.max(), color=colour, alpha=0.15)
             point = networks, published[part["family"].iloc[0], predictor]
             panel.plot(*point, "o", color=colour, markerfacecolor="white")
-        panel.set(xscale="log", ylim=(-0.1, 1.05), ylabel="$R^2$")
+        panel.set(xscale="log", ylim=(-0.1, 1.05))
         panel.axvline(networks, color="0.8", linewidth=1, zorder=0)
     figure.axes[0].legend(loc="lower right")
-    figure.axes[-1].set_xlabel(f"training networks (published: {networks:,})")
+    figure.supylabel("$R^2$", fontsize=10)
+    figure.supxlabel(f"training networks (published: {networks:,})", fontsize=10)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Figures of margins, of regressions on them, and of measures probed at every epoch."""
+"""Figures of margins, of regressions on them, and of correlations at every epoch."""
 
 import itertools
 
@@ -7,21 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from gengap.book.figures.style import COLOURS, WIDTH, coloured_points, name_of, panels_by, words
-
-
-def predicted_gaps(predictions: pd.DataFrame) -> Figure:
-    """Predicted against true gap, a panel per family; columns family, gap, predicted and hyper.
-
-    Colours tell apart the values of `hyper`, one hyper-parameter (as text); on the line the
-    prediction is true.
-    """
-    figure = coloured_points(predictions, "gap", "predicted")
-    for panel in figure.axes:
-        panel.axline((0, 0), slope=1, color="0.6", linewidth=1, zorder=0)
-        panel.set_ylabel("predicted gap")
-    figure.axes[-1].set_xlabel("gap")
-    return figure
+from gengap.book.figures.style import COLOURS, WIDTH, name_of, panels_by, words
 
 
 def margin_densities(margins: pd.DataFrame) -> Figure:
@@ -40,7 +26,7 @@ def margin_densities(margins: pd.DataFrame) -> Figure:
         panel.axvline(0, color="0.6", linewidth=1, zorder=0)
         panel.set(xlabel="", ylabel="", yticks=[])
     figure.axes[0].legend()
-    figure.axes[-1].set_xlabel("margin over total variation")
+    figure.supxlabel("margin over total variation", fontsize=10)
     figure.supylabel("density of training images", fontsize=10)
     return figure
 
@@ -96,29 +82,4 @@ def probe_curves(curves: pd.DataFrame) -> Figure:
         panel.set_xlabel("epoch")
     figure.supylabel("correlation", fontsize=10)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    return figure
-
-
-def probed_epochs(table: pd.DataFrame, *, measure: str, outcome: str) -> Figure:
-    """A measure against an outcome at several epochs, a panel each.
-
-    `table` has columns epoch, value, outcome and hyper: colours tell apart the values of `hyper`,
-    one hyper-parameter (as text). measure, outcome: what the axes say.
-    """
-    epochs = sorted(table["epoch"].unique())
-    columns = 2
-    rows = -(-(len(epochs) + 1) // columns)  # the last place is the legend's
-    size = WIDTH, rows * 0.45 * WIDTH
-    figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False)
-    for panel, epoch in zip(panels.flat, epochs):
-        part = table[table["epoch"] == epoch]
-        for value, colour in zip(sorted(table["hyper"].unique()), COLOURS):
-            chosen = part[part["hyper"] == value]
-            panel.scatter(chosen["value"], chosen["outcome"], s=12, color=colour, label=value)
-        panel.set_title(f"epoch {epoch}", loc="left")
-    for panel in panels.flat[len(epochs) :]:
-        panel.axis("off")
-    panels.flat[len(epochs)].legend(*panels[0, 0].get_legend_handles_labels(), loc="center")
-    figure.supxlabel(measure, fontsize=10)
-    figure.supylabel(outcome, fontsize=10)
     return figure

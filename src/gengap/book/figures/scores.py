@@ -9,10 +9,9 @@ from matplotlib.figure import Figure
 from gengap.book.figures.style import (
     COLOURS,
     WIDTH,
-    coloured_points,
+    grid_of_axes,
     histograms,
     panels_by,
-    rows_of_axes,
     short_name,
     words,
 )
@@ -78,13 +77,13 @@ def phase_slopes(scores: pd.DataFrame) -> Figure:
 
 def random_score_histograms(scores: dict[str, np.ndarray]) -> Figure:
     """What random measures score, a panel per task; `scores` maps a task's label to draws."""
-    figure, panels = rows_of_axes(len(scores), height=1.0, sharex=True)
+    figure, panels = grid_of_axes(len(scores), height=1.0, sharex=True)
     for panel, (label, draws) in zip(panels, scores.items()):
         panel.hist(100 * draws, bins=np.linspace(0, 100 * _largest(scores), 40), color=COLOURS[0])
         panel.axvline(100 * draws.mean(), color=COLOURS[1], linewidth=1.5)
         panel.set_title(label, loc="left")
         panel.set_yticks([])
-    panels[-1].set_xlabel("score x 100 of a random measure (line: mean)")
+    figure.supxlabel("score x 100 of a random measure (line: mean)", fontsize=10)
     return figure
 
 
@@ -96,7 +95,7 @@ def scores_against_chance(scores: pd.DataFrame, *, baseline: str) -> Figure:
     named `baseline`.
     """
     height = 0.17 * scores["measure"].nunique() + 0.5
-    figure, panels = panels_by(scores, "family", height=height, sharex=True)
+    figure, panels = panels_by(scores, "family", height=height, columns=1, sharex=True)
     for panel, part, colour in panels:
         part = part.dropna(subset="value").sort_values("value")
         places = range(len(part))
@@ -129,18 +128,6 @@ def measures_beside_settings(scores: pd.DataFrame, *, baseline: str) -> Figure:
     axes.set(xlim=(-1, 1), xlabel=r"rank correlation with the gap (Kendall's $\tau$)")
     axes.tick_params(axis="y", length=0)
     figure.legend(loc="outside upper center", ncols=2)
-    return figure
-
-
-def measure_against_gap(table: pd.DataFrame) -> Figure:
-    """A measure against the gap, a panel per family; columns family, value, gap and hyper.
-
-    Colours tell apart the values of `hyper`, one hyper-parameter (as text).
-    """
-    figure = coloured_points(table, "value", "gap")
-    for panel in figure.axes:
-        panel.set_ylabel("gap")
-    figure.axes[-1].set_xlabel("measure")
     return figure
 
 

@@ -5,6 +5,7 @@ They are readable at the width of a phone, and safe for the colour-blind.
 
 import itertools
 
+import altair as alt
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -67,6 +68,7 @@ def use_style() -> None:
         formatters["text/csv"] = CSV(parent=shell.display_formatter)
         formatters["text/csv"].for_type(Figure, as_csv)
         formatters["text/html"].for_type(pd.Series, _as_table)
+        alt.renderers.enable("book")
         plain = formatters["text/plain"]
         plain.for_type(Figure, lambda figure, printer, _: printer.text(in_words(figure)))
 
@@ -75,34 +77,23 @@ def _as_table(series: pd.Series) -> str:
     return series.to_frame("value" if series.name is None else series.name).to_html()
 
 
-def coloured_points(table: pd.DataFrame, x: str, y: str) -> Figure:
-    """Column y against column x, a panel per family and a colour per value of `hyper`."""
-    figure, panels = panels_by(table, "family", height=0.55 * WIDTH)
-    for panel, part, _ in panels:
-        for value, colour in zip(sorted(part["hyper"].unique()), itertools.cycle(COLOURS)):
-            chosen = part[part["hyper"] == value]
-            panel.scatter(chosen[x], chosen[y], s=14, color=colour, label=value)
-        panel.legend()
-    return figure
-
-
 def histograms(values: pd.Series, families: pd.Series, bins: np.ndarray, *, label: str) -> Figure:
     """How many values of each family fall into which bin, a panel per family."""
     table = pd.DataFrame({"value": values, "family": families})
-    figure, panels = panels_by(table, "family", height=1.3, sharex=True)
+    figure, panels = panels_by(table, "family", height=1.1, sharex=True)
     for panel, part, colour in panels:
         panel.hist(part["value"], bins=bins, color=colour)
     figure.supylabel("networks", fontsize=10)
-    figure.axes[-1].set_xlabel(label)
+    figure.supxlabel(label, fontsize=10)
     return figure
 
 
 def panels_by(
     table: pd.DataFrame, column: str, *, height: float, **options
 ) -> tuple[Figure, list[tuple[plt.Axes, pd.DataFrame, str]]]:
-    """A panel of `rows_of_axes` for each value of a column, its title; with its rows and colour."""
+    """A panel of `grid_of_axes` for each value of a column, its title; with its rows and colour."""
     groups = table.groupby(column, sort=False)
-    figure, panels = rows_of_axes(len(groups), height=height, **options)
+    figure, panels = grid_of_axes(len(groups), height=height, **options)
     parts = []
     for panel, (name, rows), colour in zip(panels, groups, itertools.cycle(COLOURS)):
         panel.set_title(name_of(name), loc="left")
@@ -110,16 +101,18 @@ def panels_by(
     return figure, parts
 
 
-def rows_of_axes(count: int, *, height: float, **options) -> tuple[Figure, np.ndarray]:
-    """Panels below one another, which a phone shows as large as a desktop does."""
-    size = WIDTH, count * height
-    figure, panels = plt.subplots(count, 1, figsize=size, squeeze=False, **options)
-    return figure, panels[:, 0]
-
-
-def diagonal(axes: plt.Axes) -> None:
-    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, zorder=0)
-    axes.set(xlim=(0, 1), ylim=(0, 1))
+def grid_of_axes(
+    count: int, *, height: float, columns: int = 2, **options
+) -> tuple[Figure, np.ndarray]:
+    """Panels in rows of two, or below one another where there are no more than two."""
+    columns = columns if count > 2 else 1
+    rows = -(-count // columns)
+    size = WIDTH, rows * height
+    figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+    for place in range(count, panels.size):
+        panels.flat[place].remove()
+        panels.flat[place - columns].tick_params(labelbottom=True)  # now the last of its column
+    return figure, panels.flat[:count]
 
 
 def name_of(family: str) -> str:
