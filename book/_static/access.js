@@ -6,7 +6,12 @@ document.addEventListener("DOMContentLoaded", () => {
   const sidebar = document.querySelector("#pst-primary-sidebar");
   if (sidebar) Object.assign(sidebar, { role: "region", ariaLabel: "The book" });
   for (const part of document.querySelectorAll(".sig dl, .sig dd")) {
-    part.role = "none"; // the lines of a long signature, which define nothing
+    // The lines of a long signature define nothing.
+    const plain = Object.assign(document.createElement("div"), {
+      className: `sig-${part.localName}`,
+    });
+    plain.append(...part.childNodes);
+    part.replaceWith(plain);
   }
   for (const cited of document.querySelectorAll(".citation-list, .citation")) {
     cited.removeAttribute("role"); // a role that is out of use, in a list of more than items
