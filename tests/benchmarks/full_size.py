@@ -1,32 +1,51 @@
 """Peak memory and time of what grows with the originals, on made-up data of their size.
 
-Run: python tests/benchmarks/full_size.py [judged] [baselines] [table] [index]. Each runs in a
-process of its own, of which the most memory is told. One thread: set OMP_NUM_THREADS=1.
+Run: python tests/benchmarks/full_size.py [judged] [baselines] [table] [index] [details] writes
+data/tables/full_size.csv; the rows of other parts are kept. Each runs in a process of its own, of
+which the most memory is told, and the seconds of the processor. One thread: set OMP_NUM_THREADS=1.
 
 judged: a family of the zoo, 30,000 networks of eight settings, one measure, all scores.
 baselines: what the settings alone predict of them, out of fold.
 table: a measure table of 10^7 rows, read, and asked what is missing.
 index: a family of the zoo at nine checkpoints, 270,000 rows, at its last ones, with reliability.
+details: spectra of 10^7 rows at 14 epochs, asked what is missing, and one column of one epoch read.
 """
 
 import argparse
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pgdl_measures import processor
 
-from gengap.collection import last_epoch
+from gengap import folders
+from gengap.collection import Collection, last_epoch
 from gengap.evaluation.baselines import hyperparameters_alone
 from gengap.evaluation.judgement import judged
 from gengap.evaluation.reliability import reliability_table
+from gengap.measures.spectra import spectra_rows
+from gengap.tables.details import _write, detail_table
+from gengap.tables.identity import Versions, source_hash, versions_now
+from gengap.tables.store import table_file
 from gengap.tables.values import pending_values
 
 NETWORKS, CHECKPOINTS, ROWS, MEASURES = 30_000, 9, 10**7, 80
+DETAILS, EPOCHS = 96, 14  # rows of a network of GenProb
+FILE = folders.data() / "tables" / "full_size.csv"
+WHAT = {
+    "judged": f"a family of {NETWORKS:,} networks judged, one measure and the baselines",
+    "baselines": f"what the settings of {NETWORKS:,} networks predict",
+    "table": f"a measure table of {ROWS:,} rows asked what is missing",
+    "index": f"an index of {NETWORKS * CHECKPOINTS:,} rows at its last checkpoints",
+    "details": f"spectra of {ROWS:,} rows written, and one column of one epoch of {EPOCHS} read",
+}
 
 
 def zoo_index(networks: int = NETWORKS) -> pd.DataFrame:
@@ -78,7 +97,52 @@ def of_index():
     reliability_table(last)
 
 
-PARTS = {"judged": of_judged, "baselines": of_baselines, "table": of_table, "index": of_index}
+class Made(Collection):
+    """Networks at 14 epochs, without files."""
+
+    name, expected_families = "made", ("mnist",)
+
+    def read_index(self):
+        one = zoo_index(ROWS // DETAILS // EPOCHS)
+        epochs = (one.assign(model_id=one["model_id"] + f"-{at}", epoch=at) for at in range(EPOCHS))
+        return pd.concat(epochs, ignore_index=True)
+
+    def weight_files(self, record):
+        return ()
+
+
+def of_details():
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["GENGAP_DATA"] = folder
+        made = Made(Path(folder))
+        versions = versions_now(made, {"spectra": source_hash(spectra_rows)})
+        epochs = (made_up_spectra(rows, versions) for _, rows in made.index().groupby("epoch"))
+        file = table_file(made, "spectra")
+        file.parent.mkdir()
+        _write(epochs, file)
+        before = time.process_time()
+        rows = detail_table(made.select("epoch == 13"), "spectra", columns=["stable_quality"])
+        assert len(rows) == ROWS // EPOCHS // DETAILS * DETAILS
+        print(f"of which reading {time.process_time() - before:.1f} s")
+
+
+def made_up_spectra(index: pd.DataFrame, versions: Versions) -> pd.DataFrame:
+    """Made-up rows of the networks of an index, DETAILS each."""
+    models = index["model_id"].repeat(DETAILS).to_numpy()
+    rng = np.random.default_rng(0)
+    numbers = {f"number_{at}": rng.random(len(models)) for at in range(8)}
+    current = versions.models.loc[models].reset_index(drop=True)
+    rows = pd.DataFrame({"model_id": models, "layer": "conv", "stable_quality": 0.5} | numbers)
+    return rows.join(current).assign(source=versions.sources["spectra"])
+
+
+PARTS = {
+    "judged": of_judged,
+    "baselines": of_baselines,
+    "table": of_table,
+    "index": of_index,
+    "details": of_details,
+}
 
 
 def main():
@@ -87,13 +151,20 @@ def main():
     parser.add_argument("--here", choices=PARTS)
     arguments = parser.parse_args()
     if arguments.here:
-        start = time.perf_counter()
         PARTS[arguments.here]()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{arguments.here:<10} {time.perf_counter() - start:8.1f} s {peak:6.2f} GiB")
+        print(f"{time.process_time():.0f} {peak:.2f}")
         return
+    rows = pd.read_csv(FILE).to_dict("records") if FILE.exists() else []
     for part in arguments.parts or PARTS:
-        subprocess.run([sys.executable, __file__, "--here", part], check=True)
+        command = [sys.executable, __file__, "--here", part]
+        ended = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)
+        print(part, ended.stdout, flush=True)
+        spent, peak = map(float, ended.stdout.splitlines()[-1].split())
+        found = {"part": part, "what": WHAT[part], "seconds": spent, "GiB at most": peak}
+        found |= {"processor": processor(), "date": datetime.now(UTC).date()}
+        rows = [row for row in rows if row["part"] != part] + [found]
+    folders.write_atomically(FILE, lambda path: pd.DataFrame(rows).to_csv(path, index=False))
 
 
 if __name__ == "__main__":

@@ -46,9 +46,9 @@ def parameters(model: gengap.Model) -> int:
     return sum(weight.numel() for weight in model.network.parameters())
 
 
-def full_size(blocks: int, images: int) -> gengap.Model:
-    """A random VGG of width 512 as in Task 1, with other weights as its start, on random images."""
-    convolution = {"layer_name": "Conv2D", "filters": 512, "kernel_size": 3}
+def full_size(blocks: int, images: int, width: int = 512) -> gengap.Model:
+    """A random VGG as in Task 1, with other weights as its start, on random images."""
+    convolution = {"layer_name": "Conv2D", "filters": width, "kernel_size": 3}
     convolution |= {"padding": "same", "activation": "relu"}
     block = [convolution, convolution, {"layer_name": "MaxPooling2D", "pool_size": 2}]
     dense = [{"layer_name": "Dense", "units": 128, "activation": "relu"}]
@@ -58,7 +58,7 @@ def full_size(blocks: int, images: int) -> gengap.Model:
     torch.manual_seed(0)
     network, start = network_from_config(config), network_from_config(config)
     sample = torch.rand(images, 3, 32, 32), torch.arange(images) % CLASSES
-    record = pd.Series({"model_id": f"{blocks} blocks of width 512, {images} images"})
+    record = pd.Series({"model_id": f"{blocks} blocks of width {width}, {images} images"})
     return gengap.Model(network, record, start.state_dict(), lambda: sample)
 
 

@@ -3,9 +3,10 @@
 import re
 from types import ModuleType
 
+import pandas as pd
 import pytest
 
-from gengap.folders import repository
+from gengap.folders import data, repository
 
 PAGE = (repository() / "book" / "clusters.md").read_text()
 SCRIPT, GPU = re.findall(r"```python\n(.*?)```", PAGE, re.S)
@@ -32,3 +33,14 @@ def test_the_job_that_slurm_is_given_starts_workers_of_one_thread(settings, expe
     with script.cluster_of_jobs() as cluster:
         job = cluster.job_script()
     assert all(part in job for part in expected), job
+
+
+def test_hours_of_the_originals_follow_from_their_rates():
+    rates = pd.read_csv(data() / "tables" / "rates.csv")
+    of = rates["work"].str.partition(":")[0]
+    whole = rates["work"].str.endswith(": in all")
+    assert set(of[whole]) == set(of) == {"DEMOGEN", "PGDL, Task 1", "zoo"}
+    hours = rates["seconds"] * rates["times"] / rates["cores"] / 3600
+    assert rates["hours"][~whole].to_numpy() == pytest.approx(hours[~whole], rel=0.01, abs=0.005)
+    sums = rates["hours"][~whole].groupby(of).sum()
+    assert rates["hours"][whole].to_numpy() == pytest.approx(sums[of[whole]], abs=0.06)
