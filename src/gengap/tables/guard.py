@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gengap.collection import Collection
 from gengap.errors import GengapError, NotAvailable, in_one_line
 from gengap.model import Model
-from gengap.tables.process import seeded_process
+from gengap.tables.process import Process, seeded_process
 
 FAILED = "failed: "  # how the reason begins of what is not merely lacking
 LONGEST_NOTE = 200  # characters of what was raised
@@ -52,16 +52,17 @@ class Guard:
         self, function: Callable[[Model], object], read: Callable[[object], object], file: str
     ) -> Answer:
         """What `read` makes of the function's answer; a note names the line in the code's file."""
-        own = os.getpid()
-        with seeded_process() as process:
-            try:
-                found = Answer(read(function(self._loaded())))
-            except KeyboardInterrupt:
-                raise
-            except NotAvailable as lacking:
-                found = Answer(None, in_one_line(str(lacking)))
-            except BaseException as error:  # SystemExit, and what libraries derive of it
-                found = Answer(None, _what_stopped(error, file), failed=True)
+        own, process = os.getpid(), Process()
+        try:
+            model = self._loaded()  # before: what loading draws at random must not matter
+            with seeded_process(process):
+                found = Answer(read(function(model)))
+        except KeyboardInterrupt:
+            raise
+        except NotAvailable as lacking:
+            found = Answer(None, in_one_line(str(lacking)))
+        except BaseException as error:  # SystemExit, and what libraries derive of it
+            found = Answer(None, _what_stopped(error, file), failed=True)
         if os.getpid() != own:
             os._exit(0)  # the measure forked: its child has no task and no say
         change = self._change(self._model) if self._model else ""

@@ -19,7 +19,7 @@ class Process:
 
 
 @contextmanager
-def seeded_process() -> Iterator[Process]:
+def seeded_process(process: Process) -> Iterator[None]:
     """Within it, all random generators are seeded with 0; after it, the process is as before.
 
     Put back are the generators of Python, NumPy and PyTorch; PyTorch's default type and device,
@@ -27,7 +27,7 @@ def seeded_process() -> Iterator[Process]:
     filters of warnings, the working directory and environment; and functions and methods of PyTorch
     and NumPy that have been replaced since the first time.
     """
-    process, before, variables = Process(), _settings(), dict(os.environ)
+    before, variables = _settings(), dict(os.environ)
     functions = _functions()
     states = random.getstate(), np.random.get_state()
     with (
@@ -39,7 +39,7 @@ def seeded_process() -> Iterator[Process]:
             random.seed(0)
             np.random.seed(0)
             torch.manual_seed(0)
-            yield process
+            yield
         finally:
             for (owner, name), function in functions.items():
                 if vars(owner).get(name) is not function:

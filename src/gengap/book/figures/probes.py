@@ -25,7 +25,8 @@ def margin_densities(margins: pd.DataFrame) -> Figure:
             sns.kdeplot(own["margin"], color=colour, label=label, ax=panel, **options)
         panel.axvline(0, color="0.6", linewidth=1, zorder=0)
         panel.set(xlabel="", ylabel="", yticks=[])
-    figure.axes[0].legend()
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper left", ncols=2)
     figure.supxlabel("margin over total variation", fontsize=10)
     figure.supylabel("density of training images", fontsize=10)
     return figure
