@@ -5,6 +5,8 @@ document.addEventListener("DOMContentLoaded", () => {
     oneColumnOfLabels(table);
     noEmptyRowOfHeads(table);
     wholeNumbers(table);
+    headsInWords(table);
+    toldApart(table);
     for (const cell of table.querySelectorAll("td")) {
       if (/^(NaN|None|NaT)$/.test(cell.textContent.trim())) cell.textContent = "\u2013";
     }
@@ -91,6 +93,37 @@ document.addEventListener("DOMContentLoaded", () => {
         cells.forEach((cell, at) => { cell.textContent = texts[at].replace(/\.0+$/, ""); });
       }
     }
+  }
+
+  /* Columns are named as in the CSV file beside the table; on the page, in words. */
+  function headsInWords(table) {
+    if (!table.tHead) return;
+    const texts = document.createTreeWalker(table.tHead, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll("_", " ");
+  }
+
+  /* Published numbers have a shade of their own; the best score of a column is bold. */
+  function toldApart(table) {
+    const names = [];
+    for (const row of table.tHead?.rows ?? []) {
+      let at = 0;
+      for (const head of row.cells) {
+        for (const end = at + head.colSpan; at < end; at++) {
+          names[at] = `${names[at] ?? ""} ${head.textContent}`;
+        }
+      }
+    }
+    const rows = [...table.tBodies[0].rows].filter((row) => !row.querySelector(".group"));
+    names.forEach((name, at) => {
+      const cells = rows.map((row) => row.cells[at]).filter((cell) => cell?.matches("td"));
+      if (/\bpublished\b/.test(name)) cells.forEach((cell) => cell.classList.add("published"));
+      const better = /\b(r2|tau|cmi)$/i.test(name.trim()) ? 1 : /\b(mae|error)$/.test(name.trim()) ? -1 : 0;
+      const values = cells.map((cell) => better * parseFloat(cell.textContent));
+      const best = Math.max(...values.filter(Number.isFinite));
+      if (better && values.length > 2) {
+        cells.filter((_, row) => values[row] === best).forEach((cell) => cell.classList.add("best"));
+      }
+    });
   }
 
   function noEmptyRowOfHeads(table) {

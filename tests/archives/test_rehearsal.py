@@ -79,7 +79,8 @@ def home(tmp_path_factory):
         for part in ("published", "replicas/images"):
             shutil.copytree(repository() / "data" / part, home / "data" / part)
         (home / "data" / "tables").mkdir()
-        shutil.copy(repository() / "data" / "tables" / "pgdl_costs.csv", home / "data" / "tables")
+        for table in ("pgdl_costs.csv", "sampling_error.csv"):
+            shutil.copy(repository() / "data" / "tables" / table, home / "data" / "tables")
         measure_all(home, patch)
         yield home
 

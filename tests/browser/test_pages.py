@@ -82,6 +82,11 @@ def test_every_column_can_be_seen_and_rows_keep_their_labels(page, width):
     assert page.seen("hiddenColumns(false)", width=width) == []
 
 
+def test_columns_are_named_in_words(page):
+    heads = "[...document.querySelectorAll('table.dataframe thead')].map((head) => head.innerText)"
+    assert [text for text in page.seen(heads) if "_" in text] == []
+
+
 def test_a_row_has_one_label_and_no_row_of_heads_is_empty(page):
     assert page.seen("untidyTables()") == []
 
