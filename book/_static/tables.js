@@ -2,6 +2,10 @@
    while numbers scroll; no row of empty heads; a dash where there is no value. */
 document.addEventListener("DOMContentLoaded", () => {
   for (const table of document.querySelectorAll("table.dataframe")) {
+    if (!table.tBodies[0]?.rows.length) {
+      table.replaceWith("There are no such rows for the networks of this page.");
+      continue;
+    }
     oneColumnOfLabels(table);
     noEmptyRowOfHeads(table);
     wholeNumbers(table);
@@ -102,7 +106,7 @@ document.addEventListener("DOMContentLoaded", () => {
     while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll("_", " ");
   }
 
-  /* Published numbers have a shade of their own; the best score of a column is bold. */
+  /* Published numbers have a shade of their own; where rows compete, the best score is bold. */
   function toldApart(table) {
     const names = [];
     for (const row of table.tHead?.rows ?? []) {
@@ -113,15 +117,20 @@ document.addEventListener("DOMContentLoaded", () => {
         }
       }
     }
-    const rows = [...table.tBodies[0].rows].filter((row) => !row.querySelector(".group"));
+    const groups = [[]];
+    for (const row of table.tBodies[0].rows) {
+      if (row.querySelector(".group")) groups.push([]);
+      else groups.at(-1).push(row);
+    }
     names.forEach((name, at) => {
-      const cells = rows.map((row) => row.cells[at]).filter((cell) => cell?.matches("td"));
-      if (/\bpublished\b/.test(name)) cells.forEach((cell) => cell.classList.add("published"));
-      const better = /\b(r2|tau|cmi)$/i.test(name.trim()) ? 1 : /\b(mae|error)$/.test(name.trim()) ? -1 : 0;
-      const values = cells.map((cell) => better * parseFloat(cell.textContent));
-      const best = Math.max(...values.filter(Number.isFinite));
-      if (better && values.length > 2) {
-        cells.filter((_, row) => values[row] === best).forEach((cell) => cell.classList.add("best"));
+      const rivals = /\b(measures?|predictors?)\b/.test(names[0]);
+      const better = rivals * (/\b(r2|tau|cmi)\s*$/i.test(name) - /\b(mae|error)\s*$/.test(name));
+      for (const rows of groups) {
+        const cells = rows.map((row) => row.cells[at]).filter((cell) => cell?.matches("td"));
+        if (/\bpublished\b/.test(name)) cells.forEach((cell) => cell.classList.add("published"));
+        const values = cells.map((cell) => better * parseFloat(cell.textContent));
+        const best = Math.max(...values.filter(Number.isFinite));
+        if (better && cells.length > 2) cells[values.indexOf(best)]?.classList.add("best");
       }
     });
   }

@@ -87,6 +87,14 @@ def test_columns_are_named_in_words(page):
     assert [text for text in page.seen(heads) if "_" in text] == []
 
 
+def test_published_numbers_have_a_shade_of_their_own(page):
+    tables = page.seen(
+        "[...document.querySelectorAll('table.dataframe:has(thead)')].map((table) =>"
+        " [/\\bpublished\\b/.test(table.tHead.textContent), !!table.querySelector('.published')])"
+    )
+    assert all(told == shaded for told, shaded in tables)
+
+
 def test_a_row_has_one_label_and_no_row_of_heads_is_empty(page):
     assert page.seen("untidyTables()") == []
 
