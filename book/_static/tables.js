@@ -122,8 +122,8 @@ document.addEventListener("DOMContentLoaded", () => {
       if (row.querySelector(".group")) groups.push([]);
       else groups.at(-1).push(row);
     }
+    const rivals = /\b(measures?|predictors?)\b/.test(names[0]);
     names.forEach((name, at) => {
-      const rivals = /\b(measures?|predictors?)\b/.test(names[0]);
       const better = rivals * (/\b(r2|tau|cmi)\s*$/i.test(name) - /\b(mae|error)\s*$/.test(name));
       for (const rows of groups) {
         const cells = rows.map((row) => row.cells[at]).filter((cell) => cell?.matches("td"));

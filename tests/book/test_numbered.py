@@ -119,3 +119,15 @@ def test_a_chart_moves_too_and_stands_as_data_behind_its_image(tmp_path):
     html = numbered.chart(spec).astext()
     text = html.removeprefix('<script type="application/json">').removesuffix("</script>")
     assert json.loads(text) == spec and "</" not in text
+
+
+def test_of_two_figures_of_a_cell_the_chart_belongs_to_its_own():
+    image, spec = {"image/png": "", "text/csv": "x"}, {"concat": []}
+    outputs = [
+        nbformat.v4.new_output("display_data", data) for data in (image, image | {VEGA_LITE: spec})
+    ]
+    cells = [nbformat.v4.new_code_cell("draw()", outputs=outputs)]
+    read = [nbformat.writes(nbformat.v4.new_notebook(cells=cells))]
+    numbered.keep_data_of_figures(None, "chapter", read)
+    [found] = nbformat.reads(read[0], as_version=4).cells
+    assert found.metadata["charts"] == [None, spec] and found.metadata["csv"] == ["x", "x"]

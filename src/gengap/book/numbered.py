@@ -27,13 +27,17 @@ CSV = "text/csv"
 
 
 def keep_data_of_figures(app: Sphinx, page: str, source: list[str]) -> None:
-    """A figure's data, which MyST cannot show, move from a cell's outputs to its metadata."""
+    """A figure's data, which MyST cannot show, move from a cell's outputs to its metadata.
+
+    Each figure of a cell has one of `csv` there and one of `charts`, None if it is an image alone.
+    """
     if CSV in source[0]:
         chapter = nbformat.reads(source[0], as_version=4)
         for cell in chapter.cells:
-            for key, kind in (("csv", CSV), ("charts", VEGA_LITE)):
-                shown = [output.get("data", {}) for output in cell.get("outputs", ())]
-                cell.metadata[key] = [data.pop(kind) for data in shown if kind in data]
+            shown = [output.get("data", {}) for output in cell.get("outputs", ())]
+            figures = [data for data in shown if CSV in data]
+            cell.metadata["csv"] = [data.pop(CSV) for data in figures]
+            cell.metadata["charts"] = [data.pop(VEGA_LITE, None) for data in figures]
         source[0] = nbformat.writes(chapter)
 
 
@@ -41,9 +45,8 @@ def number(app: Sphinx, document: nodes.document, page: str) -> None:
     """Each figure and table that a cell shows gets its number, its title and a link to its data."""
     counts: Counter[str] = Counter()
     for output in [node for node in document.findall(nodes.container) if _is_output(node)]:
-        kept, charts = (
-            list(output.parent["cell_metadata"].get(key, ())) for key in ("csv", "charts")
-        )
+        metadata = output.parent["cell_metadata"]
+        kept, charts = (iter(metadata.get(key, ())) for key in ("csv", "charts"))
         for shown in [node for node in output.findall() if kind_of(node)]:
             kind = kind_of(shown)
             counts[kind] += 1
@@ -54,20 +57,17 @@ def number(app: Sphinx, document: nodes.document, page: str) -> None:
             if is_image:
                 told = "" if shown["alt"].startswith("<Figure") else shown["alt"]
                 shown["alt"] = " ".join(f"{label}. {reading} {told}".split())
-            if data := (kept.pop(0) if kept else "") if is_image else as_csv(shown):
+            if data := next(kept, "") if is_image else as_csv(shown):
                 parts.append(link(app, page, label, data))
             # A caption of HTML's figures goes on to their end: that of a table is a paragraph.
             whole = nodes.figure() if is_image else nodes.container()
             whole.update_basic_atts({"ids": [anchor(label)], "classes": ["numbered"]})
             shown.parent.replace(shown, whole)
-            whole += (
-                [shown, *map(chart, charts), nodes.caption("", "", *parts)]
-                if is_image
-                else [
-                    nodes.paragraph("", "", *parts, classes=["caption"]),
-                    shown,
-                ]
-            )
+            if is_image:
+                spec = next(charts, None)
+                whole += [shown, *([chart(spec)] if spec else []), nodes.caption("", "", *parts)]
+            else:
+                whole += [nodes.paragraph("", "", *parts, classes=["caption"]), shown]
 
 
 def anchor(label: str) -> str:

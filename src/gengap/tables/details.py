@@ -87,8 +87,7 @@ def detail_table(
         where = {"workers": workers, "scheduler": scheduler, "budget": budget}
         reasons = _compute(function, collection, detail, missing, versions, **where)
     if store.exists():
-        _export(collection, detail, versions, store)
-        known = _current(collection, detail, versions)["model_id"]
+        known = _export(collection, detail, versions, store)
     rows = _rows_of(table_file(collection, detail), wanted[wanted.isin(known)], columns)
     rows.attrs["failed"] = sum(n for told, n in reasons.items() if told.startswith(FAILED))
     return rows
@@ -156,16 +155,17 @@ def _rows_of(file: Path, models: Series, columns: Sequence[str] | None = None) -
     return rows.drop(columns=VERSIONS, errors="ignore") if columns is None else rows
 
 
-def _export(collection: Collection, detail: str, versions: Versions, store: Path) -> None:
-    """Write the table anew if the store has rows that it has not."""
+def _export(collection: Collection, detail: str, versions: Versions, store: Path) -> Series:
+    """Write the table anew if the store has rows that it has not; whose rows it then has."""
     with locked(store) as connection:
         stored = one_each(stored_rows(connection, collection.name, detail), versions)
         known = _current(collection, detail, versions)
         if len(stored.merge(known, on=IDENTITY)) == len(stored):
-            return
+            return known["model_id"]
         others = known.loc[~known["model_id"].isin(stored["model_id"]), "model_id"]
         parts = _by_epoch(connection, collection, table_file(collection, detail), stored, others)
         replace(table_file(collection, detail), partial(_write, parts))
+    return pd.concat([others, stored["model_id"]])
 
 
 def _by_epoch(

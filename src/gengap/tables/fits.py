@@ -98,14 +98,15 @@ def _known(table: str, made_by: str, source: str) -> dict[str, str]:
         parts.append(folders.read_table(_file(table)))
     if _store(table).exists():
         with opened(_store(table)) as connection:
-            parts.append(_stored(connection, table, made_by))
+            parts.append(_stored(connection, table, made_by, source))
     rows = pd.concat(parts)
     rows = rows[(rows["measure"] == made_by) & (rows["source"] == source)]
     return dict(zip(rows["model_id"], rows[PAYLOAD], strict=True))
 
 
-def _stored(connection: Connection, table: str, made_by: str) -> DataFrame:
+def _stored(connection: Connection, table: str, made_by: str, source: str) -> DataFrame:
     rows = stored_rows(connection, table, made_by)
+    rows = rows[rows["source"] == source].copy()
     rows[PAYLOAD] = [payload_of(connection, rowid) for rowid in rows["rowid"]]
     return rows[KEPT]
 
@@ -113,8 +114,7 @@ def _stored(connection: Connection, table: str, made_by: str) -> DataFrame:
 def _export(table: str, made_by: str, source: str) -> None:
     """Add a function's results in the store to the table, in place of those of its other code."""
     with locked(_store(table)) as connection:
-        rows = _stored(connection, table, made_by)
-        rows = rows[rows["source"] == source]
+        rows = _stored(connection, table, made_by, source)
         if _file(table).exists():
             shipped = folders.read_table(_file(table))
             others = (shipped["measure"] != made_by) | (shipped["source"] == source)

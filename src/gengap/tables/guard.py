@@ -104,17 +104,18 @@ class Guard:
 def _modules(network: nn.Module) -> list[tuple]:
     """What a network's modules are, and what they hold beside tensors: settings and hooks."""
     return [
-        (name, type(module), {key: value for key, value in vars(module).items() if _plain(value)})
+        (
+            name,
+            type(module),
+            {key: value for key, value in vars(module).items() if _plain(value)},
+            {key: len(value) for key, value in vars(module).items() if key.endswith("_hooks")},
+        )
         for name, module in network.named_modules()
-    ] + [(name, *map(len, _hooks(module))) for name, module in network.named_modules()]
+    ]
 
 
 def _plain(value: object) -> bool:
     return isinstance(value, (bool, int, float, str, tuple)) or callable(value)
-
-
-def _hooks(module: nn.Module) -> list[dict]:
-    return [value for key, value in vars(module).items() if key.endswith("_hooks")]
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:
