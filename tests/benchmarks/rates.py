@@ -2,14 +2,14 @@
 
 Run: python tests/benchmarks/rates.py [demogen] [pgdl] [zoo]; the other rows of the table are kept.
 Seconds are of the processor, in one thread, so that other work on the machine counts little;
-weights and images are random. What is computed at full size is the product of a row's columns:
-hours = seconds x times / cores / 3600.
+images are random, and weights but for the zoo's. What is computed at full size is the product of a
+row's columns: hours = seconds x times / cores / 3600.
 
 demogen: margins of 50,000 images in each of the 756 networks, by kind and width.
 pgdl: all measures of Task 1's 96 networks, from the images that pass a small network with labels at
 random, where searches are longest: forward, and back for derivatives.
-zoo: features, fits and judgement of four data sets of 30,000 networks. A tree and an epoch are
-timed at the published number of networks, and a fit takes as many of them as it may at most.
+zoo: features, fits and judgement of four data sets of 30,000 networks, made of the embedded ones at
+all checkpoints; fits until they stop, with the configurations of MNIST.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from pgdl_measures import CLASSES, full_size, processor
 
 import gengap
 from gengap import folders
-from gengap.collections.cnnzoo import DATASETS, PARAMETERS
+from gengap.collections.cnnzoo import DATASETS, PARAMETERS, finite_rows
 from gengap.collections.demogen_networks import in_fastest_format, nin, resnet32
 from gengap.evaluation.judgement import MOST, judged
 from gengap.measures import MEASURES
@@ -91,55 +91,62 @@ def of_pgdl(images: int = 20) -> Iterator[Row]:
 
 
 def of_zoo() -> Iterator[Row]:
-    networks = 2 * predictors.PUBLISHED_NETWORKS
-    rng = np.random.default_rng(0)
-    weights = rng.standard_normal((networks, PARAMETERS), dtype=np.float32)
-    index = settings(zoo_index(networks), rng)
-    target, parts = index["test_accuracy"].to_numpy(np.float32), predictors.split(networks)
+    weights, index, parts = as_many_as_published(np.random.default_rng(0))
+    target = index["test_accuracy"].to_numpy(np.float32)
     spent = Counter()
     for name in INPUT_SETS:
         made = []
         spent["features"] += seconds(lambda: made.append(input_features(name, weights, index)))  # noqa: B023
         data = made[0].to_numpy(np.float32), target
         for predictor in predictors.PREDICTORS:
-            most, of_one = of_a_fit(predictor, name, data, parts)
-            spent[f"{predictor}, two fits of at most {most}"] += 2 * most * of_one
-        print(name, dict(spent), flush=True)
+            config = predictors.tuned_config(predictor, "mnist", name)
+            fit = partial(predictors.fit, predictor, *data, config=config)
+            compared = {"leaky": parts.test, "leak_free": parts.validation}
+            for train, stop_on in (
+                (parts.first_half, {"published": parts.test}),
+                (parts.train, compared),
+            ):
+                ends = []
+                taken = seconds(lambda: ends.append(fit(train=train, stop_on=stop_on)))  # noqa: B023
+                spent[f"{predictor}, two fits until they stop"] += taken
+                stops = {reading: found.iteration for reading, found in ends[0].items()}
+                print(name, predictor, stops, round(taken, 1), flush=True)
     for of, whole in spent.items():
         yield f"zoo: {len(INPUT_SETS)} sets of inputs", f"{of}, of a data set", whole, len(DATASETS)
-    one = zoo_index(MOST)
-    values = pd.DataFrame({"m": rng.random(MOST)}, index=one["model_id"])
-    spent = seconds(lambda: judged(values, one))
-    yield "zoo: judgement", "a measure of a data set", spent, len(DATASETS) * len(MEASURES)
+    yield "zoo: judgement", "a measure of a data set", of_a_measure(), len(DATASETS) * len(MEASURES)
 
 
-def of_a_fit(predictor: str, name: str, data: tuple, parts) -> tuple[int, float]:
-    """How many trees or epochs a fit has at most, and the seconds of one."""
-    config = predictors.tuned_config(predictor, "mnist", name)
-    stop_on = {"leak_free": parts.validation}
-    if predictor == "lgbm":
-        grown = partial(predictors.grow_trees, *data, parts.train, stop_on, config, seed=0)
-        few, more = (seconds(partial(grown, trees=trees)) for trees in (1, 41))
-        return predictors.TREES, max(more - few, 0.0) / 40
-    predictors.EPOCHS = 1
-    return 300, seconds(lambda: predictors.fit(predictor, *data, parts.train, stop_on, config))
+def as_many_as_published(rng: np.random.Generator):
+    """Weights, index and split of 30,000 networks that are made of the replica's.
+
+    Of all families and checkpoints, each several times, a weight times 1 +- 0.05 and an accuracy
+    +- 0.002; those of the test half are made of other networks than those of the first half, so
+    that a fit stops where it no longer learns.
+    """
+    zoo = gengap.open_collection("cnnzoo")
+    index = zoo.index()
+    weights = zoo.weights(index)
+    index, weights = index[kept := finite_rows(weights)], weights[kept]
+    network = index.groupby(["family", "run"]).ngroup().to_numpy()
+    half, size = rng.permutation(network.max() + 1)[network] % 2, predictors.PUBLISHED_NETWORKS
+    rows = np.concatenate([rng.choice(np.flatnonzero(half == which), size) for which in (0, 1)])
+    made = weights[rows] * (1 + 0.05 * rng.standard_normal((2 * size, PARAMETERS), np.float32))
+    index = index.iloc[rows].reset_index(drop=True)
+    accuracy = index["test_accuracy"] + 0.002 * rng.standard_normal(2 * size)
+    index["test_accuracy"] = accuracy.clip(0, 1)
+    return made, index, predictors.split_half(np.arange(size), size + np.arange(size))
 
 
-def settings(index: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """The zoo's hyper-parameters, at random, in place of those of a made-up index."""
-    count = len(index)
-    drawn = {
-        f"hp_{n}": rng.random(count)
-        for n in ("dropout", "init_std", "l2reg", "learning_rate", "train_fraction")
-    }
-    named = {
-        "hp_activation": ["relu", "tanh"],
-        "hp_b_init": ["zeros", "RandomNormal"],
-        "hp_optimizer": ["adam", "sgd", "rmsprop"],
-        "hp_w_init": ["he_normal", "orthogonal"],
-    }
-    drawn |= {name: rng.choice(values, count) for name, values in named.items()}
-    return index.drop(columns=index.filter(regex="^hp_").columns).assign(**drawn)
+def of_a_measure(measures: int = 10) -> float:
+    """Seconds to judge one more measure, of those that go with the gap and so need all nulls."""
+    index, rng = zoo_index(MOST), np.random.default_rng(0)
+    gap = (index["train_accuracy"] - index["test_accuracy"]).to_numpy()
+    values = {f"m{i}": gap + gap.std() * rng.standard_normal(MOST) for i in range(measures + 1)}
+    values = pd.DataFrame(values, index=index["model_id"])
+    first, all_of_them = (
+        seconds(partial(judged, some, index)) for some in (values[["m0"]], values)
+    )
+    return (all_of_them - first) / measures
 
 
 PARTS = {"demogen": (of_demogen, 16, 24), "pgdl": (of_pgdl, 16, 24), "zoo": (of_zoo, 2, 3)}

@@ -5,11 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from papermill import inspect_notebook
 from scipy import stats
 
 import gengap
 from gengap.evaluation.baselines import BASELINE
 from gengap.evaluation.scores import CRITERIA
+from gengap.folders import repository
+from gengap.studies.judgement import DRAWN
 from gengap.submission.page import page, place_texts, strip_chart
 from gengap.submission.standing import kept_values, reasons, scored_beside_all, standing
 from gengap.tables.identity import versions_now
@@ -215,3 +218,20 @@ def test_values_that_were_measured_at_one_place_are_found_at_another(tiny, tmp_p
     gengap.measure_table(second.select("family == 'right'"), "raw_parameter_norm")
     assert kept_values(first)["raw_parameter_norm"].notna().all()
     assert "raw_parameter_norm" not in kept_values(tiny)
+
+
+def test_others_are_judged_once_for_all_measures_of_ones_own(grid, monkeypatch):
+    first = scored_beside_all(mine(grid, noisy_gap(grid)), [grid], scores=["kendall_tau"])
+    monkeypatch.setattr("gengap.tables.fits._called", None)  # no other can be judged any more
+    again = scored_beside_all(mine(grid, noisy_gap(grid)), [grid], scores=["kendall_tau"])
+    pd.testing.assert_frame_equal(again, first, check_exact=True)
+    whole = scored_beside_all(mine(grid, -noisy_gap(grid)), [grid])
+    others = whole[(whole["score"] == "kendall_tau") & (whole["measure"] != "mine")]
+    theirs = first[first["measure"] != "mine"]
+    pd.testing.assert_frame_equal(others.reset_index(drop=True), theirs.reset_index(drop=True))
+
+
+def test_others_are_drawn_as_in_the_chapter_whose_rows_are_shipped():
+    chapter = inspect_notebook(repository() / "notebooks" / "05-everywhere.ipynb")
+    assert {name: int(chapter[name]["default"]) for name in DRAWN} == DRAWN
+    assert chapter["seed"]["default"] == "0"

@@ -12,7 +12,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import cross_val_predict
 
 from gengap.evaluation.regression import independent_columns, out_of_fold, r2, splits
-from gengap.evaluation.resampling import bootstrap_interval
+from gengap.evaluation.resampling import bootstraps, percentiles
 from gengap.evaluation.tasks import hyperparameters, is_drawn, task_of
 
 BASELINE = "hyper-parameters only"  # its name among measures
@@ -134,6 +134,7 @@ def _gain(task, features, alone, values, samples, seed) -> dict[str, float]:
         slope = own[train] @ left[train] / max(own[train] @ own[train], NOTHING)
         both[test] += slope * own[test]
     gains = (left**2 - (task.gap - both) ** 2) / np.var(task.gap)
-    options = {"samples": samples, "seed": seed, "clusters": task.copies}
-    low, high = bootstrap_interval(np.mean, gains, **options)
+    generator = np.random.default_rng(seed)
+    drawn = bootstraps(len(gains), samples, generator, clusters=task.copies)
+    low, high = percentiles(drawn @ gains / drawn.sum(axis=1))
     return {"r2_with_measure": r2(task.gap, both), "gain": gains.mean(), "low": low, "high": high}

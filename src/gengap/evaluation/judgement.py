@@ -29,6 +29,7 @@ ENOUGH = 10  # null measures that score as well: p is known well enough, and no 
 AT_ONCE = 25  # null measures that are scored before that is asked
 MOST = 1_000  # networks: of a larger family so many at random, since scores compare each two
 COLUMNS = ["family", "measure", "score", *NUMBERS, "models", "note"]
+Nulls = Callable[[bool, int], np.ndarray]  # of ranks or values, from a place on: (AT_ONCE, n)
 
 
 def judged(
@@ -109,11 +110,12 @@ def _judged(column, criteria, prepare) -> list[dict]:
         note = f"{known.sum()} of {len(known)} networks have a value; {NETWORKS} are needed"
         return [{"score": name, "note": note} for name in criteria]
     of_these, measure = prepare(known), column[known]
+    nulls = of_these.nulls(measure)
     constant = "the measure is constant here" if (measure == measure[0]).all() else ""
     rows = []
     for name, criterion in criteria.items():
         lacking = of_these.lacks(criterion)
-        found = {} if lacking else of_these.judged(measure, criterion)
+        found = {} if lacking else of_these.judged(measure, criterion, nulls)
         said = {"note": lacking or constant} if lacking or constant else {}
         rows.append({"score": name} | said | found)
     return rows
@@ -156,7 +158,18 @@ class Judge:
         """Why these networks have no such score; empty if they have."""
         return needs_gaps(self.task) or criterion.lacks(self.task)
 
-    def judged(self, measure: np.ndarray, criterion: Criterion) -> dict[str, float]:
+    def nulls(self, measure: np.ndarray) -> Nulls:
+        """Makes null measures of one measure from a place on, `AT_ONCE`, once for all scores."""
+
+        @cache
+        def drawn(ranks_alone: bool, start: int) -> np.ndarray:
+            values = normal_scores(measure) if ranks_alone else measure
+            (design, signs), part = self.design, slice(start, start + AT_ONCE)
+            return null_measures(values, design, signs[part], self.orders[part])
+
+        return drawn
+
+    def judged(self, measure: np.ndarray, criterion: Criterion, nulls: Nulls) -> dict[str, float]:
         """One row's numbers, but for those that need other measures."""
         better, null = criterion.better, self._null(measure, criterion)
         value, drawn = self.scores(measure, criterion)
@@ -173,7 +186,7 @@ class Judge:
             "null_mean": null.mean(),
             "null_05": low,
             "null_95": high,
-            "p_value": self._p_value(measure, value, criterion),
+            "p_value": self._p_value(nulls, value, criterion),
             "gain": gain,
             "gain_low": gain - gain_half,
             "gain_high": gain + gain_half,
@@ -185,13 +198,10 @@ class Judge:
         value, drawn = (self._known(criterion.score(measure, of), criterion) for of in of_each)
         return float(value[0]), drawn
 
-    def _p_value(self, measure, value, criterion) -> float:
-        values = normal_scores(measure) if criterion.ranks_alone else measure
-        design, signs = self.design
+    def _p_value(self, nulls, value, criterion) -> float:
         reached = np.empty(0, bool)
-        for start in range(0, len(signs), AT_ONCE):
-            part = slice(start, start + AT_ONCE)
-            drawn = null_measures(values, design, signs[part], self.orders[part])
+        for start in range(0, len(self.orders), AT_ONCE):
+            drawn = nulls(criterion.ranks_alone, start)
             found = self._known(criterion.score(drawn, self.task), criterion)
             as_well = criterion.better * found >= criterion.better * value - SAME
             reached = np.concatenate([reached, as_well])

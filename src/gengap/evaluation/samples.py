@@ -11,7 +11,9 @@ from functools import cached_property
 
 import numpy as np
 
-from gengap.evaluation.tasks import Task
+from gengap.evaluation.tasks import Conditions, Task
+
+COUNTED = 2**20  # numbers that are held at once while pairs are counted
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,12 @@ class Sample:
     @cached_property
     def gap_ranks(self) -> np.ndarray:
         """(S, n) each network's rank by its gap in the sample, times 2 and centered."""
-        return self.ranks(self.task.gap_signs)
+        return self.ranks(self.task.larger_gap)
 
     @cached_property
     def gap_untied(self) -> np.ndarray:
-        """(S,) ordered pairs of different gaps."""
-        return self.pairs(np.abs(self.task.gap_signs))
+        """(S,) pairs of different gaps."""
+        return self.pairs(self.task.larger_gap)
 
     @cached_property
     def neighbours(self) -> np.ndarray:
@@ -42,36 +44,26 @@ class Sample:
         one, other, _ = self.task.neighbours
         return self.draws[:, one] * self.draws[:, other]
 
-    def ranks(self, compared: np.ndarray) -> np.ndarray:
-        """(..., S, n) ranks, times 2 and centered, by signs (..., n, n); copies are tied."""
-        return (self.draws.astype(np.float32) @ compared.swapaxes(-1, -2)).astype(float)
+    def ranks(self, larger: np.ndarray) -> np.ndarray:
+        """(..., S, n) ranks, times 2 and centered, by what is `larger` (..., n, n); copies tie."""
+        larger, draws = larger.astype(np.float32), self.draws.astype(np.float32)
+        return (draws @ larger.swapaxes(-1, -2) - draws @ larger).astype(float)
 
     def pairs(self, compared: np.ndarray) -> np.ndarray:
         """(..., S) sum of matrices (..., n, n) over drawn pairs."""
         # Whole numbers below 2^24 are exact in float32.
-        return ((self.draws.astype(np.float32) @ compared) * self.draws).sum(axis=-1)
-
-    @cached_property
-    def members(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Of each bootstrap the networks drawn (m,), and how often in each group (m, groups)."""
-        groups = self.task.conditions.groups
-        drawn = [np.flatnonzero(row) for row in self.draws]
-        counts = self.draws.astype(np.float32)
-        return [(who, groups[who] * row[who, None]) for who, row in zip(drawn, counts, strict=True)]
+        compared, draws = compared.astype(np.float32, copy=False), self.draws.astype(np.float32)
+        return ((draws @ compared) * self.draws).sum(axis=-1)
 
     def cells(self, pairs: np.ndarray) -> np.ndarray:
         """(cells, M, S) how many of the pairs (M, n, n) bool were drawn, in each cell."""
-        found = [self._cells_of(pairs, who, counts) for who, counts in self.members]
-        return np.stack(found, axis=-1).astype(float)
-
-    def _cells_of(self, pairs, who, counts) -> np.ndarray:
-        """(cells, M) of one bootstrap."""
-        if len(who) < pairs.shape[-1]:
-            pairs = pairs[:, who[:, None], who]
-        # One product for all conditions: a wide matrix is much faster than many narrow ones.
-        towards = pairs.astype(np.float32) @ counts
-        found = [counts[:, of].T @ towards[..., of] for of in self.task.conditions.columns]
-        return np.concatenate([part.reshape(len(part), -1) for part in found], axis=1).T
+        drawn, groups = self.draws.T.astype(np.float32), self.task.conditions.groups
+        # Of one sample all groups at once are one product; of many, each has work enough.
+        count = _in_all_groups if drawn.shape[1] == 1 else _group_by_group
+        at_once = max(1, COUNTED // (drawn.size * groups.shape[1]))
+        parts = [pairs[start : start + at_once] for start in range(0, len(pairs), at_once)]
+        found = [count(part.astype(np.float32), drawn, self.task.conditions) for part in parts]
+        return np.concatenate(found).swapaxes(0, 1).astype(float)
 
     @cached_property
     def cell_sizes(self) -> np.ndarray:
@@ -88,7 +80,27 @@ class Sample:
         return self.cells(self.task.larger_gap[None])
 
 
-def signs(values: np.ndarray) -> np.ndarray:
-    """(..., n, n) float32: sign of the row's value minus the column's."""
-    larger = (values[..., :, None] > values[..., None, :]).astype(np.float32)
-    return larger - larger.swapaxes(-1, -2)
+def larger_than(values: np.ndarray) -> np.ndarray:
+    """(..., n, n) bool: whether the row's value is larger than the column's."""
+    return values[..., :, None] > values[..., None, :]
+
+
+def _in_all_groups(pairs: np.ndarray, drawn: np.ndarray, conditions: Conditions) -> np.ndarray:
+    """(M, cells, 1) drawn pairs in each cell, of one sample (n, 1)."""
+    counts = conditions.groups * drawn
+    towards = pairs @ counts
+    found = [counts[:, of].T @ towards[..., of] for of in conditions.columns]
+    return np.concatenate([part.reshape(len(pairs), -1, 1) for part in found], axis=1)
+
+
+def _group_by_group(pairs: np.ndarray, drawn: np.ndarray, conditions: Conditions) -> np.ndarray:
+    """(M, cells, S) drawn pairs in each cell, of S samples (n, S)."""
+    found = []
+    for of in conditions.columns:
+        groups = conditions.groups[:, of]
+        members = map(np.flatnonzero, groups.T)
+        towards = np.stack([pairs[..., who] @ drawn[who] for who in members], axis=2)
+        towards *= drawn[:, None]
+        cells = groups.T @ towards.reshape(*pairs.shape[:2], -1)
+        found.append(cells.reshape(len(pairs), -1, drawn.shape[1]))
+    return np.concatenate(found, axis=1)

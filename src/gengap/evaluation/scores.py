@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from gengap.evaluation.resampling import permutations
-from gengap.evaluation.samples import Sample, signs
+from gengap.evaluation.samples import Sample, larger_than
 from gengap.evaluation.tasks import PAIRS, Task, indicator, read_task, values_of
 
 SAME = 1e-9  # scores nearer than this are equal: orders of summation differ by less
@@ -52,9 +52,9 @@ def kendall_tau(measures, sample):
     Source:
         Kendall 1945.
     """
-    compared = signs(measures)
-    untied = sample.pairs(np.abs(compared)) * sample.gap_untied
-    return _ratio(sample.pairs(compared * sample.task.gap_signs), np.sqrt(untied))
+    larger = larger_than(measures)
+    untied = sample.pairs(larger) * sample.gap_untied
+    return _ratio(sample.pairs(larger * sample.task.gap_signs), np.sqrt(untied))
 
 
 @_of_many
@@ -63,7 +63,7 @@ def spearman(measures, sample):
 
     Ties have their mean rank. Source: Spearman 1904.
     """
-    one, other, draws = sample.ranks(signs(measures)), sample.gap_ranks, sample.draws
+    one, other, draws = sample.ranks(larger_than(measures)), sample.gap_ranks, sample.draws
     products = [(draws * a * b).sum(axis=-1) for a, b in ((one, other), (one, one))]
     return _ratio(products[0], np.sqrt(products[1] * (draws * other * other).sum(axis=-1)))
 
@@ -186,9 +186,8 @@ def cmi(measures, sample):
             hyper-parameters.
     """
     conditions = sample.task.conditions
-    larger = measures[:, :, None] > measures[:, None, :]
-    gap_plus, plus = sample.cells_of_larger_gap, sample.cells(larger)
-    both = sample.cells(larger & sample.task.larger_gap)
+    larger, gap_plus = larger_than(measures), sample.cells_of_larger_gap
+    plus, both = sample.cells(larger), sample.cells(larger & sample.task.larger_gap)
     gap_minus = sample.cell_sizes - gap_plus
     told, whole = information([[gap_minus - plus + both, plus - both], [gap_plus - both, both]])
     told, whole = (np.add.reduceat(part, conditions.first) for part in (told, whole))

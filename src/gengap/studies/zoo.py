@@ -21,7 +21,6 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from gengap.collections.cnnzoo import DATASETS
 from gengap.evaluation.regression import r2
@@ -40,7 +39,7 @@ from gengap.studies.zoo_predictors import (
     split_half,
     tuned_config,
 )
-from gengap.tables.fits import kept_results
+from gengap.tables.fits import kept_rows
 from gengap.tables.identity import digest, record_hashes, source_hash
 
 READINGS = ("published", "leaky", "leak_free")
@@ -190,16 +189,12 @@ class Fits:
 
     def _run(self, function: Callable, tasks: Iterable[partial], number: int) -> pd.DataFrame:
         """The rows of the tasks, which call `function`, in their order, whoever made them."""
-        rows, known = {}, ((_key(task), task) for task in tasks)
+        known = ((_key(task), task) for task in tasks)
         configs = "".join(reported(f"cnnzoo_{name}_configs").to_csv() for name in PREDICTORS)
-        made_by = function.__name__[1:]
-        source = digest(source_hash(function) + source_hash(_problems) + configs)
-        with tqdm(total=number, unit="fit") as progress:
-            found = kept_results(self.table, made_by, source, known, workers=self.jobs)
-            for place, some in found:
-                rows[place] = some
-                progress.update()
-        return pd.DataFrame([row for place in sorted(rows) for row in rows[place]])
+        made_by, source = function.__name__[1:], source_hash(function) + source_hash(_problems)
+        made = made_by, digest(source + configs)
+        bar = {"total": number, "unit": "fit"}
+        return pd.DataFrame(kept_rows(self.table, *made, known, workers=self.jobs, **bar))
 
 
 def score_table(predictions: pd.DataFrame) -> pd.DataFrame:

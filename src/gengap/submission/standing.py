@@ -1,6 +1,7 @@
 """Where a measure stands: its scores beside those of all others, on the same models.
 
-The others' values are those that data/tables holds; none is computed for it.
+The others' values are those that data/tables holds; none is computed for it. Their scores are kept
+there too.
 """
 
 from collections.abc import Iterable
@@ -14,12 +15,12 @@ from gengap.errors import GengapError
 from gengap.evaluation.baselines import BASELINE, BASELINES
 from gengap.evaluation.judgement import judged
 from gengap.evaluation.scores import CRITERIA
+from gengap.studies.judgement import DRAWN, kept_judgement
 from gengap.tables.identity import versions_now
 from gengap.tables.store import default_store
 from gengap.tables.values import finished
 
 KEYS = ["collection", "family", "score"]
-PERMUTATIONS = 200  # p-values to 0.005; of a family of 600 networks, in seconds
 
 
 def scored_beside_all(
@@ -50,12 +51,23 @@ def scored_beside_all(
             raise GengapError(
                 f"the table of {collection.name} holds a measure {name!r} already; rename yours"
             )
-        values = others.assign(**{name: own.set_index("model_id")["value"]})
-        found = judged(values, index, scores=scores, permutations=PERMUTATIONS)
+        values = own.set_index("model_id")[["value"]].set_axis([name], axis=1)
+        found = _judged(collection, index, others, values, [*scores])
         sizes = index["family"].value_counts()
         found.insert(0, "collection", collection.name)
         parts.append(found.assign(family_models=found["family"].map(sizes)))
     return pd.concat(parts, ignore_index=True)
+
+
+def _judged(collection, index, others, own, scores) -> DataFrame:
+    """The rows of all others and of the baselines, which are kept, then those of one's own."""
+    # All scores at once, whichever are asked for: their rows are then at hand for the next measure.
+    of_all = {} if set(scores) <= CRITERIA.keys() else {"scores": scores}
+    table = f"{collection.table_name}.judgement"
+    theirs = kept_judgement(others, index, table=table, **DRAWN, **of_all)
+    mine = judged(own, index, scores=scores, **DRAWN)
+    found = pd.concat([theirs, mine[~mine["measure"].isin(BASELINES)]], ignore_index=True)
+    return found[found["score"].isin(scores)]
 
 
 def kept_values(collection: Collection) -> DataFrame:

@@ -13,6 +13,7 @@ from sqlite3 import Connection
 
 import pandas as pd
 from pandas import DataFrame
+from tqdm import tqdm
 
 from gengap import folders
 from gengap.tables import engine
@@ -29,6 +30,15 @@ from gengap.tables.store import (
 
 KEPT = ["measure", "model_id", "source", PAYLOAD]  # what made it, key, code, rows as JSON
 Task = Callable[[], list[dict]]
+
+
+def kept_rows(*arguments, total: int, unit: str, **options) -> list[dict]:
+    """The rows of all tasks of `kept_results`, which takes the other arguments, in their order.
+
+    total, unit: how many tasks there are, and of what, for the bar.
+    """
+    rows = dict(tqdm(kept_results(*arguments, **options), total=total, unit=unit))
+    return [row for place in sorted(rows) for row in rows[place]]
 
 
 def kept_results(
@@ -58,7 +68,8 @@ def kept_results(
                 asked.append((place, key))
                 yield task
 
-    computed = engine.results(_called, missing(), workers=workers)
+    alone = engine.SECONDS_ALONE
+    computed = engine.results(_called, missing(), workers=workers, alone=alone)
     first = next(computed, None)
     if first is not None:
         names = {"collection": table, "measure": made_by, "source": source}
