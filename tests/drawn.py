@@ -8,6 +8,8 @@ import os
 import random
 from collections.abc import Iterable
 
+KILLED = "a killed training", ["cnnzoo", "pgdl"]  # by one engine, which keeps what is finished
+
 SEED = os.environ.get("GENGAP_SEED", "0")
 
 

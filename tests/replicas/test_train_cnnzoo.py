@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from drawn import KILLED, drawn
 
 import gengap
 from gengap.collections import cnnzoo as loader
@@ -347,6 +348,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.skipif("cnnzoo" not in drawn(*KILLED), reason="pgdl is drawn")
 def test_killing_the_training_at_random_moments_loses_no_finished_network(image_root, tmp_path):
     script = tmp_path / "run.py"
     script.write_text(RUN)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from drawn import KILLED, drawn
 from torch import nn
 
 import gengap
@@ -247,6 +248,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.skipif("pgdl" not in drawn(*KILLED), reason="cnnzoo is drawn")
 def test_killed_training_loses_no_finished_network(image_root, tmp_path):
     script = tmp_path / "run.py"
     script.write_text(RUN)
