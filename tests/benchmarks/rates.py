@@ -9,7 +9,9 @@ demogen: margins of 50,000 images in each of the 756 networks, by kind and width
 pgdl: all measures of Task 1's 96 networks, from the images that pass a small network with labels at
 random, where searches are longest: forward, and back for derivatives.
 zoo: features, fits and judgement of four data sets of 30,000 networks, made of the embedded ones at
-all checkpoints; fits until they stop, with the configurations of MNIST.
+all checkpoints, with the configurations of MNIST. An epoch and a tree are timed with as many
+networks as published; how many it takes until a fit stops is counted with a fifth of them, which has
+as many steps an epoch.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import product
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -44,6 +47,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # what tests share
 from counting import IMAGES as SAMPLE
 from counting import counting
 
+SOME = predictors.PUBLISHED_NETWORKS // 5
 IMAGES = 50_000  # of CIFAR-10, on which DEMOGEN and Task 1 are trained
 COLUMNS = ["work", "of", "seconds", "times", "cores", "hours", "goal in hours", "processor", "date"]
 Row = tuple[str, str, float, float]  # work, of what, seconds of one, how many
@@ -91,50 +95,77 @@ def of_pgdl(images: int = 20) -> Iterator[Row]:
 
 
 def of_zoo() -> Iterator[Row]:
-    weights, index, parts = as_many_as_published(np.random.default_rng(0))
-    target = index["test_accuracy"].to_numpy(np.float32)
+    few, many = like_the_zoo(SOME), like_the_zoo(predictors.PUBLISHED_NETWORKS)
     spent = Counter()
     for name in INPUT_SETS:
         made = []
-        spent["features"] += seconds(lambda: made.append(input_features(name, weights, index)))  # noqa: B023
-        data = made[0].to_numpy(np.float32), target
+        spent["features"] += seconds(lambda: made.append(features(name, many)))  # noqa: B023
         for predictor in predictors.PREDICTORS:
-            config = predictors.tuned_config(predictor, "mnist", name)
-            fit = partial(predictors.fit, predictor, *data, config=config)
-            compared = {"leaky": parts.test, "leak_free": parts.validation}
-            for train, stop_on in (
-                (parts.first_half, {"published": parts.test}),
-                (parts.train, compared),
-            ):
-                ends = []
-                taken = seconds(lambda: ends.append(fit(train=train, stop_on=stop_on)))  # noqa: B023
-                spent[f"{predictor}, two fits until they stop"] += taken
-                stops = {reading: found.iteration for reading, found in ends[0].items()}
-                print(name, predictor, stops, round(taken, 1), flush=True)
+            at_most = iterations(predictor, name, features(name, few))
+            spent[f"{predictor}, two fits"] += at_most * of_an_iteration(predictor, name, *made)
+            print(name, predictor, at_most, dict(spent), flush=True)
     for of, whole in spent.items():
         yield f"zoo: {len(INPUT_SETS)} sets of inputs", f"{of}, of a data set", whole, len(DATASETS)
     yield "zoo: judgement", "a measure of a data set", of_a_measure(), len(DATASETS) * len(MEASURES)
 
 
-def as_many_as_published(rng: np.random.Generator):
-    """Weights, index and split of 30,000 networks that are made of the replica's.
+def like_the_zoo(half: int) -> tuple[np.ndarray, pd.DataFrame]:
+    """Weights and index of 2 x `half` networks that are made of the replica's.
 
     Of all families and checkpoints, each several times, a weight times 1 +- 0.05 and an accuracy
-    +- 0.002; those of the test half are made of other networks than those of the first half, so
-    that a fit stops where it no longer learns.
+    +- 0.002; those of the second half, for tests, are made of other networks than those of the
+    first, so that a fit stops where it learns nothing more.
     """
-    zoo = gengap.open_collection("cnnzoo")
+    zoo, rng = gengap.open_collection("cnnzoo"), np.random.default_rng(0)
     index = zoo.index()
     weights = zoo.weights(index)
     index, weights = index[kept := finite_rows(weights)], weights[kept]
     network = index.groupby(["family", "run"]).ngroup().to_numpy()
-    half, size = rng.permutation(network.max() + 1)[network] % 2, predictors.PUBLISHED_NETWORKS
-    rows = np.concatenate([rng.choice(np.flatnonzero(half == which), size) for which in (0, 1)])
-    made = weights[rows] * (1 + 0.05 * rng.standard_normal((2 * size, PARAMETERS), np.float32))
+    part = rng.permutation(network.max() + 1)[network] % 2
+    rows = np.concatenate([rng.choice(np.flatnonzero(part == which), half) for which in (0, 1)])
+    made = weights[rows] * (1 + 0.05 * rng.standard_normal((2 * half, PARAMETERS), np.float32))
     index = index.iloc[rows].reset_index(drop=True)
-    accuracy = index["test_accuracy"] + 0.002 * rng.standard_normal(2 * size)
-    index["test_accuracy"] = accuracy.clip(0, 1)
-    return made, index, predictors.split_half(np.arange(size), size + np.arange(size))
+    accuracy = index["test_accuracy"] + 0.002 * rng.standard_normal(2 * half)
+    return made, index.assign(test_accuracy=accuracy.clip(0, 1))
+
+
+def features(name: str, networks: tuple[np.ndarray, pd.DataFrame]):
+    """Inputs, targets and parts of a fit."""
+    weights, index = networks
+    inputs, size = input_features(name, weights, index).to_numpy(np.float32), len(index)
+    parts = predictors.split_half(np.arange(size // 2), np.arange(size // 2, size))
+    return inputs, index["test_accuracy"].to_numpy(np.float32), parts
+
+
+def iterations(predictor: str, name: str, networks: tuple) -> int:
+    """How many epochs or trees the two fits of a problem take until they have stopped."""
+    *data, parts = networks
+    config = predictors.tuned_config(predictor, "mnist", name)
+    compared = {"leaky": parts.test, "leak_free": parts.validation}
+    fits = [
+        predictors.fit(predictor, *data, train, stop_on, config)
+        for train, stop_on in (
+            (parts.first_half, {"published": parts.test}),
+            (parts.train, compared),
+        )
+    ]
+    last = [max(found.iteration for found in fit.values()) for fit in fits]
+    if predictor == "lgbm":  # which is read at its best number of trees
+        last = [min(predictors.TREES, best + predictors.TREE_PATIENCE) for best in last]
+    return sum(last)
+
+
+def of_an_iteration(predictor: str, name: str, networks: tuple) -> float:
+    """Seconds of one epoch or tree, at the published number of networks."""
+    *data, parts = networks
+    config = predictors.tuned_config(predictor, "mnist", name)
+    train, stop_on = parts.first_half, {"published": parts.test}
+    if predictor == "lgbm":
+        grown = partial(predictors.grow_trees, *data, train, stop_on, config, seed=0)
+        few, more = (seconds(partial(grown, trees=trees)) for trees in (1, 41))
+        return max(more - few, 0.0) / 40
+    with patch.object(predictors, "EPOCHS", 1):
+        return seconds(lambda: predictors.fit(predictor, *data, train, stop_on, config))
 
 
 def of_a_measure(measures: int = 10) -> float:
