@@ -78,8 +78,8 @@ def results(
     if scheduler:
         for first in islice(places, 1):  # without any item nobody is connected to
             with _connected(scheduler, on_cpu) as client:
-                every = chain([first], places)
-                yield from _submitted(client, function, every, start, AHEAD, on_cpu)
+                places = chain([first], places)
+                yield from _submitted(client, function, places, start, AHEAD, on_cpu)
         return
     workers = workers or cores()
     if not on_cpu:
@@ -218,16 +218,14 @@ atexit.register(_close_local)
 @contextlib.contextmanager
 def _set_environment(values: Mapping[str, str]) -> Iterator[None]:
     """Variables that processes inherit which are started here, now or in place of a dead one."""
-    before = {name: os.environ.get(name) for name in values}
+    before = {name: os.environ[name] for name in values if name in os.environ}
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in values:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @contextlib.contextmanager
