@@ -1,17 +1,20 @@
 """Peak memory and time of what grows with the originals, on made-up data of their size.
 
-Run: python tests/benchmarks/full_size.py [judged] [baselines] [table] [index] [details] writes
-data/tables/full_size.csv; the rows of other parts are kept. Each runs in a process of its own, of
-which the most memory is told, and the seconds of the processor. One thread: set OMP_NUM_THREADS=1.
+Run: python tests/benchmarks/full_size.py [judged] [baselines] [table] [index] [details] [genprob]
+writes data/tables/full_size.csv; the rows of other parts are kept. Each runs in a process of its
+own, of which the most memory is told, and the seconds of the processor. One thread: set
+OMP_NUM_THREADS=1.
 
 judged: a family of the zoo, 30,000 networks of eight settings, one measure, all scores.
 baselines: what the settings alone predict of them, out of fold.
 table: a measure table of 10^7 rows, read, and asked what is missing.
 index: a family of the zoo at nine checkpoints, 270,000 rows, at its last ones, with reliability.
 details: spectra of 10^7 rows at 14 epochs, asked what is missing, and one column of one epoch read.
+genprob: the table of epochs of chapters 4 and 7, from spectra of 10^7 rows.
 """
 
 import argparse
+import math
 import os
 import resource
 import subprocess
@@ -27,10 +30,12 @@ from pgdl_measures import processor
 
 from gengap import folders
 from gengap.collection import Collection, last_epoch
+from gengap.collections.genprob import GenProb
 from gengap.evaluation.baselines import hyperparameters_alone
 from gengap.evaluation.judgement import judged
 from gengap.evaluation.reliability import reliability_table
-from gengap.measures.spectra import spectra_rows
+from gengap.measures.spectra import STATISTICS, spectra_rows
+from gengap.studies.genprob import epoch_table
 from gengap.tables.details import _write, detail_table
 from gengap.tables.identity import Versions, source_hash, versions_now
 from gengap.tables.store import table_file
@@ -38,12 +43,15 @@ from gengap.tables.values import pending_values
 
 NETWORKS, CHECKPOINTS, ROWS, MEASURES = 30_000, 9, 10**7, 80
 DETAILS, EPOCHS = 96, 14  # rows of a network of GenProb
+OF_GENPROB = 14, 106, 70  # families, networks of each, of 480, and epochs of each
 FILE = folders.data() / "tables" / "full_size.csv"
 WHAT = {
     "judged": f"a family of {NETWORKS:,} networks judged, one measure and the baselines",
     "baselines": f"what the settings of {NETWORKS:,} networks predict",
     "table": f"a measure table of {ROWS:,} rows asked what is missing",
     "index": f"an index of {NETWORKS * CHECKPOINTS:,} rows at its last checkpoints",
+    "genprob": f"measures of {math.prod(OF_GENPROB):,} epochs of GenProb, from"
+    f" {DETAILS * math.prod(OF_GENPROB):,} rows of spectra",
     "details": f"spectra of {ROWS:,} rows written, and one column of one epoch of {EPOCHS} read",
 }
 
@@ -115,25 +123,58 @@ def of_details():
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GENGAP_DATA"] = folder
         made = Made(Path(folder))
-        versions = versions_now(made, {"spectra": source_hash(spectra_rows)})
-        epochs = (made_up_spectra(rows, versions) for _, rows in made.index().groupby("epoch"))
-        file = table_file(made, "spectra")
-        file.parent.mkdir()
-        _write(epochs, file)
+        write_spectra(made)
         before = time.process_time()
         rows = detail_table(made.select("epoch == 13"), "spectra", columns=["stable_quality"])
         assert len(rows) == ROWS // EPOCHS // DETAILS * DETAILS
         print(f"of which reading {time.process_time() - before:.1f} s")
 
 
+def write_spectra(made: Collection):
+    """The table of made-up spectra of all networks, epoch after epoch."""
+    versions = versions_now(made, {"spectra": source_hash(spectra_rows)})
+    epochs = (made_up_spectra(rows, versions) for _, rows in made.index().groupby("epoch"))
+    file = table_file(made, "spectra")
+    file.parent.mkdir()
+    _write(epochs, file)
+
+
 def made_up_spectra(index: pd.DataFrame, versions: Versions) -> pd.DataFrame:
     """Made-up rows of the networks of an index, DETAILS each."""
     models = index["model_id"].repeat(DETAILS).to_numpy()
     rng = np.random.default_rng(0)
-    numbers = {f"number_{at}": rng.random(len(models)) for at in range(8)}
+    numbers = {name: rng.random(len(models)) for name in STATISTICS}
     current = versions.models.loc[models].reset_index(drop=True)
-    rows = pd.DataFrame({"model_id": models, "layer": "conv", "stable_quality": 0.5} | numbers)
+    rows = pd.DataFrame({"model_id": models, "layer": "a", "kind": "conv"} | numbers)
+    rows = rows.assign(low_rank=np.arange(len(rows)) % 2 == 1, size=64)
     return rows.join(current).assign(source=versions.sources["spectra"])
+
+
+class MadeGenProb(GenProb):
+    """Networks of GenProb's families at its epochs, without files: nobody kept their spectra."""
+
+    def read_index(self):
+        every = pd.MultiIndex.from_product([range(many) for many in OF_GENPROB]).to_frame().T.values
+        ids = [f"family_{f}/network_{n}/epoch_{e}" for f, n, e in zip(*every)]
+        index = zoo_index(len(ids)).drop(columns="epoch")
+        return index.assign(model_id=ids, family=every[0].astype(str), epoch=every[2])
+
+    def weight_files(self, record):
+        return ()
+
+    def kept_epochs(self):
+        return pd.DataFrame(columns=["model_id"])
+
+    def kept_spectra(self):
+        return iter([])
+
+
+def of_genprob():
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["GENGAP_DATA"] = folder
+        made = MadeGenProb(Path(folder))
+        write_spectra(made)
+        assert epoch_table(made)["stable_quality"].notna().all()
 
 
 PARTS = {
@@ -142,6 +183,7 @@ PARTS = {
     "table": of_table,
     "index": of_index,
     "details": of_details,
+    "genprob": of_genprob,
 }
 
 

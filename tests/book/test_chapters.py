@@ -1,5 +1,6 @@
 """Running chapters and rendering the book, in a small checkout made for the test."""
 
+import ast
 import json
 import shutil
 import subprocess
@@ -8,13 +9,17 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 
+import gengap
 from gengap.book import chapters
 from gengap.book.run_pages import render_runs
+from gengap.cli.chapters import run as run_command
 from gengap.errors import GengapError
 from gengap.folders import repository
+from gengap.tables import engine
 
 PARAMETERS = ("size = 3  # models\nname = 'replica'", ["parameters", "remove-cell"])
 RESULT = ("sum(range(size)), name", [])
@@ -22,6 +27,26 @@ SURROUNDINGS = (
     "import os\nos.path.relpath(os.getcwd(), '../..'), os.environ['OMP_NUM_THREADS']",
     [],
 )
+# Values of a measure, and fits of which one kills its process the first time; where they were.
+LONG_WORK = """import os, signal
+from pathlib import Path
+import gengap
+from gengap.tables.fits import kept_results
+from tiny_collection import TinyCollection
+
+folder = name
+def rows(number):
+    died = Path(folder, "died")
+    if number == 1 and not died.exists():
+        died.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [{"third": number / 3, "where": Path.cwd().name}]
+
+fits = [(f"{n}", lambda n=n: rows(n)) for n in range(4)]
+found = dict(kept_results("some.fits", "rows", "code", fits))
+table = gengap.measure_table(TinyCollection(folder), "raw_parameter_norm")
+places = {row["where"].rstrip("0123456789") for [row] in found.values()}
+[found[n][0]["third"] for n in range(4)], table["value"].tolist(), places"""
 FAILURE = ("raise ValueError('too few\\nmodels')", [])
 
 
@@ -126,6 +151,28 @@ def test_another_profile_takes_its_folders_from_the_cache_and_leaves_out_what_do
         "'said of the replica'",
         "'warned'",
     ]
+
+
+def test_what_a_chapter_lacks_is_computed_on_a_cluster_to_the_same_values_though_a_worker_dies(
+    checkout, scheduler, tiny, monkeypatch
+):
+    monkeypatch.setenv("PYTHONPATH", str(repository() / "tests"))
+    write_notebook(checkout / "notebooks" / "01-works.ipynb", PARAMETERS, (LONG_WORK, []))
+    with engine.on_scheduler(scheduler):
+        [run] = chapters.run_chapters(["01-works"], parameters={"name": str(checkout)})
+    assert (checkout / "died").exists()
+    kept = [len(pd.read_parquet(file)) for file in (checkout / "tables").glob("*.parquet")]
+    assert sorted(kept) == [4, 8]
+    here = gengap.measure_table(tiny, "raw_parameter_norm", store=checkout / "here.sqlite")["value"]
+    same = [n / 3 for n in range(4)], here.tolist(), {"cluster"}
+    assert [*map(ast.literal_eval, shown(run))] == [same]
+
+
+def test_an_address_without_a_scheduler_is_refused_before_anything_runs(checkout, monkeypatch):
+    monkeypatch.setattr(engine, "SECONDS_TO_CONNECT", 1)
+    with pytest.raises(GengapError, match="no Dask scheduler answers at 'tcp://127.0.0.1:1'"):
+        run_command(["01-works"], scheduler="tcp://127.0.0.1:1")
+    assert not (checkout / "book").exists()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from gengap import GengapError, NotAvailable
 from gengap.collection import last_epoch
 from gengap.collections.folder import Folder
 from gengap.evaluation.tasks import task_of
+from gengap.formats.state_dicts import read_state_dict
 from gengap.formats.weight_modules import weights_only_network
 from gengap.measures import MEASURES
 from gengap.measures.folding import folded, weight_matrices
@@ -164,6 +165,22 @@ def test_what_no_measure_sees_is_told_once_for_each_network(tmp_path, data_folde
     own = [str(tmp_path / "own.predict"), "-c", "folder"] if command == ["score"] else []
     result = CliRunner().invoke(app, [*command, *own, "--root", str(tmp_path)])
     assert result.stdout.count("left out: mask (no weights) of 1.pt, 2.pt\n") == 1, result.output
+
+
+def test_what_no_measure_sees_is_told_without_reading_a_loaded_file_again(tmp_path, monkeypatch):
+    for place in range(3):
+        torch.save(STATE | {"mask": torch.ones(2, 2)}, tmp_path / f"{place}.pt")
+    (tmp_path / "3.pt").write_bytes(b"nothing of the kind")
+    describe(tmp_path, {f"{place}.pt": (0.9, 0.8) for place in range(4)})
+    read, files = read_state_dict, []
+    monkeypatch.setattr(
+        "gengap.collections.folder.read_state_dict",
+        lambda file: files.append(file.name) or read(file),
+    )
+    chosen = Folder(tmp_path).select("model_id != '2.pt'")
+    chosen.load("0.pt")
+    assert chosen.left_out() == {"mask (no weights)": ["0.pt", "1.pt"]}
+    assert files == ["0.pt", "1.pt", "3.pt"]
 
 
 def test_without_a_root_the_collection_says_to_give_one(data_folder):

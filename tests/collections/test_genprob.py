@@ -460,13 +460,14 @@ def test_kept_spectra_are_those_of_the_networks_of_the_index(tmp_path):
     ids = [f"{FAMILY}/{NETWORK}/epoch_{epoch}" for epoch in range(3)]
     kept = pd.DataFrame({"model_id": [*ids, other], "rank": range(4)})
     write_table(tmp_path / FAMILY / "spectra.parquet", kept)
-    pd.testing.assert_frame_equal(GenProb(tmp_path).kept_table("spectra"), kept.iloc[:3])
+    [found] = GenProb(tmp_path).kept_spectra()
+    pd.testing.assert_frame_equal(found, kept.iloc[:3])
 
 
 def test_kept_records_are_those_of_all_epochs_in_the_last_file(tmp_path):
     write(tmp_path, [2])
     zoo = GenProb(tmp_path)
-    kept = zoo.kept_table("epochs")
+    kept = zoo.kept_epochs()
     assert list(kept["epoch"]) == [0, 1, 2] and list(kept.columns) == list(zoo.index().columns)
     assert list(kept["train_accuracy"]) == [0.5, 0.51, 0.52]
     pd.testing.assert_frame_equal(kept.iloc[[2]].reset_index(drop=True), zoo.index())
@@ -475,14 +476,14 @@ def test_kept_records_are_those_of_all_epochs_in_the_last_file(tmp_path):
 def test_a_selection_has_the_kept_tables_of_its_networks_alone(tmp_path):
     write(tmp_path, [0])
     write(tmp_path, [0], network=NETWORK.replace("01234", "00000"))
-    assert list(GenProb(tmp_path).select("hp_width_4 == 4").kept_table("epochs")["model_id"]) == [
+    assert list(GenProb(tmp_path).select("hp_width_4 == 4").kept_epochs()["model_id"]) == [
         f"{FAMILY}/{NETWORK}/epoch_0"
     ]
 
 
 def test_published_networks_have_no_kept_spectra(tmp_path):
     write(tmp_path)
-    assert list(GenProb(tmp_path).kept_table("spectra")["model_id"]) == []
+    assert list(GenProb(tmp_path).kept_spectra()) == []
 
 
 def test_a_damaged_kept_table_is_one_sentence_with_its_name(tmp_path):
@@ -490,7 +491,7 @@ def test_a_damaged_kept_table_is_one_sentence_with_its_name(tmp_path):
     (tmp_path / FAMILY).mkdir()
     (tmp_path / FAMILY / "spectra.parquet").write_bytes(b"no parquet")
     with pytest.raises(GengapError, match="spectra.parquet cannot be read.*get it again"):
-        GenProb(tmp_path).kept_table("spectra")
+        list(GenProb(tmp_path).kept_spectra())
 
 
 @pytest.fixture
@@ -512,7 +513,7 @@ def test_a_network_in_a_zip_file_is_read_as_one_beside_it(container, tmp_path):
     for model_id in plain.index()["model_id"]:
         found, expected = (zoo.load(model_id).network.state_dict() for zoo in (packed, plain))
         assert same(found, expected)
-    assert list(packed.kept_table("spectra")["rank"]) == [3]
+    assert [list(table["rank"]) for table in packed.kept_spectra()] == [[3]]
     assert packed.family_files(FAMILY) == (container,)
     records = [zoo.index().to_dict("records")[0] for zoo in (packed, plain)]
     [member], [file] = packed.weight_files(records[0]), plain.weight_files(records[1])

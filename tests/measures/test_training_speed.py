@@ -45,7 +45,7 @@ def test_a_checkpoint_of_the_zoo_sees_its_own_epochs_up_to_itself():
 def test_an_epoch_of_genprob_sees_all_epochs_that_training_kept():
     genprob = gengap.open_collection("genprob")
     row = genprob.index().iloc[0]
-    epochs = genprob.kept_table("epochs")
+    epochs = genprob.kept_epochs()
     network = row["model_id"].rpartition("/")[0] + "/"
     own = epochs[epochs["model_id"].str.startswith(network) & (epochs["epoch"] <= row["epoch"])]
     found = trajectory(genprob.load(row["model_id"]))

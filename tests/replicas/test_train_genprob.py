@@ -128,7 +128,7 @@ def test_the_first_networks_keep_all_epochs_the_others_the_last(opened):
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_records_of_all_epochs_of_all_networks_are_kept(opened):
-    index, epochs = opened.index(), opened.kept_table("epochs")
+    index, epochs = opened.index(), opened.kept_epochs()
     assert len(epochs) == 3 * 3 + 3 * 1 and list(epochs.columns) == list(index.columns)
     kept = epochs.set_index("model_id").loc[index["model_id"]].reset_index()
     pd.testing.assert_frame_equal(kept, index)
@@ -136,8 +136,8 @@ def test_the_records_of_all_epochs_of_all_networks_are_kept(opened):
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_kept_spectra_are_those_of_the_networks_at_all_epochs(opened):
-    rows = opened.kept_table("spectra")
-    assert set(rows["model_id"]) == set(opened.kept_table("epochs")["model_id"])
+    rows = pd.concat(opened.kept_spectra())
+    assert set(rows["model_id"]) == set(opened.kept_epochs()["model_id"])
     keys = ["layer", "unfolding", "low_rank"]
     for model_id in opened.index()["model_id"]:
         found = rows[rows["model_id"] == model_id].drop(columns="model_id")

@@ -7,11 +7,12 @@ from scipy import stats
 
 import gengap
 from gengap.measures.spectra import network_spectra
-from gengap.measures.spectral_aggregation import variant
+from gengap.measures.spectral_aggregation import VARIANTS, variant
 from gengap.studies.genprob import (
     at_the_end,
     correlations,
     epoch_table,
+    layer_table,
     partial_correlations,
     probe_curves,
     settled_epochs,
@@ -183,12 +184,32 @@ def test_what_training_kept_is_what_the_weights_give_now(genprob, epochs):
     for model_id in genprob.index()["model_id"].iloc[[0, 20, -1]]:
         model = genprob.load(model_id)
         rows = network_spectra(model.network).assign(model_id=model_id)
+        keys = ["layer", "unfolding", "low_rank"]
+        shown, known = (
+            table.set_index(keys)["rank"].sort_index()
+            for table in (layer_table(genprob, model_id, [*keys, "rank"]), rows)
+        )
+        pd.testing.assert_series_equal(shown, known, check_dtype=False)
         now = spectral_measures(rows).loc[model_id]
         assert kept.loc[model_id, now.index].to_numpy(float) == pytest.approx(
             now, rel=1e-4, nan_ok=True
         )
         for low_rank, name in ((False, "stable_quality"), (True, "low_rank_stable_quality")):
             assert now[name] == pytest.approx(variant(rows, "stable_quality", low_rank=low_rank))
+
+
+def test_of_empty_low_rank_parts_the_share_is_told():
+    """Two convolutions, unfolded both ways, and a dense layer, which does not count."""
+    ranks = [[3, 0, 0, 2], [0, 0, 0, 0]]
+    rows = pd.DataFrame(
+        {"model_id": np.repeat(["a", "b"], 10), "kind": 2 * (8 * ["conv"] + 2 * ["dense"])}
+    )
+    rows["low_rank"] = 10 * [False, True]
+    rows["rank"] = 1.0
+    rows.loc[rows["low_rank"] & (rows["kind"] == "conv"), "rank"] = np.ravel(ranks)
+    for column in ("size", *(column for column, *_ in VARIANTS.values())):
+        rows[column] = rows["rank"]
+    assert dict(spectral_measures(rows)["empty_parts"]) == {"a": 0.5, "b": 1.0}
 
 
 def test_the_kept_records_are_those_in_the_files(genprob, epochs):
@@ -199,16 +220,16 @@ def test_the_kept_records_are_those_in_the_files(genprob, epochs):
 
 def test_without_kept_tables_everything_comes_from_the_weights(genprob, epochs, monkeypatch):
     few = genprob.select("epoch >= 38")
-    nothing = pd.DataFrame(columns=["model_id"])
-    monkeypatch.setattr(few, "kept_table", lambda name: nothing, raising=True)
+    monkeypatch.setattr(few, "kept_epochs", lambda: pd.DataFrame(columns=["model_id"]))
+    monkeypatch.setattr(few, "kept_spectra", lambda: iter([]))
     rows = [
         network_spectra(few.load(model_id).network).assign(model_id=model_id)
         for model_id in few.index()["model_id"]
     ]
     spectra = pd.concat(rows)
     monkeypatch.setattr(
-        "gengap.studies.genprob.detail_table",
-        lambda collection, detail, columns: spectra[["model_id", *columns]],
+        "gengap.studies.genprob.detail_parts",
+        lambda collection, detail, columns: [spectra[["model_id", *columns]]],
     )
     found = epoch_table(few)
     assert len(found) == len(few.index())

@@ -124,6 +124,28 @@ def test_a_table_that_was_deleted_is_written_again_without_computing(tiny):
     assert file.read_bytes() == before and not CALLS
 
 
+@pytest.mark.parametrize("at_once", [1, 3, 4, 100])
+def test_the_parts_of_a_table_have_whole_models_and_together_the_rows_of_a_selection(
+    tiny, monkeypatch, at_once
+):
+    """Of two rows a model: three at once end in the middle of one."""
+    monkeypatch.setattr(details, "AT_ONCE", at_once)
+    some = tiny.select("hp_seed != 3")
+    expected = details.detail_table(some, "norms", columns=["norm"])
+    details.detail_table(tiny, "norms")
+    parts = list(details.detail_parts(some, "norms", ["norm"]))
+    assert all((part.groupby("model_id").size() == 2).all() for part in parts)
+    assert len(parts) >= 16 / (at_once + 1)
+    pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), expected)
+
+
+def test_a_collection_without_rows_has_no_parts(tiny):
+    with pytest.warns(UserWarning, match="have no rows"):
+        assert (
+            list(details.detail_parts(tiny.select("family == 'right'"), "sample_sizes", [])) == []
+        )
+
+
 def test_of_a_table_the_asked_columns_and_epochs_alone_are_read(tiny, monkeypatch):
     tiny._index.loc[4:, "epoch"] = 2
     everything = details.detail_table(tiny, "norms")

@@ -80,7 +80,8 @@ def run_chapters(
 
     `names`: chapters (default: all). `profile`: an entry of notebooks/profiles.yml. `parameters`:
     name to value, over the profile's. `jobs`: how many at once (default: the number of cores).
-    `budget`: minutes that a table may compute in a chapter; see `within_budget`.
+    `budget`: minutes that a table may compute in a chapter; see `within_budget`. Within
+    `engine.on_scheduler` that cluster computes what chapters lack, and they themselves run here.
 
     Of another profile than the book's, cells tagged `only-replica` are left out, what stands
     between `<!-- only-replica -->` and `<!-- end -->`, and cells tagged `needs-NAME` where the
@@ -200,7 +201,8 @@ def _execute_all(runs: list[Run], jobs: int, budget: float) -> tuple[dict[str, f
     if not runs:
         return seconds, failures
     environment = KERNEL_ENVIRONMENT | {BUDGET: f"{budget:g}"}
-    work = {"workers": min(jobs, len(runs)), "environment": environment}
+    # Chapters themselves run here: on a cluster they would hold the workers that they wait for.
+    work = {"workers": min(jobs, len(runs)), "scheduler": "", "environment": environment}
     with tqdm(desc="chapters", total=len(runs), unit="chapter") as progress:
         for place, (spent, told, failure) in engine.results(_executed, runs, **work):
             name = runs[place].source.stem

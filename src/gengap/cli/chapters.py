@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
+from gengap.cli.options import Scheduler
 from gengap.errors import GengapError
 
 
@@ -47,24 +48,28 @@ def run(
             " command to run first.",
         ),
     ] = 60,
+    scheduler: Scheduler = None,
 ) -> None:
     """Execute chapters of the book, each in a process of its own.
 
     A parameter that a chapter lacks is an error, before anything runs. The book's own pages are
     written only for the profile replica without -p; other runs, and pages of them, go to
-    _build/runs.
+    _build/runs. With --scheduler, chapters run here, and what they lack is computed on that
+    cluster: values of measures and details, and the fits of chapters 1 and 7.
 
     \b
     Examples:
       gengap run
-      gengap run 01-small-cnn-zoo --profile published
+      gengap run 01-small-cnn-zoo --profile published --scheduler tcp://127.0.0.1:8786
       gengap run 01-small-cnn-zoo -p seed 7 -p curve_repeats 5
     """
     from gengap.book.chapters import book_folder, run_chapters
     from gengap.book.run_pages import render_runs
+    from gengap.tables.engine import on_scheduler
 
     values = dict(_parameter(text) for text in parameters or [])
-    runs = run_chapters(chapters, profile=profile, parameters=values, jobs=jobs, budget=budget)
+    with on_scheduler(scheduler):
+        runs = run_chapters(chapters, profile=profile, parameters=values, jobs=jobs, budget=budget)
     for path in runs:
         typer.echo(path)
     if runs and runs[0].parent != book_folder():

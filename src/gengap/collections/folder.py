@@ -19,6 +19,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path, PureWindowsPath
 
 import pandas as pd
@@ -71,8 +72,6 @@ class Folder(Collection):
         file = the_csv(self.root)
         described = read_described(file)
         present = state_dict_files(self.root)
-        if len(repeated := described["file"][described["file"].duplicated()]):
-            raise GengapError(f"{file} has two rows for {repeated.iloc[0]!r}; keep one")
         described["file"] = [
             name if name in present else path_in(name, self.root, present, file)
             for name in described["file"]
@@ -101,6 +100,7 @@ class Folder(Collection):
         file = self.root / record["model_id"]
         state = read_state_dict(file)
         with reading(file):
+            self._remarks[record["model_id"]] = left_out(state)
             why = f"{self.name} has weights, but no architecture"
             network = weights_only_network(state, why)
         check_finite(network, record["model_id"])
@@ -112,10 +112,17 @@ class Folder(Collection):
     def left_out(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for model_id in self._index["model_id"]:
-            with contextlib.suppress(GengapError):  # what cannot be read has a note in its row
-                for remark in left_out(read_state_dict(self.root / model_id)):
-                    found.setdefault(remark, []).append(model_id)
+            if model_id not in self._remarks:
+                with contextlib.suppress(GengapError):  # what cannot be read has a note in its row
+                    self.load(model_id)
+            for remark in self._remarks.get(model_id, ()):
+                found.setdefault(remark, []).append(model_id)
         return found
+
+    @cached_property
+    def _remarks(self) -> dict[str, list[str]]:
+        """By model id, of networks that this process has loaded: no file is read for them again."""
+        return {}
 
 
 def path_in(name: str, root: Path, present: set[str], described_in: Path) -> str:

@@ -18,7 +18,7 @@ import math
 import re
 import zipfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -152,26 +152,28 @@ class GenProb(Collection):
         family, network = record["family"], record["model_id"].rpartition("/")[0]
         return self._files[family][network.removeprefix(f"{family}/")][int(record["epoch"])]
 
-    def kept_table(self, name: str) -> DataFrame:
-        """What training kept of every epoch of the index's networks, also of those without weights.
+    def kept_epochs(self) -> DataFrame:
+        """Every epoch of the index's networks, those without weights too: columns of the index.
 
-        name: `epochs`, the columns of the index of all epochs that a network's last file tells, or
-        `spectra`, model_id and the columns of `network_spectra`, from tables whose names end with
-        spectra.parquet; empty where there are none, as beside the published networks.
+        They are the epochs that a network's last file tells.
         """
-        rows = self._all_epochs() if name == "epochs" else self._spectra()
-        networks = network_of(self.index()["model_id"]).unique()
-        return rows[network_of(rows["model_id"]).isin(networks)].reset_index(drop=True)
-
-    def _all_epochs(self) -> DataFrame:
         rows = [row for family in self._files for row in self._rows(family, kept=False)]
-        return DataFrame(rows)
+        epochs, ours = DataFrame(rows), network_of(self.index()["model_id"]).unique()
+        return epochs[network_of(epochs["model_id"]).isin(ours)].reset_index(drop=True)
 
-    def _spectra(self) -> DataFrame:
-        tables = [file for name, file in self._found.items() if name.endswith(SPECTRA)]
-        if not tables:
-            return DataFrame(columns=["model_id"])
-        return pd.concat(map(read_spectra, tables), ignore_index=True)
+    def kept_spectra(self) -> Iterator[DataFrame]:
+        """What training kept of the index's networks at every epoch, a table after the other.
+
+        model_id and the columns of `network_spectra`, from files whose names end with
+        spectra.parquet; there are none beside the published networks.
+        """
+        ours = network_of(self.index()["model_id"]).unique()
+        for file in (file for name, file in self._found.items() if name.endswith(SPECTRA)):
+            with reading(file):
+                rows = pd.read_parquet(io.BytesIO(file.read_bytes()))
+            rows = rows[network_of(rows["model_id"]).isin(ours)]
+            if len(rows):
+                yield rows.reset_index(drop=True)
 
     @cached_property
     def _found(self) -> dict[str, Path | Member]:
@@ -217,12 +219,6 @@ class GenProb(Collection):
         with naming(file):
             whole = {*settings.get("tested_whole", ()), settings["epochs"] - 1}
             return settings.get("tested"), whole
-
-
-def read_spectra(file: Path | Member) -> DataFrame:
-    """A table that training kept; GengapError that names it where it cannot be read."""
-    with reading(file):
-        return pd.read_parquet(file if isinstance(file, Path) else io.BytesIO(file.read_bytes()))
 
 
 def network_of(model_ids: Series) -> Series:

@@ -4,7 +4,7 @@ Source: Jaegerman et al. 2021 (GenProb), which correlates measures after every e
 and gap.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,11 @@ from gengap.evaluation.samples import Sample
 from gengap.evaluation.scores import pearson, spearman
 from gengap.evaluation.tasks import vector_task
 from gengap.measures.spectral_aggregation import VARIANTS, aggregate
-from gengap.tables.details import detail_table
+from gengap.tables.details import detail_parts
 
 # What `spectral_measures` reads of the layers, of which GenProb has 45 million rows.
-AGGREGATED = ["kind", "low_rank", "size", *{column: None for column, *_ in VARIANTS.values()}]
+AGGREGATED = ["kind", "low_rank", "size", "rank"]
+AGGREGATED += {column: None for column, *_ in VARIANTS.values()}
 FEWEST = 3  # networks that a correlation is taken over
 
 
@@ -29,36 +30,46 @@ def epoch_table(genprob: GenProb) -> DataFrame:
     """Every epoch of every network of a collection: how it performed, and the paper's measures.
 
     Indexed by network (`<family>/<name>`) and epoch. Columns: those of the collection's index, gap
-    (training minus test accuracy), and a column for each of VARIANTS, of the layers' weights and,
-    as `low_rank_...`, of their low-rank parts; NaN where these are all empty.
+    (training minus test accuracy), and those of `spectral_measures`.
     """
-    epochs = pd.concat([genprob.kept_table("epochs"), genprob.index()], ignore_index=True)
+    epochs = pd.concat([genprob.kept_epochs(), genprob.index()], ignore_index=True)
     epochs = epochs.drop_duplicates("model_id")
     epochs["gap"] = epochs["train_accuracy"] - epochs["test_accuracy"]
     epochs["network"] = network_of(epochs["model_id"])
     epochs["epoch"] = epochs["epoch"].astype(int)
-    epochs = epochs.join(spectral_measures(layer_table(genprob, AGGREGATED)), on="model_id")
-    return epochs.set_index(["network", "epoch"]).sort_index()
+    measured = pd.concat(map(spectral_measures, layer_parts(genprob, AGGREGATED)))
+    return epochs.join(measured, on="model_id").set_index(["network", "epoch"]).sort_index()
 
 
-def layer_table(genprob: GenProb, columns: Sequence[str] | None = None) -> DataFrame:
-    """Spectra of all layers at every epoch: model_id and columns of `network_spectra`, or all.
+def layer_table(genprob: GenProb, model_id: str, columns: Sequence[str]) -> DataFrame:
+    """Rows of `layer_parts` of one model."""
+    alone = genprob.select(f"model_id == {model_id!r}")
+    rows = pd.concat(layer_parts(alone, columns))  # of all epochs that training kept
+    return rows[rows["model_id"] == model_id].reset_index(drop=True)
 
-    What training kept, also of epochs without weights; what nobody kept is computed.
+
+def layer_parts(genprob: GenProb, columns: Sequence[str]) -> Iterator[DataFrame]:
+    """Spectra of all layers at every epoch, of some models after the other.
+
+    Each part has model_id and columns of `network_spectra`, with all rows of its models. What
+    training kept, also of epochs without weights; what nobody kept is computed.
     """
-    kept = genprob.kept_table("spectra")
-    if columns is not None:
-        kept = kept.reindex(columns=["model_id", *columns])
-    if genprob.index()["model_id"].isin(kept["model_id"]).all():
-        return kept
-    found = detail_table(genprob, "spectra", columns=columns)
-    others = found[~found["model_id"].isin(kept["model_id"])]
-    return pd.concat([kept, others], ignore_index=True) if len(kept) else others
+    kept: set[str] = set()
+    for rows in genprob.kept_spectra():
+        kept.update(rows["model_id"].unique())
+        yield rows.reindex(columns=["model_id", *columns])
+    if not genprob.index()["model_id"].isin(kept).all():
+        for rows in detail_parts(genprob, "spectra", columns):
+            yield rows[~rows["model_id"].isin(kept)]
 
 
 def spectral_measures(spectra: DataFrame) -> DataFrame:
-    """VARIANTS of the spectra of several models: a row a model, plain and as `low_rank_...`."""
-    return DataFrame(
+    """Measures of the spectra of several models, a row a model.
+
+    Columns: VARIANTS of the layers' weights and, as `low_rank_...`, of their low-rank parts, NaN
+    where these are all empty; and empty_parts, the share of the low-rank parts that are.
+    """
+    found = DataFrame(
         {
             f"low_rank_{name}" if low_rank else name: aggregated(
                 spectra, column, how=how, transform=transform, low_rank=low_rank
@@ -67,6 +78,8 @@ def spectral_measures(spectra: DataFrame) -> DataFrame:
             for name, (column, how, transform) in VARIANTS.items()
         }
     )
+    parts = spectra[(spectra["kind"] == "conv") & spectra["low_rank"]]
+    return found.assign(empty_parts=(parts["rank"] == 0).groupby(parts["model_id"]).mean())
 
 
 def aggregated(
@@ -78,10 +91,10 @@ def aggregated(
     transform: as `aggregate` takes them.
     """
     rows = spectra[(spectra["kind"] == "conv") & (spectra["low_rank"] == low_rank)]
-    models = rows.groupby("model_id", sort=False)
-    found = {
-        model_id: aggregate(part[column], part["size"], how=how, transform=transform)
-        for model_id, part in models[[column, "size"]]
+    values, sizes = rows[column].to_numpy(), rows["size"].to_numpy()
+    found = {  # by place, which is five times faster than a table for each model
+        model_id: aggregate(values[places], sizes[places], how=how, transform=transform)
+        for model_id, places in rows.groupby("model_id", sort=False).indices.items()
     }
     return Series(found, name=column, dtype=float).rename_axis("model_id")
 

@@ -43,6 +43,7 @@ from gengap.tables.store import (
 )
 
 IDENTITY = ["model_id", *VERSIONS]  # whose rows they are
+AT_ONCE = 2**17  # rows of a table in memory, where it is read in parts
 
 # Name -> function of a model that returns its rows; one of their columns is model_id.
 DETAILS = {
@@ -74,6 +75,35 @@ def detail_table(
         GengapError: for an unknown detail; `OverBudget` where more is missing than the budget
             allows.
     """
+    where = {"workers": workers, "scheduler": scheduler, "budget": budget}
+    models, reasons = _completed(collection, detail, **where)
+    rows = _rows_of(table_file(collection, detail), models, columns)
+    rows.attrs["failed"] = sum(n for told, n in reasons.items() if told.startswith(FAILED))
+    return rows
+
+
+def detail_parts(
+    collection: Collection, detail: str, columns: Sequence[str]
+) -> Iterator[DataFrame]:
+    """model_id and columns of `detail_table`, of some models after the other, for want of memory.
+
+    A part has all rows of its models; both are in the order of the table.
+    """
+    models, _ = _completed(collection, detail)
+    file, begun = table_file(collection, detail), None
+    if models.empty:
+        return
+    with folders.reading(file), pq.ParquetFile(file) as table:
+        for batch in table.iter_batches(AT_ONCE, columns=["model_id", *columns]):
+            rows = pd.concat([begun, batch.to_pandas()], ignore_index=True)
+            last = rows["model_id"] == rows["model_id"].iloc[-1]  # the next batch may go on with it
+            begun = rows[last]
+            yield rows[~last & rows["model_id"].isin(models)]
+    yield begun[begun["model_id"].isin(models)]
+
+
+def _completed(collection: Collection, detail: str, **where: object) -> tuple[Series, Counter]:
+    """Whose rows the table has once what is missing is computed, and why others have none."""
     if detail not in DETAILS:
         raise GengapError(f"no detail {detail!r}; there are: {', '.join(DETAILS)}")
     function, store = resolve_name(DETAILS[detail]), default_store(collection)
@@ -84,13 +114,10 @@ def detail_table(
     missing = wanted[~(wanted.isin(known) | wanted.isin(stored))].tolist()
     reasons = Counter()
     if missing:
-        where = {"workers": workers, "scheduler": scheduler, "budget": budget}
         reasons = _compute(function, collection, detail, missing, versions, **where)
     if store.exists():
         known = _export(collection, detail, versions, store)
-    rows = _rows_of(table_file(collection, detail), wanted[wanted.isin(known)], columns)
-    rows.attrs["failed"] = sum(n for told, n in reasons.items() if told.startswith(FAILED))
-    return rows
+    return wanted[wanted.isin(known)], reasons
 
 
 def _compute(
@@ -109,7 +136,7 @@ def _compute(
         for _ in keep(default_store(collection), _without_reasons(found, reasons)):
             pass
     for reason, count in reasons.items():
-        warnings.warn(f"{name}: {count} models have no rows: {reason}", stacklevel=3)
+        warnings.warn(f"{name}: {count} models have no rows: {reason}", stacklevel=4)
     return reasons
 
 

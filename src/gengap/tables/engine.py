@@ -13,7 +13,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
 from itertools import chain, islice
 from pathlib import Path
 from uuid import uuid4
@@ -46,8 +45,9 @@ SETTINGS = {
 
 Function = Callable[[object, object], Iterable]
 
-# The cluster of all that runs within `on_scheduler`.
-_scheduler: ContextVar[str | None] = ContextVar("scheduler", default=None)
+# The address of the cluster of all that runs within `on_scheduler`. It is a variable of the
+# environment so that the kernels of chapters, which are started within, use that cluster too.
+SCHEDULER = "GENGAP_SCHEDULER"
 
 
 def results(
@@ -64,20 +64,24 @@ def results(
     """Each item's place, with each of the results of `function(held, item)`, as they are there.
 
     held: what `start()` returned, once in each process; None without it. workers: processes; None
-    is one a core. scheduler: the address of a cluster in their place. device: anything but a CPU is
-    driven by this process alone, or on a cluster by workers that offer the resource GPU.
+    is one a core. scheduler: the address of a cluster in their place; empty is none, even within
+    `on_scheduler`. device: anything but a CPU is driven by this process alone, or on a cluster by
+    workers that offer the resource GPU.
     environment: of the processes, which are then started even for one worker. alone: seconds that
     this process works by itself before it starts others.
 
     Raises: what the function raises, after its results so far and those of items done before;
     GengapError if a worker dies twice on one item, or the cluster is not to be reached.
     """
-    scheduler, workers = scheduler or _scheduler.get(), workers or cores()
+    scheduler = os.environ.get(SCHEDULER) if scheduler is None else scheduler
     on_cpu, places = torch.device(device).type == "cpu", enumerate(items)
     if scheduler:
-        with _connected(scheduler, on_cpu) as client:
-            yield from _submitted(client, function, places, start, AHEAD, on_cpu)
+        for first in islice(places, 1):  # without any item nobody is connected to
+            with _connected(scheduler, on_cpu) as client:
+                places = chain([first], places)
+                yield from _submitted(client, function, places, start, AHEAD, on_cpu)
         return
+    workers = workers or cores()
     if not on_cpu:
         yield from _here(function, places, start())
         return
@@ -96,12 +100,15 @@ def results(
 
 @contextlib.contextmanager
 def on_scheduler(address: str | None) -> Iterator[None]:
-    """All `results` within are computed by this cluster."""
-    token = _scheduler.set(address)
-    try:
+    """All `results` within are computed by this cluster, those of chapters' kernels too.
+
+    Raises: GengapError, before anything begins, if the cluster is not to be reached.
+    """
+    if address:
+        with _connected(address):
+            pass
+    with _set_environment({SCHEDULER: address} if address else {}):
         yield
-    finally:
-        _scheduler.reset(token)
 
 
 def cores() -> int:
@@ -211,20 +218,18 @@ atexit.register(_close_local)
 @contextlib.contextmanager
 def _set_environment(values: Mapping[str, str]) -> Iterator[None]:
     """Variables that processes inherit which are started here, now or in place of a dead one."""
-    before = {name: os.environ.get(name) for name in values}
+    before = {name: os.environ[name] for name in values if name in os.environ}
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in values:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @contextlib.contextmanager
-def _connected(scheduler: str, on_cpu: bool) -> Iterator:
+def _connected(scheduler: str, on_cpu: bool = True) -> Iterator:
     """A client of a cluster that is there."""
     import dask
     from distributed import Client
