@@ -10,8 +10,8 @@ pgdl: all measures of Task 1's 96 networks, from the images that pass a small ne
 random, where searches are longest: forward, and back for derivatives.
 zoo: features, fits and judgement of four data sets of 30,000 networks, made of the embedded ones at
 all checkpoints, with the configurations of MNIST. An epoch and a tree are timed with as many
-networks as published; how many it takes until a fit stops is counted with a fifth of them, which has
-as many steps an epoch.
+networks as published; how many it takes until a fit stops is counted with a fifth of them, which
+has as many steps an epoch.
 """
 
 import argparse

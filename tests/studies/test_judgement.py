@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 
 from gengap.evaluation.judgement import judged
+from gengap.folders import repository
 from gengap.studies.judgement import kept_judgement
 from gengap.studies.pgdl import official_scores
+from gengap.tables.identity import source_hash
 
 FEW = {"samples": 5, "permutations": 5}
 KEPT = {"table": "some.judgement", "workers": 1, **FEW}
@@ -62,3 +64,11 @@ def test_a_family_is_judged_again_when_its_networks_values_or_options_change(gri
     for options in ({"samples": 6}, {"seed": 1}, {"scores": ["cmi"]}, {"judge": official_scores}):
         with pytest.raises(TypeError, match="NoneType"):
             kept_judgement(values, one, **{**KEPT, **options})
+
+
+@pytest.mark.parametrize("collection", ["cnnzoo", "pgdl", "demogen", "genprob"])
+def test_shipped_rows_are_of_the_code_that_judges_now(collection):
+    kept = pd.read_parquet(repository() / "data" / "tables" / f"{collection}.judgement.parquet")
+    judges = [judged, official_scores] if collection == "pgdl" else [judged]
+    expected = {judge.__name__: {source_hash(judge)} for judge in judges}
+    assert kept.groupby("measure")["source"].agg(set).to_dict() == expected
