@@ -36,20 +36,20 @@ def likeness() -> DataFrame:
 def see_also(measure: str, table: DataFrame) -> str:
     """The measures that are alike, or else the nearest; then the least like of its variants.
 
-    table: as `likeness` gives it.
+    table: as `likeness` gives it; where it knows nothing, neither is anything said.
     """
     others = table.reindex([measure]).loc[measure].drop(measure, errors="ignore").dropna().round(2)
-    if others.empty:
-        return "too few values to tell."
     others = others.sort_values(key=abs, ascending=False)
     alike = others[others.abs() >= ALIKE]
-    nearest = others[: min(max(len(alike), 1), NAMED)]
-    names = ", ".join(_with_numbers(nearest))
-    more = f" and {len(alike) - NAMED} more" if len(alike) > NAMED else ""
-    told = f"orders networks nearly as {names}{more}" if len(alike) else f"most like {names}"
-    rest = others.drop([*nearest.index, *alike.index], errors="ignore")
+    shown = others[: min(max(len(alike), 1), NAMED)]
+    rest = others.drop([*shown.index, *alike.index], errors="ignore")
     variants = rest[[is_variant(measure, name) for name in rest.index]][-1:]
-    return "; ".join([told, *(f"less like its variant {v}" for v in _with_numbers(variants))]) + "."
+    told = ["See also " + ", ".join(_with_numbers(shown))] if len(shown) else []
+    if len(alike) > NAMED:
+        told[0] += f" and {len(alike) - NAMED} more"
+    elif told and alike.empty:
+        told[0] += ", the nearest"
+    return "; its variant ".join([*told, *_with_numbers(variants)])
 
 
 def is_variant(one: str, other: str) -> bool:

@@ -1,7 +1,7 @@
 """An extension of Sphinx: each measure's definition shows its rank correlations with the gap.
 
 A strip from -1 to 1 with a mark for each family, below the first sentence of the docstring; the
-numbers are those of the page of every score. Last come the measures that order networks alike.
+numbers are those of the page of every score. Below are the measures that order networks alike.
 """
 
 import functools
@@ -40,14 +40,15 @@ def strip(measure: str, rows: DataFrame) -> str:
 
 
 def add(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Put a measure's strip below its first sentence, and below all its relatives."""
+    """Put a measure's strip and its relatives below its first sentence."""
     measure = name.rpartition(".")[2]
     if MEASURES.get(measure) is thing:
         known = _taus()
         html = strip(measure, known[known["measure"] == measure])
         at = lines.index("")
-        lines[at:at] = ["", ".. raw:: html", "", f"   {html}"]
-        lines += ["", f":See also: {relatives.see_also(measure, relatives.likeness())}", ""]
+        also = relatives.see_also(measure, relatives.likeness())
+        below = ["", ".. container:: strip", "", f"   {also}"] if also else []
+        lines[at:at] = ["", ".. raw:: html", "", f"   {html}", *below]
 
 
 @functools.cache
