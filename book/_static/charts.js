@@ -18,6 +18,17 @@ document.addEventListener("DOMContentLoaded", () => {
       { actions: false, renderer: "svg", tooltip: { theme: "custom" } });
     image.after(place); // which hides the image, but not on paper
   };
+  const hero = document.querySelector("svg.hero");
+  hero?.addEventListener("pointerover", ({ target }) => {
+    const named = (point) => point.querySelector("title")?.textContent.split(":")[0];
+    const name = named(target);
+    if (!name) return;
+    hero.querySelector(".told").textContent = target.textContent;
+    for (const point of hero.querySelectorAll("circle")) {
+      point.classList.toggle("same", named(point) === name && !point.matches(".settings"));
+    }
+  });
+
   const coming = new IntersectionObserver((changes) => {
     for (const { isIntersecting, target } of changes) {
       if (isIntersecting) {

@@ -40,16 +40,14 @@ def see_also(measure: str, table: DataFrame) -> str:
     """
     others = table.reindex([measure]).loc[measure].drop(measure, errors="ignore").dropna().round(2)
     others = others.sort_values(key=abs, ascending=False)
-    alike = others[others.abs() >= ALIKE]
-    shown = others[: min(max(len(alike), 1), NAMED)]
-    rest = others.drop([*shown.index, *alike.index], errors="ignore")
+    alike = (others.abs() >= ALIKE).sum()
+    parts = [", ".join(_with_numbers(others[: min(max(alike, 1), NAMED)]))]
+    parts[0] += f" and {alike - NAMED} more" if alike > NAMED else ", the nearest" * (not alike)
+    rest = others[max(alike, 1) :]
     variants = rest[[is_variant(measure, name) for name in rest.index]][-1:]
-    told = ["See also " + ", ".join(_with_numbers(shown))] if len(shown) else []
-    if len(alike) > NAMED:
-        told[0] += f" and {len(alike) - NAMED} more"
-    elif told and alike.empty:
-        told[0] += ", the nearest"
-    return "; its variant ".join([*told, *_with_numbers(variants)])
+    return (
+        "See also " + "; its variant ".join(parts + _with_numbers(variants)) if len(others) else ""
+    )
 
 
 def is_variant(one: str, other: str) -> bool:
