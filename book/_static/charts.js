@@ -22,10 +22,11 @@ document.addEventListener("DOMContentLoaded", () => {
   hero?.addEventListener("pointerover", ({ target }) => {
     const named = (point) => point.querySelector("title")?.textContent.split(":")[0];
     const name = named(target);
-    if (!name) return;
-    hero.querySelector(".told").textContent = target.textContent;
-    for (const point of hero.querySelectorAll("circle")) {
-      point.classList.toggle("same", named(point) === name && !point.matches(".settings"));
+    const told = hero.querySelector(".told");
+    if (!name || told.textContent === target.textContent) return;
+    told.textContent = target.textContent;
+    for (const point of hero.querySelectorAll("circle.measure")) {
+      if (point.classList.toggle("same", named(point) === name)) hero.append(point); // on top
     }
   });
 
