@@ -23,9 +23,7 @@ def hero(scores: DataFrame) -> str:
     parts += [f'<path d="M{_across(0)} {TOP - 10}V{end}M{LEFT} {end}h{2 * UNIT}"/>']
     parts += [_text(_across(tick), end + 15, f"{tick:g}") for tick in (-1, -0.5, 0, 0.5, 1)]
     parts += [_text(_across(0), end + 33, "rank correlation with the gap (Kendall's τ)")]
-    parts += [
-        _text(LEFT / 2 + UNIT, end + 53, "Point at a measure to see it in all rows.", kind="told")
-    ]
+    parts += [_text(LEFT / 2 + UNIT, end + 53, "Point at one to see it in all rows.", kind="told")]
     for value, name, told in ((-0.8, "", "a measure"), (-0.1, BASELINE, "the settings alone")):
         parts += [_point(_across(value), 12, name), _text(_across(value) + 9, 12, told, "start")]
     settings_last = scores.sort_values("measure", key=lambda names: names == BASELINE)
