@@ -18,6 +18,18 @@ document.addEventListener("DOMContentLoaded", () => {
       { actions: false, renderer: "svg", tooltip: { theme: "custom" } });
     image.after(place); // which hides the image, but not on paper
   };
+  const hero = document.querySelector("svg.hero");
+  hero?.addEventListener("pointerover", ({ target }) => {
+    const named = (point) => point.querySelector("title")?.textContent.split(":")[0];
+    const name = named(target);
+    const told = hero.querySelector(".told");
+    if (!name || told.textContent === target.textContent) return;
+    told.textContent = target.textContent;
+    for (const point of hero.querySelectorAll("circle.measure")) {
+      if (point.classList.toggle("same", named(point) === name)) hero.append(point); // on top
+    }
+  });
+
   const coming = new IntersectionObserver((changes) => {
     for (const { isIntersecting, target } of changes) {
       if (isIntersecting) {

@@ -26,8 +26,11 @@ document.addEventListener("DOMContentLoaded", () => {
     const isWide = () => box.scrollWidth > box.clientWidth + 1;
     if (isWide()) box.classList.add("dense");
     const wide = isWide();
-    const tall = box.scrollHeight > box.clientHeight + 1;
     const caption = box.closest(".numbered").querySelector(".caption");
+    // Not for the sake of a few rows.
+    const few = box.scrollHeight < 1.3 * box.clientHeight && !caption.querySelector("button");
+    if (few) box.classList.add("whole");
+    const tall = box.scrollHeight > box.clientHeight + 1;
     const name = box.closest(".numbered").id.replace("-", " ");
     caption.classList.toggle("scrolls", wide);
     if (tall || wide) {

@@ -46,8 +46,16 @@ def test_the_script_s_data_are_the_rows_and_the_links_to_their_definitions(inclu
     }
 
 
-def test_the_front_page_s_figure_is_of_measures_and_settings(included):
-    assert "a measure" in included["hero.svg"] and "Zoo" in included["hero.svg"]
+def test_the_front_page_s_figure_is_of_measures_and_settings_where_the_gap_is_known():
+    rows = pd.DataFrame(
+        {
+            "measure": ["path_norm", BASELINE, "train loss only", "margin", "vr", "vpm"],
+            "score": [*5 * ["kendall_tau"], "r2"],
+            "value": [0.1, 0.5, 0.6, None, 0.2, 0.3],
+            "reliability": [0.9, 0.9, 0.9, 0.9, 0.1, 0.9],
+        }
+    )
+    assert [*every_score.measures_and_settings(rows)["measure"]] == ["path_norm", BASELINE]
 
 
 def test_a_chapter_that_glued_no_scores_is_one_sentence(monkeypatch):

@@ -34,12 +34,15 @@ def test_where_nothing_is_known_a_sentence_says_so(rows):
     assert "No family" in strips.strip("path_norm", rows[:0])
 
 
-def test_it_stands_below_the_first_sentence_of_measures_and_of_nothing_else(monkeypatch):
+def test_it_stands_with_relatives_below_the_first_sentence_of_measures_and_of_nothing_else(
+    monkeypatch,
+):
     rows = pd.DataFrame({"measure": ["path_norm", "margin"], "score": "kendall_tau"})
     rows = rows.assign(family="Zoo, MNIST", value=[0.1, 0.2])
     monkeypatch.setattr(every_score, "rows", lambda: rows)
     strips._taus.cache_clear()
     lines, other = ["A norm.", "", "More."], ["A norm.", ""]
+    monkeypatch.setattr(strips.relatives, "see_also", lambda *_: "See also `margin`")
     strips.add(None, "function", "x.path_norm", MEASURES["path_norm"], None, lines)
     strips.add(None, "function", "x.path_norm", strips.strip, None, other)
     strips._taus.cache_clear()
@@ -47,6 +50,8 @@ def test_it_stands_below_the_first_sentence_of_measures_and_of_nothing_else(monk
     assert [line for line in lines if line and "svg" not in line] == [
         "A norm.",
         ".. raw:: html",
+        ".. container:: strip",
+        "   See also `margin`",
         "More.",
     ]
     [html] = [line for line in lines if "svg" in line]

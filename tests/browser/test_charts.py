@@ -66,3 +66,16 @@ def test_without_scripts_there_is_the_image(window, built):
     tab.goto((built / PAGE).as_uri())
     assert tab.locator(f"{FIGURE} > img").first.is_visible()
     context.close()
+
+
+def test_a_pointer_on_a_measure_of_the_front_page_shows_it_in_all_rows(window, built):
+    tab = window.new_page()
+    tab.goto((built / "book" / "intro.html").as_uri())
+    point = tab.locator(".hero circle.measure:has(title)", has_text="PGDL, task 7").first
+    point.hover(force=True)
+    tab.locator(".hero circle.same").first.wait_for()
+    told = tab.locator(".hero .told").text_content()  # of the uppermost one there
+    lit = tab.locator(".hero circle.same title").all_text_contents()
+    assert "PGDL, task 7" in told and {text.split(":")[0] for text in lit} == {told.split(":")[0]}
+    assert 1 < len(lit) <= tab.locator(".hero circle.settings:has(title)").count()
+    tab.close()

@@ -128,6 +128,14 @@ def test_every_formula_is_set(page):
     assert page.seen("unsetFormulas()") == []
 
 
+def test_no_formula_is_cut_on_a_laptop(page):
+    formulas = page.seen(
+        "[...document.querySelectorAll('div.math mjx-container')].filter((formula) =>"
+        " formula.scrollWidth > formula.clientWidth + 2).map((formula) => formula.textContent)"
+    )
+    assert formulas == []
+
+
 def test_a_keyboard_sees_where_it_is(page):
     page.tab.keyboard.press("Tab")
     assert page.seen("unseenFocus()") == []

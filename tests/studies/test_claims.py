@@ -104,6 +104,7 @@ def test_the_zoos_claims_compare_the_fits_that_they_name():
     [
         (["holds", "fails", "holds"], "2 hold and 1 fails"),
         (["depends"], "1 depends on the networks"),
+        (["fails", "depends", "holds"], "1 holds, 1 depends on the networks and 1 fails"),
     ],
 )
 def test_verdicts_are_counted_in_words(verdicts, expected):

@@ -10,8 +10,8 @@ import json
 import pandas as pd
 from pandas import DataFrame
 
-from gengap.book import figures
 from gengap.book.front_page import glued, taken
+from gengap.book.hero import hero
 from gengap.book.reference import definition
 from gengap.evaluation import baselines
 from gengap.evaluation.reliability import RELIABLE
@@ -30,7 +30,7 @@ def pages() -> dict[str, str]:
     return {
         "every-score.csv": found.to_csv(index=False),
         "every-score.html": script(found),
-        "hero.svg": hero(found),
+        "hero.svg": hero(measures_and_settings(found)),
     }
 
 
@@ -45,15 +45,11 @@ def rows() -> DataFrame:
     return found
 
 
-def hero(rows: DataFrame) -> str:
-    """The front page's figure, as SVG: all measures beside the settings, where the gap is known."""
+def measures_and_settings(rows: DataFrame) -> DataFrame:
+    """Rank correlations of all measures and of the settings, where the gap is known."""
     known = rows[(rows["score"] == "kendall_tau") & (rows["reliability"] >= RELIABLE)]
     others = set(baselines.BASELINES) - {baselines.BASELINE}
-    figures.use_style()
-    image, known = io.StringIO(), known[~known["measure"].isin(others)]
-    figure = figures.measures_beside_settings(known, baseline=baselines.BASELINE)
-    figure.savefig(image, format="svg", metadata={"Date": None})
-    return image.getvalue()
+    return known[~known["measure"].isin(others)].dropna(subset="value")
 
 
 def kind(measure: str) -> str:

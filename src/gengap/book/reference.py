@@ -131,14 +131,12 @@ def hyperparameter_table(collection: Collection) -> DataFrame:
 def values_in_words(values: Series) -> str:
     """The different values, numbers in order; of many the ends, and how many they are."""
     known = values.dropna().drop_duplicates()
-    if not pd.api.types.is_numeric_dtype(known):
-        return ", ".join(map(str, known)) or "not given"
-    known = known.sort_values()
-    if known.empty:
-        return "not given"
-    if len(known) > MANY:
-        return f"{known.iloc[0]:.3g} to {known.iloc[-1]:.3g} ({len(known)} values)"
-    return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in known)
+    if pd.api.types.is_numeric_dtype(known):
+        known = known.sort_values()
+        if len(known) > MANY:
+            return f"{known.iloc[0]:.3g} to {known.iloc[-1]:.3g} ({len(known)} values)"
+    told = [f"{value:g}" if isinstance(value, float) else str(value) for value in known]
+    return ", ".join(told) or "not given"
 
 
 def _lacks(measure: Measure, model: Model) -> str:

@@ -1,7 +1,7 @@
 """An extension of Sphinx: each measure's definition shows its rank correlations with the gap.
 
 A strip from -1 to 1 with a mark for each family, below the first sentence of the docstring; the
-numbers are those of the page of every score.
+numbers are those of the page of every score. Below are the measures that order networks alike.
 """
 
 import functools
@@ -11,7 +11,7 @@ from typing import Any
 from pandas import DataFrame
 from sphinx.application import Sphinx
 
-from gengap.book import every_score
+from gengap.book import every_score, relatives
 from gengap.measures import MEASURES
 
 HALF, HIGH = 120, 14  # units of a strip: from 0 to 1, and from top to bottom
@@ -40,13 +40,15 @@ def strip(measure: str, rows: DataFrame) -> str:
 
 
 def add(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Put a measure's strip below its first sentence."""
+    """Put a measure's strip and its relatives below its first sentence."""
     measure = name.rpartition(".")[2]
     if MEASURES.get(measure) is thing:
         known = _taus()
         html = strip(measure, known[known["measure"] == measure])
         at = lines.index("")
-        lines[at:at] = ["", ".. raw:: html", "", f"   {html}"]
+        also = relatives.see_also(measure, relatives.likeness())
+        below = ["", ".. container:: strip", "", f"   {also}"] if also else []
+        lines[at:at] = ["", ".. raw:: html", "", f"   {html}", *below]
 
 
 @functools.cache

@@ -92,4 +92,4 @@ def tally(verdicts: pd.Series) -> str:
     words = {"holds": "hold{}", "depends": "depend{} on the networks", "fails": "fail{}"}
     counts = {text: (verdicts == verdict).sum() for verdict, text in words.items()}
     told = [f"{n} {text.format('s' if n == 1 else '')}" for text, n in counts.items() if n]
-    return " and ".join(told)
+    return " and ".join(filter(None, [", ".join(told[:-1]), *told[-1:]]))

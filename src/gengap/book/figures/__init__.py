@@ -16,14 +16,9 @@ from gengap.book.figures.points import (
     probed_epochs,
     train_against_test,
 )
-from gengap.book.figures.probes import (
-    margin_densities,
-    probe_curves,
-    regressions,
-)
+from gengap.book.figures.probes import margin_densities, probe_curves, regressions
 from gengap.book.figures.scores import (
     gap_histograms,
-    measures_beside_settings,
     phase_slopes,
     random_score_histograms,
     score_heat_map,

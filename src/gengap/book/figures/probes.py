@@ -64,12 +64,10 @@ def probe_curves(curves: pd.DataFrame) -> Figure:
     many = len(families) > 2
     shape = (len(families), len(outcomes)) if many else (len(outcomes), len(families))
     size = WIDTH, shape[0] * 0.5 * WIDTH + 0.5
-    figure, panels = plt.subplots(
-        *shape, figsize=size, squeeze=False, sharey="row", sharex="none" if many else "col"
-    )
-    for (row, outcome), (column, family) in itertools.product(
-        enumerate(outcomes), enumerate(families)
-    ):
+    shared = {"sharey": "row", "sharex": "none" if many else "col"}
+    figure, panels = plt.subplots(*shape, figsize=size, squeeze=False, **shared)
+    pairs = itertools.product(enumerate(outcomes), enumerate(families))
+    for (row, outcome), (column, family) in pairs:
         panel = panels[column, row] if many else panels[row, column]
         chosen = curves[(curves["outcome"] == outcome) & (curves["family"] == family)]
         for measure, colour in zip(sorted(curves["measure"].unique()), COLOURS):

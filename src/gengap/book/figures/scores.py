@@ -78,8 +78,9 @@ def phase_slopes(scores: pd.DataFrame) -> Figure:
 def random_score_histograms(scores: dict[str, np.ndarray]) -> Figure:
     """What random measures score, a panel per task; `scores` maps a task's label to draws."""
     figure, panels = grid_of_axes(len(scores), height=1.0, sharex=True)
+    bins = np.linspace(0, 100 * max(draws.max() for draws in scores.values()), 40)
     for panel, (label, draws) in zip(panels, scores.items()):
-        panel.hist(100 * draws, bins=np.linspace(0, 100 * _largest(scores), 40), color=COLOURS[0])
+        panel.hist(100 * draws, bins=bins, color=COLOURS[0])
         panel.axvline(100 * draws.mean(), color=COLOURS[1], linewidth=1.5)
         panel.set_title(label, loc="left")
         panel.set_yticks([])
@@ -108,28 +109,3 @@ def scores_against_chance(scores: pd.DataFrame, *, baseline: str) -> Figure:
         panel.set_ylim(-0.7, len(part) - 0.3)
     figure.axes[-1].set_xlabel("CMI x 100")
     return figure
-
-
-def measures_beside_settings(scores: pd.DataFrame, *, baseline: str) -> Figure:
-    """Each measure's rank correlation with the gap, a row per family, beside the settings' alone.
-
-    `scores` has columns family, measure and value; `baseline` names the rows of the settings.
-    """
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.27 * scores["family"].nunique() + 0.8))
-    rows = {name: -row for row, name in enumerate(scores["family"].unique())}
-    is_baseline = scores["measure"] == baseline
-    for part, options in (
-        (scores[~is_baseline], {"s": 18, "alpha": 0.25, "color": "0.3", "label": "a measure"}),
-        (scores[is_baseline], {"s": 45, "color": COLOURS[1], "label": "the settings alone"}),
-    ):
-        axes.scatter(part["value"], part["family"].map(rows), linewidths=0, **options)
-    axes.axvline(0, color="0.8", linewidth=1, zorder=0)
-    axes.set_yticks([*rows.values()], [*rows])
-    axes.set(xlim=(-1, 1), xlabel=r"rank correlation with the gap (Kendall's $\tau$)")
-    axes.tick_params(axis="y", length=0)
-    figure.legend(loc="outside upper center", ncols=2)
-    return figure
-
-
-def _largest(scores: dict[str, np.ndarray]) -> float:
-    return max(float(draws.max()) for draws in scores.values())

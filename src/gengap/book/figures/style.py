@@ -49,19 +49,10 @@ def use_style() -> None:
     A Series is shown as a table there, too.
     """
     sns.set_theme(context="paper", style="ticks", palette=COLOURS)
-    plt.rcParams |= {
-        "figure.dpi": 110,
-        "figure.constrained_layout.use": True,
-        "font.size": 10,
-        "axes.labelsize": 10,
-        "axes.titlesize": 10,
-        "xtick.labelsize": 9,
-        "ytick.labelsize": 9,
-        "legend.fontsize": 9,
-        "legend.frameon": False,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
+    sizes = {"axes.labelsize": 10, "axes.titlesize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9}
+    plt.rcParams |= {"font.size": 10, "legend.fontsize": 9, "legend.frameon": False} | sizes
+    plt.rcParams |= {"figure.dpi": 110, "figure.constrained_layout.use": True}
+    plt.rcParams |= {"axes.spines.top": False, "axes.spines.right": False}
     if shell := get_ipython():
         plt.switch_backend(plt.get_backend())  # a notebook's forgets formatters as it is loaded
         formatters = shell.display_formatter.formatters
