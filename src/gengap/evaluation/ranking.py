@@ -56,7 +56,7 @@ def rank_stability(
     """How well the ranking of measures in one family tells that in another.
 
     Arguments as for `judged`. Returns a row per pair of families: family, other, measures (that
-    have a score in both), spearman and kendall of their scores there, and of each `_low`, `_high`:
+    have a score in both), spearman (the rank correlation of their scores there), and low and high:
     -+ 1.96 standard deviations over bootstraps of the networks of both families, drawn
     independently. Bootstraps add noise to scores, which lowers the correlation of a sample, so
     that percentiles would lie too low. NaN for fewer than 3 common measures.
@@ -65,18 +65,23 @@ def rank_stability(
     goodness = goodness_of(values, index, score, samples=samples, seed=seed)
     for (family, one), (other, two) in combinations(goodness.items(), 2):
         common = one.columns.intersection(two.columns)
-        row = {"family": family, "other": other, "measures": len(common)}
         # Bootstraps of two families are drawn independently: any pairs of them will do.
-        enough = zip(one[common].to_numpy(), two[common].to_numpy(), strict=False)
-        pairs = list(enough) if len(common) > 2 else []
-        for name, correlation in (("spearman", stats.spearmanr), ("kendall", stats.kendalltau)):
-            found = np.array([correlation(*pair).statistic for pair in pairs] or [np.nan] * 2)
-            half = margin(found[1:])
-            row |= {name: found[0], f"{name}_low": max(found[0] - half, -1)}
-            row |= {f"{name}_high": min(found[0] + half, 1)}
-        rows.append(row)
-    columns = ["family", "other", "measures", "spearman", "spearman_low", "spearman_high"]
-    return DataFrame(rows, columns=[*columns, "kendall", "kendall_low", "kendall_high"])
+        found = _spearman(one[common].to_numpy(), two[common].to_numpy())
+        half = margin(found[1:])
+        ends = max(found[0] - half, -1), min(found[0] + half, 1)
+        rows.append((family, other, len(common), found[0], *ends))
+    return DataFrame(rows, columns=["family", "other", "measures", "spearman", "low", "high"])
+
+
+def _spearman(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """Of each row (S, M) with the same row of the other, as far as both go; NaN for M below 3."""
+    number = min(len(one), len(two)) if one.shape[1] > 2 else 0
+    if not number:
+        return np.full(2, np.nan)
+    ranks = [stats.rankdata(side[:number], axis=1) for side in (one, two)]
+    x, y = (side - side.mean(axis=1, keepdims=True) for side in ranks)
+    with np.errstate(invalid="ignore"):  # all scores may be equal
+        return (x * y).sum(axis=1) / np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
 
 
 def goodness_of(
