@@ -28,12 +28,7 @@ from gengap.collection import Collection, last_epoch
 from gengap.collections.cnnzoo_parts import Parts, header_in, part_files
 from gengap.errors import GengapError, NotAvailable
 from gengap.formats.csv_tables import read_columns
-from gengap.formats.images import (
-    embedded_images,
-    image_counts,
-    load_images,
-    network_inputs,
-)
+from gengap.formats.images import embedded_images, image_counts, load_images, network_inputs
 from gengap.formats.places import Place, gunzipped, naming, open_zip
 
 PARAMETERS = 4970

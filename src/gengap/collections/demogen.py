@@ -27,12 +27,7 @@ from torch import Tensor, nn
 from gengap.collection import Collection
 from gengap.collections.demogen_networks import in_fastest_format, nin, resnet32
 from gengap.errors import GengapError, NotAvailable
-from gengap.formats.images import (
-    image_counts,
-    like_cifar,
-    load_images,
-    per_image_standardization,
-)
+from gengap.formats.images import image_counts, like_cifar, load_images, per_image_standardization
 from gengap.formats.places import Place, naming, open_zip, read_json
 from gengap.formats.state_dicts import check_finite, fill
 from gengap.formats.tf_checkpoint import read_checkpoint

@@ -36,12 +36,7 @@ from gengap.errors import GengapError, NotAvailable
 from gengap.formats.containers import Member, files_below
 from gengap.formats.images import image_counts, like_cifar, load_images
 from gengap.formats.places import Place, naming, read_json
-from gengap.formats.state_dicts import (
-    check_finite,
-    read_checkpoint,
-    read_state_dict,
-    reading,
-)
+from gengap.formats.state_dicts import check_finite, read_checkpoint, read_state_dict, reading
 from gengap.formats.weight_modules import weights_only_network
 
 OPTIMIZERS = ("SGD", "SGDP", "SAM", "RMSGD", "AdaM", "AdamP", "AdaBound")

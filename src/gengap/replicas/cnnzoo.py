@@ -15,13 +15,7 @@ import torch
 from pandas import DataFrame
 
 from gengap.collection import last_epoch
-from gengap.collections.cnnzoo import (
-    LAYOUT,
-    METRICS,
-    PARAMETERS,
-    contents_of_zoo,
-    finite_rows,
-)
+from gengap.collections.cnnzoo import LAYOUT, METRICS, PARAMETERS, contents_of_zoo, finite_rows
 from gengap.collections.cnnzoo_parts import networks_in, part_files, part_name
 from gengap.folders import write_atomically
 from gengap.formats.containers import write_container

@@ -27,12 +27,7 @@ from gengap.collections.demogen import (
 )
 from gengap.collections.demogen_networks import nin, resnet32
 from gengap.formats.containers import write_container
-from gengap.formats.images import (
-    CLASSES,
-    load_images,
-    per_image_standardization,
-    write_idx_pair,
-)
+from gengap.formats.images import CLASSES, load_images, per_image_standardization, write_idx_pair
 from gengap.replicas.run import Run, hash_seed, recipes_in, write_json
 from gengap.replicas.training import (
     Images,
