@@ -183,10 +183,8 @@ def _read(folder: Path, dataset: str, split: str) -> tuple[np.ndarray, np.ndarra
         images, labels = _read_svhn(folder / KNOWN[dataset]["files"][split])
     else:
         images, labels = _read_idx_pair(folder, split)
-    found = LABELS_SHA256.get(
-        hashlib.sha256(labels.astype(np.uint8).tobytes()).hexdigest(), dataset
-    )
-    if found != dataset:
+    checksum = hashlib.sha256(labels.astype(np.uint8).tobytes()).hexdigest()
+    if (found := LABELS_SHA256.get(checksum, dataset)) != dataset:
         raise GengapError(f"{folder} holds {found}, not {dataset}: name the folder of {dataset}.")
     if len(images) != len(labels):
         raise GengapError(
