@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from gengap.collection import Collection
 from gengap.collections.demogen_networks import in_fastest_format, nin, resnet32
-from gengap.errors import GengapError, NotAvailable
-from gengap.formats.images import image_counts, like_cifar, load_images, per_image_standardization
+from gengap.errors import GengapError
+from gengap.formats.images import image_counts, like_cifar, per_image_standardization, training_set
 from gengap.formats.places import Place, naming, open_zip, read_json
 from gengap.formats.state_dicts import check_finite, fill
 from gengap.formats.tf_checkpoint import read_checkpoint
@@ -114,22 +114,13 @@ class DEMOGEN(Collection):
         architecture = architecture_of(record["family"])
         width, classes = read_sizes(folder, architecture)
         with naming(weights_file(folder)), torch.device("meta"):
-            if architecture == "nin":
-                batch_norm = record["hp_normalization"] == "batch"
-                network = nin(width, batch_norm, record["hp_dropout"], classes)
-            else:
-                network = resnet32(width, record["hp_normalization"], classes)
+            network = network_of(architecture, width, record, classes)
         read_weights(folder, network, architecture)
         check_finite(network, record["model_id"])
         return in_fastest_format(network.to(self.device).eval()), None
 
     def read_sample(self, record: Series) -> tuple[Tensor, Tensor]:
-        family = record["family"]
-        dataset, own = self._images_of(family)
-        try:
-            images, labels = load_images(dataset, "train", root=own, download=False)
-        except GengapError as error:
-            raise NotAvailable(f"{family} has no training images: {error}") from error
+        images, labels = training_set(*self._images_of(record["family"]), record["family"])
         inputs = torch.from_numpy(per_image_standardization(like_cifar(images)))
         return inputs.to(self.device), torch.from_numpy(labels).to(self.device)
 
@@ -188,6 +179,14 @@ def architecture_of(family: str) -> str:
     if architecture not in ENDS:
         raise GengapError(f"the family {family} is none of {' or '.join(ENDS)}")
     return architecture
+
+
+def network_of(architecture: str, width: int, columns: Mapping, classes: int) -> nn.Sequential:
+    """A network, with PyTorch's own weights; columns: of the index, hp_*."""
+    normalization = columns["hp_normalization"]
+    if architecture == "nin":
+        return nin(width, normalization == "batch", columns["hp_dropout"], classes)
+    return resnet32(width, normalization, classes)
 
 
 def networks_of(family: str, grid: dict[str, list]) -> Iterator[tuple[str, dict]]:

@@ -226,7 +226,7 @@ def _take_part(archive: zipfile.ZipFile, task: str, models: int, folder: Path) -
 
 def _take_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, place: Path) -> None:
     with archive.open(member) as content:
-        folders.write_atomically(place, partial(_copy, content))
+        _write(place, content)
 
 
 def _unpack(archive: Path, place_of: Callable[[PurePosixPath], Path | None]) -> set[Path]:
@@ -241,8 +241,7 @@ def _unpack(archive: Path, place_of: Callable[[PurePosixPath], Path | None]) -> 
                 place = place_of(PurePosixPath(member.name))
                 if place and member.isfile():
                     if not place.exists():
-                        content = members.extractfile(member)
-                        folders.write_atomically(place, partial(_copy, content))
+                        _write(place, members.extractfile(member))
                         written.add(place)
                     found.add(place)
             while members.fileobj.read(2**20):  # to its end, where the checksum is
@@ -275,6 +274,9 @@ def _file_of_demogen(folder: Path, families: list[str], member: PurePosixPath) -
     return None
 
 
-def _copy(content: BinaryIO, path: Path) -> None:
-    with open(path, "wb") as file:
-        shutil.copyfileobj(content, file)
+def _write(place: Path, content: BinaryIO) -> None:
+    def copy(path: Path) -> None:
+        with open(path, "wb") as file:
+            shutil.copyfileobj(content, file)
+
+    folders.write_atomically(place, copy)

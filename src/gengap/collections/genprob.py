@@ -34,7 +34,7 @@ from gengap.collection import COLUMNS, Collection
 from gengap.collections.genprob_networks import CELLS, genprob_network
 from gengap.errors import GengapError, NotAvailable
 from gengap.formats.containers import Member, files_below
-from gengap.formats.images import image_counts, like_cifar, load_images
+from gengap.formats.images import image_counts, like_cifar, training_set
 from gengap.formats.places import Place, naming, read_json
 from gengap.formats.state_dicts import check_finite, read_checkpoint, read_state_dict, reading
 from gengap.formats.weight_modules import weights_only_network
@@ -100,8 +100,7 @@ class GenProb(Collection):
         return (zipfile.Path(file.container, file.name) if isinstance(file, Member) else file,)
 
     def read_index(self) -> DataFrame:
-        rows = [row for family in self.known_families() for row in self._rows(family)]
-        return DataFrame(rows)
+        return DataFrame([row for name in self.known_families() for row in self._rows(name)])
 
     def read_network(self, record: Series) -> tuple[nn.Sequential, None]:
         file = self._file_of(record)
@@ -121,17 +120,12 @@ class GenProb(Collection):
         if dataset not in DATASETS:
             known = ", ".join(DATASETS)
             raise NotAvailable(f"{family} has no training images: there are only those of {known}")
-        folder, own = self._images_of(dataset)
-        try:
-            images, labels = load_images(folder, "train", root=own, download=False)
-        except GengapError as error:
-            raise NotAvailable(f"{family} has no training images: {error}") from error
+        images, labels = training_set(*self._images_of(dataset), family)
         inputs = network_inputs(images, dataset)
         return inputs.to(self.device), torch.from_numpy(labels).to(self.device)
 
     def read_trajectory(self, record: Series) -> DataFrame:
-        network = record["model_id"].rpartition("/")[0].removeprefix(f"{record['family']}/")
-        found = last_statistics(self._files[record["family"]][network])
+        found = last_statistics(self._files_of(record))
         epochs = range(record["epoch"] + 1)
         if not found.keys() >= {*epochs}:
             raise NotAvailable("the last file of this network does not tell of all its epochs")
@@ -144,8 +138,12 @@ class GenProb(Collection):
         return folder, self.root if folder and (self.root / folder).is_dir() else None
 
     def _file_of(self, record: Mapping[str, Any] | Series) -> Path | Member:
+        return self._files_of(record)[int(record["epoch"])]
+
+    def _files_of(self, record: Mapping[str, Any] | Series) -> dict[int, Path | Member]:
+        """Epoch -> file of a row's network."""
         family, network = record["family"], record["model_id"].rpartition("/")[0]
-        return self._files[family][network.removeprefix(f"{family}/")][int(record["epoch"])]
+        return self._files[family][network.removeprefix(f"{family}/")]
 
     def kept_table(self, name: str) -> DataFrame:
         """What training kept of every epoch of the index's networks, also of those without weights.
@@ -154,13 +152,10 @@ class GenProb(Collection):
         `spectra`, model_id and the columns of `network_spectra`, from tables whose names end with
         spectra.parquet; empty where there are none, as beside the published networks.
         """
-        rows = self._all_epochs() if name == "epochs" else self._spectra()
+        every = (row for family in self._files for row in self._rows(family, kept=False))
+        rows = DataFrame(every) if name == "epochs" else self._spectra()
         networks = network_of(self.index()["model_id"]).unique()
         return rows[network_of(rows["model_id"]).isin(networks)].reset_index(drop=True)
-
-    def _all_epochs(self) -> DataFrame:
-        rows = [row for family in self._files for row in self._rows(family, kept=False)]
-        return DataFrame(rows)
 
     def _spectra(self) -> DataFrame:
         tables = [file for name, file in self._found.items() if name.endswith(SPECTRA)]

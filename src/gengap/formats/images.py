@@ -73,6 +73,18 @@ def load_images(
     return _read(root / dataset if (root / dataset).is_dir() else root, dataset, split)
 
 
+def training_set(dataset: str, folder: Path | None, family: str) -> tuple[np.ndarray, np.ndarray]:
+    """The training images of a family of networks, in a folder or else as `load_images` finds them.
+
+    Raises:
+        NotAvailable: that names the family, where they are not at hand; nothing is downloaded.
+    """
+    try:
+        return load_images(dataset, "train", root=folder, download=False)
+    except GengapError as error:
+        raise NotAvailable(f"{family} has no training images: {error}") from error
+
+
 def embedded_images(dataset: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     """The Fashion-MNIST images that come with the project, as from `load_images`.
 

@@ -22,10 +22,10 @@ from gengap.collections.demogen import (
     container_of,
     is_complete,
     like_cifar,
+    network_of,
     networks_of,
     packed_weights,
 )
-from gengap.collections.demogen_networks import nin, resnet32
 from gengap.formats.containers import write_container
 from gengap.formats.images import CLASSES, load_images, per_image_standardization, write_idx_pair
 from gengap.replicas.run import Run, hash_seed, recipes_in, write_json
@@ -172,14 +172,10 @@ def initialized(family: str, settings: dict, width: int, classes: int) -> nn.Seq
     unit: the released code hands it to TensorFlow 1 as the probability to keep one, which 0 cannot
     be.
     """
-    width = int(width * settings["hp_wide_multiplier"])
-    normalization = settings["hp_normalization"]
-    if architecture_of(family) == "nin":
-        network = nin(width, normalization == "batch", settings["hp_dropout"], classes)
-        # Where it pays: a step takes 0.7 of the time.
+    architecture, width = architecture_of(family), int(width * settings["hp_wide_multiplier"])
+    network = network_of(architecture, width, settings, classes)
+    if architecture == "nin":  # where it pays: a step takes 0.7 of the time
         network = network.to(memory_format=torch.channels_last)
-    else:
-        network = resnet32(width, normalization, classes)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
