@@ -76,11 +76,7 @@ def strip_chart(name: str, scores: DataFrame) -> Figure:
     figure = Figure(figsize=(4.8, height), layout="constrained")
     for axes, kind in zip(figure.subplots(len(kinds), squeeze=False)[:, 0], kinds, strict=True):
         for height, (collection, family) in enumerate(reversed(families)):
-            shown = scores[
-                (scores["score"] == kind)
-                & (scores["collection"] == collection)
-                & (scores["family"] == family)
-            ]
+            shown = scores[(scores[KEYS] == [collection, family, kind]).all(axis=1)]
             own, baseline = shown["measure"] == name, shown["measure"] == BASELINE
             for chosen, colour, marker, label in (
                 (~own & ~shown["measure"].isin(BASELINES), "#999999", "|", "other measures"),
