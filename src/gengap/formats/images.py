@@ -128,10 +128,7 @@ def network_inputs(images: np.ndarray) -> np.ndarray:
     """
     images = np.asarray(images)  # a tensor too
     if images.dtype != np.uint8 or not (images.ndim == 3 or images.shape[3:] == (3,)):
-        raise GengapError(
-            f"Got images of type {images.dtype} and shape {images.shape}: expected uint8 "
-            "(N, H, W) or (N, H, W, 3), as load_images returns them."
-        )
+        raise _unfit(images, "(N, H, W) or (N, H, W, 3), as load_images returns them.")
     grey = images.astype(np.float32) if images.ndim == 3 else images.mean(axis=3, dtype=np.float32)
     grey /= 127.5
     grey -= 1
@@ -165,10 +162,7 @@ def per_image_standardization(images: np.ndarray) -> np.ndarray:
     """
     images = np.asarray(images)  # a tensor too
     if images.dtype != np.uint8 or images.ndim != 4:
-        raise GengapError(
-            f"Got images of type {images.dtype} and shape {images.shape}: expected uint8 "
-            "(N, H, W, C), as load_images returns those of CIFAR."
-        )
+        raise _unfit(images, "(N, H, W, C), as load_images returns those of CIFAR.")
     size = images[:1].size
     total = images.sum(axis=(1, 2, 3), dtype=np.int64)
     squares = np.einsum("nhwc,nhwc->n", images, images, dtype=np.int64, casting="safe")
@@ -179,6 +173,11 @@ def per_image_standardization(images: np.ndarray) -> np.ndarray:
     standardized -= (total / size).astype(np.float32)[:, None, None, None]
     standardized /= scale.astype(np.float32)[:, None, None, None]
     return standardized
+
+
+def _unfit(images: np.ndarray, expected: str) -> GengapError:
+    given = f"Got images of type {images.dtype} and shape {images.shape}"
+    return GengapError(f"{given}: expected uint8 {expected}")
 
 
 def _check_names(dataset: str, split: str) -> None:

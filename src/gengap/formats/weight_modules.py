@@ -92,9 +92,7 @@ def left_out(state: Mapping[str, Tensor]) -> list[str]:
     """What of a state dict measures do not see, or not all: a remark for each kind."""
     weights = effective(state)
     kept = once(weights)
-    remarks: dict[str, list[str]] = {
-        "stored twice, counted once": [n for n in weights if n not in kept]
-    }
+    remarks = {"stored twice, counted once": [name for name in weights if name not in kept]}
     for path, tensors in by_module(kept).items():
         module = module_for(tensors)
         for name, tensor in tensors.items():
