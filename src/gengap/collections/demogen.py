@@ -39,22 +39,16 @@ RECORDS = {"train": "train.json", "test": "eval.json"}
 QUANTITIES = {"accuracy": "Accuracy", "loss": "CrossEntropy"}  # ours -> theirs
 MOST_NETWORKS = 100_000  # in the grid of a family
 DEEPEST = 8  # levels of folders, from the root, in which the tree is looked for
-GRID = (
-    "wide_multiplier",
-    "batchnorm",
-    "normalization",
-    "dropout_prob",
-    "augmentation",
-    "decay_fac",
-    "learning_rate",
-    "copy",
-)
-# What a family's grid leaves out has one value.
-DEFAULTS = {
+# Hyper-parameters in the order of a grid -> the values of those that a family's may leave out.
+GRID = {
+    "wide_multiplier": None,
     "batchnorm": [False],
-    "dropout_prob": [0.0],
     "normalization": ["batch"],
+    "dropout_prob": [0.0],
+    "augmentation": None,
+    "decay_fac": None,
     "learning_rate": [0.01],
+    "copy": None,
 }
 # Architecture -> the first kernel, whose outputs are the width, and the last bias, the classes.
 ENDS = {
@@ -194,12 +188,12 @@ def networks_of(family: str, grid: dict[str, list]) -> Iterator[tuple[str, dict]
 
     grid: hyper-parameter -> its values, as all_model_spec.json has it.
     """
-    architecture, grid = architecture_of(family), DEFAULTS | grid
+    architecture = architecture_of(family)
+    grid = {name: values for name, values in GRID.items() if values} | grid
     if (networks := math.prod(len(grid[name]) for name in GRID)) > MOST_NETWORKS:
         raise ValueError(f"a grid of {float(networks):g} networks")
-    for wide, batch_norm, normalization, dropout, augmentation, decay, rate, copy in product(
-        *(grid[name] for name in GRID)
-    ):
+    for values in product(*(grid[name] for name in GRID)):
+        wide, batch_norm, normalization, dropout, augmentation, decay, rate, copy = values
         if architecture == "nin":
             normalization = "batch" if batch_norm else "none"
         columns = {
@@ -332,18 +326,13 @@ def read_variables(folder: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     if file.name != SAFETENSORS:
         return read_checkpoint(file, names)
     with naming(file):
-        variables = unpacked(file.read_bytes())
+        try:
+            variables = load(file.read_bytes())
+        except SafetensorError as error:  # it says what is damaged
+            raise ValueError(str(error)) from error
     if lacking := sorted(set(names) - set(variables)):
         raise GengapError(f"{file} has no variable {', '.join(lacking)}; get it again")
     return {name: variables[name] for name in names}
-
-
-def unpacked(content: bytes) -> dict[str, np.ndarray]:
-    """The variables in the bytes of a model.safetensors; ValueError for damaged ones."""
-    try:
-        return load(content)
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
 
 
 def weights_file(folder: Path) -> Place:

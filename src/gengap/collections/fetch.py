@@ -29,6 +29,7 @@ SMALL_CNN_ZOO = "https://storage.googleapis.com/gresearch/smallcnnzoo-dataset/"
 PGDL = "https://storage.googleapis.com/gresearch/pgdl/"
 DEMOGEN = "https://storage.googleapis.com/margin_dist_public_files/"
 ROBUST = "https://raw.githubusercontent.com/nitarshan/robust-generalization-measures/master/data/"
+TASKS = pgdl.PGDL.expected_families
 UNPACKED = 1.1  # of an archive of weights, which hardly shrink: room for what is taken out of it
 
 
@@ -104,10 +105,7 @@ def fetch_demogen(
 
 
 def fetch_pgdl(
-    datasets: Iterable[str] = pgdl.PGDL.expected_families,
-    folder: Path | None = None,
-    *,
-    address: str = PGDL,
+    datasets: Iterable[str] = TASKS, folder: Path | None = None, *, address: str = PGDL
 ) -> Path:
     """PGDL's tasks as the competition published them; returns the folder to open as root.
 
@@ -130,11 +128,7 @@ def fetch_pgdl(
 
 
 def fetch_pgdl_part(
-    datasets: Iterable[str] = pgdl.PGDL.expected_families,
-    folder: Path | None = None,
-    *,
-    models: int,
-    address: str = PGDL,
+    datasets: Iterable[str] = TASKS, folder: Path | None = None, *, models: int, address: str = PGDL
 ) -> Path:
     """The first networks of PGDL's tasks, and their images, out of the archives on the server.
 

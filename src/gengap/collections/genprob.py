@@ -80,9 +80,7 @@ class GenProb(Collection):
     """
 
     name = "genprob"
-    expected_families = tuple(
-        f"{optimizer}_{dataset}" for dataset in ("CIFAR10", "CIFAR100") for optimizer in OPTIMIZERS
-    )
+    expected_families = tuple(f"{name}_CIFAR{n}" for n in (10, 100) for name in OPTIMIZERS)
 
     def known_families(self) -> list[str]:
         return [*dict.fromkeys([*self.expected_families, *sorted(self._files)])]
@@ -181,10 +179,8 @@ class GenProb(Collection):
     def _rows(self, family: str, *, kept: bool = True) -> list[dict]:
         """The index's rows of a family; unless `kept`, of all epochs that its last files tell."""
         networks = self._files.get(family, {})
-        recorded = {
-            network: records_of(networks[network]) if kept else last_statistics(networks[network])
-            for network in sorted(networks)
-        }
+        told = records_of if kept else last_statistics
+        recorded = {network: told(networks[network]) for network in sorted(networks)}
         unit = accuracy_unit(family, recorded)
         counts = image_counts(*self._images_of(family.rpartition("_")[2]))
         few, whole = self._tested(family)

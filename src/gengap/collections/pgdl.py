@@ -29,16 +29,11 @@ from gengap.formats.state_dicts import check_finite
 from gengap.formats.tfrecord import read_tfrecord
 
 # Task -> the archive that holds it. There is no task 3.
-ARCHIVES = {
-    "task1_v4": "public_data.zip",
-    "task2_v1": "public_data.zip",
-    "task4": "phase_one_data.zip",
-    "task5": "phase_one_data.zip",
-    "task6": "phase_two_data.zip",
-    "task7": "phase_two_data.zip",
-    "task8": "phase_two_data.zip",
-    "task9": "phase_two_data.zip",
-}
+ARCHIVES = (
+    dict.fromkeys(("task1_v4", "task2_v1"), "public_data.zip")
+    | dict.fromkeys(("task4", "task5"), "phase_one_data.zip")
+    | dict.fromkeys(("task6", "task7", "task8", "task9"), "phase_two_data.zip")
+)
 # Index columns that model_configs.json has, accuracies as `acc`. Numbers of images are of this
 # project's own tasks, and not published.
 RECORDED = (*COLUMNS[3:], *IMAGE_COUNTS)
