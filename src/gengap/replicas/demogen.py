@@ -7,6 +7,7 @@ code was released. What this recipe chooses is said in `Recipe` and its neighbou
 import copy
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +62,7 @@ class Recipe:
     halved: bool = False  # 16 x 16 pixels, since ResNet-32 is slow at 32 x 32
 
 
-RECIPES = {
-    scale: {family: Recipe(**fields) for family, fields in families.items()}
-    for scale, families in recipes_in("demogen.toml").items()
-}
+RECIPES = recipes_in("demogen.toml", Recipe)
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Grid(Run):
     def settings(self) -> dict:
         return asdict(self.recipe) | {"epochs": self.epochs, "seed": self.seed}
 
-    @property
+    @cached_property
     def grid(self) -> list[tuple[str, dict]]:
         """Name and index columns of each network."""
         return list(networks_of(self.family, self.recipe.grid))
@@ -84,9 +82,8 @@ class Grid(Run):
     def networks(self, count: int | None) -> range:
         return range(len(self.grid))[:count]
 
-    def missing(self, networks: range) -> list[int]:
-        names = [name for name, _ in self.grid]
-        return [place for place in networks if not is_complete(self.folder(names[place]))]
+    def is_done(self, network: int) -> bool:
+        return is_complete(self.folder(self.grid[network][0]))
 
     def folder(self, name: str) -> Path:
         return self.out / self.family / name
