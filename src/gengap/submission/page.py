@@ -51,11 +51,9 @@ def place_texts(places: DataFrame) -> DataFrame:
             "score": place.score,
         }
         if pd.isna(place.value):
-            rows.append(row | {"value": f"- ({place.note})"})
-            continue
-        rows.append(
-            row
-            | {
+            row["value"] = f"- ({place.note})"
+        else:
+            row |= {
                 "value": _number(place.value),
                 "95 % interval": f"{_number(place.low)} to {_number(place.high)}",
                 "p": _number(place.p_value),
@@ -63,7 +61,7 @@ def place_texts(places: DataFrame) -> DataFrame:
                 "best other": f"{place.best} {_number(place.best_value)}".strip(),
                 BASELINE: _number(place.baseline),
             }
-        )
+        rows.append(row)
     return DataFrame(rows).fillna("")
 
 

@@ -82,20 +82,18 @@ def own_values(
     count = workers or (cores() if device.type == "cpu" else 1)
     homes = tuple((COLLECTIONS[each.name], str(each.root.resolve())) for each in collections)
     job = Job(str(Path(file).resolve()), homes, str(device), max(1, cores() // count))
-    with tqdm(
-        total=len(missing), desc=Path(file).stem, unit="model", disable=not missing
-    ) as progress:
+    with tqdm(total=len(missing), desc=Path(file).stem, unit="model", disable=not missing) as bar:
         failed = 0
         try:
             for (place, model_id), row in computed(job, missing, limit=limit, workers=count):
                 row = {**row, "model_id": model_id, "source": source}
                 done[place, model_id] = _keep(collections[place], versions[place], row)
                 failed += row["value"] is None
-                progress.set_postfix(failed=failed, refresh=False)
-                progress.update()
+                bar.set_postfix(failed=failed, refresh=False)
+                bar.update()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"{progress.n} of {len(missing)} models are done and kept in {results_folder()};"
+                f"{bar.n} of {len(missing)} models are done and kept in {results_folder()};"
                 " the same command goes on from there"
             ) from None
     rows = ([done[at, i] for i in _models(each)] for at, each in enumerate(collections))
@@ -150,9 +148,7 @@ def _models(collection: Collection) -> Series:
     return last_epoch(collection.index())["model_id"]
 
 
-def _kept(
-    collection: Collection, source: str, versions: Versions, retry: bool
-) -> Iterator[dict[str, object]]:
+def _kept(collection: Collection, source: str, versions: Versions, retry: bool) -> Iterator[dict]:
     """The rows of a file's content in the store whose models are still the same."""
     rows = rows_in(results_store(collection), collection.name)
     rows = rows[(rows["source"] == source) & versions.are_current(rows)]
