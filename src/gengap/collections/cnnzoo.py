@@ -24,16 +24,11 @@ import torch
 from pandas import DataFrame, Series
 from torch import Tensor, nn
 
-from gengap.collection import Collection, last_epoch
+from gengap.collection import COLUMNS, Collection, last_epoch
 from gengap.collections.cnnzoo_parts import Parts, header_in, part_files
 from gengap.errors import GengapError, NotAvailable
 from gengap.formats.csv_tables import read_columns
-from gengap.formats.images import (
-    embedded_images,
-    image_counts,
-    load_images,
-    network_inputs,
-)
+from gengap.formats.images import embedded_images, image_counts, load_images, network_inputs
 from gengap.formats.places import Place, gunzipped, naming, open_zip
 
 PARAMETERS = 4970
@@ -151,14 +146,10 @@ class SmallCNNZoo(Collection):
         return {name: t.to(self.device) for name, t in state_dict(weights).items()}
 
     def _matrix(self, family: str) -> np.ndarray | Parts:
-        parts = self.whole._parts
+        folder, parts = self.root / family, self.whole._parts
         if family not in parts:
-            parts[family] = Parts(part_files(self.root / family))
-        return (
-            parts[family]
-            if parts[family].files
-            else open_matrix(self.root / family / "weights.npy")
-        )
+            parts[family] = Parts(part_files(folder))
+        return parts[family] if parts[family].files else open_matrix(folder / "weights.npy")
 
     @cached_property
     def _parts(self) -> dict[str, Parts]:
@@ -187,7 +178,7 @@ def read_family_index(folder: Path, family: str) -> DataFrame:
     rows = len(metrics)
     index = DataFrame({"model_id": [f"{family}/{row}" for row in range(rows)], "family": family})
     index["epoch"] = metrics["step"].astype(int)
-    recorded = ["train_accuracy", "test_accuracy", "train_loss", "test_loss"]
+    recorded = COLUMNS[3:]
     index[recorded] = metrics[recorded]
     counts = image_counts(family)
     index["test_images"] = counts["test_images"]
@@ -308,9 +299,8 @@ def state_dict(weights: np.ndarray) -> dict[str, Tensor]:
     flat = torch.from_numpy(np.array(weights, np.float32))
     tensors = [flat[slot.start : slot.end].reshape(slot.shape) for slot in LAYOUT]
     state = {}
-    for stage, (bias, kernel) in zip(
-        ("h1.0", "h2.0", "h3.0", "logits"), zip(tensors[::2], tensors[1::2])
-    ):
+    stages = ("h1.0", "h2.0", "h3.0", "logits")
+    for stage, bias, kernel in zip(stages, tensors[::2], tensors[1::2]):
         state[f"{stage}.bias"] = bias
         state[f"{stage}.weight"] = kernel.T if kernel.ndim == 2 else kernel.permute(3, 2, 0, 1)
     return state

@@ -26,13 +26,8 @@ from torch import Tensor, nn
 
 from gengap.collection import Collection
 from gengap.collections.demogen_networks import in_fastest_format, nin, resnet32
-from gengap.errors import GengapError, NotAvailable
-from gengap.formats.images import (
-    image_counts,
-    like_cifar,
-    load_images,
-    per_image_standardization,
-)
+from gengap.errors import GengapError
+from gengap.formats.images import image_counts, like_cifar, per_image_standardization, training_set
 from gengap.formats.places import Place, naming, open_zip, read_json
 from gengap.formats.state_dicts import check_finite, fill
 from gengap.formats.tf_checkpoint import read_checkpoint
@@ -44,22 +39,16 @@ RECORDS = {"train": "train.json", "test": "eval.json"}
 QUANTITIES = {"accuracy": "Accuracy", "loss": "CrossEntropy"}  # ours -> theirs
 MOST_NETWORKS = 100_000  # in the grid of a family
 DEEPEST = 8  # levels of folders, from the root, in which the tree is looked for
-GRID = (
-    "wide_multiplier",
-    "batchnorm",
-    "normalization",
-    "dropout_prob",
-    "augmentation",
-    "decay_fac",
-    "learning_rate",
-    "copy",
-)
-# What a family's grid leaves out has one value.
-DEFAULTS = {
+# Hyper-parameters in the order of a grid -> the values of those that a family's may leave out.
+GRID = {
+    "wide_multiplier": None,
     "batchnorm": [False],
-    "dropout_prob": [0.0],
     "normalization": ["batch"],
+    "dropout_prob": [0.0],
+    "augmentation": None,
+    "decay_fac": None,
     "learning_rate": [0.01],
+    "copy": None,
 }
 # Architecture -> the first kernel, whose outputs are the width, and the last bias, the classes.
 ENDS = {
@@ -119,22 +108,13 @@ class DEMOGEN(Collection):
         architecture = architecture_of(record["family"])
         width, classes = read_sizes(folder, architecture)
         with naming(weights_file(folder)), torch.device("meta"):
-            if architecture == "nin":
-                batch_norm = record["hp_normalization"] == "batch"
-                network = nin(width, batch_norm, record["hp_dropout"], classes)
-            else:
-                network = resnet32(width, record["hp_normalization"], classes)
+            network = network_of(architecture, width, record, classes)
         read_weights(folder, network, architecture)
         check_finite(network, record["model_id"])
         return in_fastest_format(network.to(self.device).eval()), None
 
     def read_sample(self, record: Series) -> tuple[Tensor, Tensor]:
-        family = record["family"]
-        dataset, own = self._images_of(family)
-        try:
-            images, labels = load_images(dataset, "train", root=own, download=False)
-        except GengapError as error:
-            raise NotAvailable(f"{family} has no training images: {error}") from error
+        images, labels = training_set(*self._images_of(record["family"]), record["family"])
         inputs = torch.from_numpy(per_image_standardization(like_cifar(images)))
         return inputs.to(self.device), torch.from_numpy(labels).to(self.device)
 
@@ -195,17 +175,25 @@ def architecture_of(family: str) -> str:
     return architecture
 
 
+def network_of(architecture: str, width: int, columns: Mapping, classes: int) -> nn.Sequential:
+    """A network, with PyTorch's own weights; columns: of the index, hp_*."""
+    normalization = columns["hp_normalization"]
+    if architecture == "nin":
+        return nin(width, normalization == "batch", columns["hp_dropout"], classes)
+    return resnet32(width, normalization, classes)
+
+
 def networks_of(family: str, grid: dict[str, list]) -> Iterator[tuple[str, dict]]:
     """Folder and index columns of each network of a family.
 
     grid: hyper-parameter -> its values, as all_model_spec.json has it.
     """
-    architecture, grid = architecture_of(family), DEFAULTS | grid
+    architecture = architecture_of(family)
+    grid = {name: values for name, values in GRID.items() if values} | grid
     if (networks := math.prod(len(grid[name]) for name in GRID)) > MOST_NETWORKS:
         raise ValueError(f"a grid of {float(networks):g} networks")
-    for wide, batch_norm, normalization, dropout, augmentation, decay, rate, copy in product(
-        *(grid[name] for name in GRID)
-    ):
+    for values in product(*(grid[name] for name in GRID)):
+        wide, batch_norm, normalization, dropout, augmentation, decay, rate, copy = values
         if architecture == "nin":
             normalization = "batch" if batch_norm else "none"
         columns = {
@@ -338,18 +326,13 @@ def read_variables(folder: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     if file.name != SAFETENSORS:
         return read_checkpoint(file, names)
     with naming(file):
-        variables = unpacked(file.read_bytes())
+        try:
+            variables = load(file.read_bytes())
+        except SafetensorError as error:  # it says what is damaged
+            raise ValueError(str(error)) from error
     if lacking := sorted(set(names) - set(variables)):
         raise GengapError(f"{file} has no variable {', '.join(lacking)}; get it again")
     return {name: variables[name] for name in names}
-
-
-def unpacked(content: bytes) -> dict[str, np.ndarray]:
-    """The variables in the bytes of a model.safetensors; ValueError for damaged ones."""
-    try:
-        return load(content)
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
 
 
 def weights_file(folder: Path) -> Place:

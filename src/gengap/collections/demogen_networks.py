@@ -10,6 +10,7 @@ from gengap.collections.layers import Sum
 from gengap.errors import GengapError
 
 BLOCKS = 5  # in each stage of ResNet-32
+Norm = Callable[[int], nn.Module]  # number of channels -> their normalization
 
 
 class PadSame(nn.Module):
@@ -92,15 +93,7 @@ def resnet32(width: int, normalization: str, classes: int) -> nn.Sequential:
 class ResidualBlock(nn.Module):
     """Two normalized and rectified convolutions beside the inputs or their projection."""
 
-    def __init__(
-        self,
-        norm: Callable[[int], nn.Module],
-        channels: int,
-        filters: int,
-        *,
-        stride: int = 1,
-        project: bool = False,
-    ):
+    def __init__(self, norm: Norm, channels: int, filters: int, *, stride=1, project=False):
         super().__init__()
         # In the order in which TensorFlow's graph was built: variables are numbered by it.
         self.norm1 = norm(channels)
@@ -124,7 +117,7 @@ def convolution3x3(channels: int, filters: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(channels, filters, 3, stride=stride, padding=1, bias=False)
 
 
-NORMALIZATIONS: dict[str, Callable[[int], nn.Module]] = {
+NORMALIZATIONS: dict[str, Norm] = {
     "batch": partial(nn.BatchNorm2d, eps=1e-5, momentum=0.003),
     "group": GroupNorm,
 }

@@ -29,6 +29,7 @@ SMALL_CNN_ZOO = "https://storage.googleapis.com/gresearch/smallcnnzoo-dataset/"
 PGDL = "https://storage.googleapis.com/gresearch/pgdl/"
 DEMOGEN = "https://storage.googleapis.com/margin_dist_public_files/"
 ROBUST = "https://raw.githubusercontent.com/nitarshan/robust-generalization-measures/master/data/"
+TASKS = pgdl.PGDL.expected_families
 UNPACKED = 1.1  # of an archive of weights, which hardly shrink: room for what is taken out of it
 
 
@@ -104,10 +105,7 @@ def fetch_demogen(
 
 
 def fetch_pgdl(
-    datasets: Iterable[str] = pgdl.PGDL.expected_families,
-    folder: Path | None = None,
-    *,
-    address: str = PGDL,
+    datasets: Iterable[str] = TASKS, folder: Path | None = None, *, address: str = PGDL
 ) -> Path:
     """PGDL's tasks as the competition published them; returns the folder to open as root.
 
@@ -130,11 +128,7 @@ def fetch_pgdl(
 
 
 def fetch_pgdl_part(
-    datasets: Iterable[str] = pgdl.PGDL.expected_families,
-    folder: Path | None = None,
-    *,
-    models: int,
-    address: str = PGDL,
+    datasets: Iterable[str] = TASKS, folder: Path | None = None, *, models: int, address: str = PGDL
 ) -> Path:
     """The first networks of PGDL's tasks, and their images, out of the archives on the server.
 
@@ -226,7 +220,7 @@ def _take_part(archive: zipfile.ZipFile, task: str, models: int, folder: Path) -
 
 def _take_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, place: Path) -> None:
     with archive.open(member) as content:
-        folders.write_atomically(place, partial(_copy, content))
+        _write(place, content)
 
 
 def _unpack(archive: Path, place_of: Callable[[PurePosixPath], Path | None]) -> set[Path]:
@@ -241,8 +235,7 @@ def _unpack(archive: Path, place_of: Callable[[PurePosixPath], Path | None]) -> 
                 place = place_of(PurePosixPath(member.name))
                 if place and member.isfile():
                     if not place.exists():
-                        content = members.extractfile(member)
-                        folders.write_atomically(place, partial(_copy, content))
+                        _write(place, members.extractfile(member))
                         written.add(place)
                     found.add(place)
             while members.fileobj.read(2**20):  # to its end, where the checksum is
@@ -275,6 +268,9 @@ def _file_of_demogen(folder: Path, families: list[str], member: PurePosixPath) -
     return None
 
 
-def _copy(content: BinaryIO, path: Path) -> None:
-    with open(path, "wb") as file:
-        shutil.copyfileobj(content, file)
+def _write(place: Path, content: BinaryIO) -> None:
+    def copy(path: Path) -> None:
+        with open(path, "wb") as file:
+            shutil.copyfileobj(content, file)
+
+    folders.write_atomically(place, copy)

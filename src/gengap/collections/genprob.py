@@ -34,14 +34,9 @@ from gengap.collection import COLUMNS, Collection
 from gengap.collections.genprob_networks import CELLS, genprob_network
 from gengap.errors import GengapError, NotAvailable
 from gengap.formats.containers import Member, files_below
-from gengap.formats.images import image_counts, like_cifar, load_images
+from gengap.formats.images import image_counts, like_cifar, training_set
 from gengap.formats.places import Place, naming, read_json
-from gengap.formats.state_dicts import (
-    check_finite,
-    read_checkpoint,
-    read_state_dict,
-    reading,
-)
+from gengap.formats.state_dicts import check_finite, read_checkpoint, read_state_dict, reading
 from gengap.formats.weight_modules import weights_only_network
 
 OPTIMIZERS = ("SGD", "SGDP", "SAM", "RMSGD", "AdaM", "AdamP", "AdaBound")
@@ -85,9 +80,7 @@ class GenProb(Collection):
     """
 
     name = "genprob"
-    expected_families = tuple(
-        f"{optimizer}_{dataset}" for dataset in ("CIFAR10", "CIFAR100") for optimizer in OPTIMIZERS
-    )
+    expected_families = tuple(f"{name}_CIFAR{n}" for n in (10, 100) for name in OPTIMIZERS)
 
     def known_families(self) -> list[str]:
         return [*dict.fromkeys([*self.expected_families, *sorted(self._files)])]
@@ -105,8 +98,7 @@ class GenProb(Collection):
         return (zipfile.Path(file.container, file.name) if isinstance(file, Member) else file,)
 
     def read_index(self) -> DataFrame:
-        rows = [row for family in self.known_families() for row in self._rows(family)]
-        return DataFrame(rows)
+        return DataFrame([row for name in self.known_families() for row in self._rows(name)])
 
     def read_network(self, record: Series) -> tuple[nn.Sequential, None]:
         file = self._file_of(record)
@@ -126,17 +118,12 @@ class GenProb(Collection):
         if dataset not in DATASETS:
             known = ", ".join(DATASETS)
             raise NotAvailable(f"{family} has no training images: there are only those of {known}")
-        folder, own = self._images_of(dataset)
-        try:
-            images, labels = load_images(folder, "train", root=own, download=False)
-        except GengapError as error:
-            raise NotAvailable(f"{family} has no training images: {error}") from error
+        images, labels = training_set(*self._images_of(dataset), family)
         inputs = network_inputs(images, dataset)
         return inputs.to(self.device), torch.from_numpy(labels).to(self.device)
 
     def read_trajectory(self, record: Series) -> DataFrame:
-        network = record["model_id"].rpartition("/")[0].removeprefix(f"{record['family']}/")
-        found = last_statistics(self._files[record["family"]][network])
+        found = last_statistics(self._files_of(record))
         epochs = range(record["epoch"] + 1)
         if not found.keys() >= {*epochs}:
             raise NotAvailable("the last file of this network does not tell of all its epochs")
@@ -149,8 +136,12 @@ class GenProb(Collection):
         return folder, self.root if folder and (self.root / folder).is_dir() else None
 
     def _file_of(self, record: Mapping[str, Any] | Series) -> Path | Member:
+        return self._files_of(record)[int(record["epoch"])]
+
+    def _files_of(self, record: Mapping[str, Any] | Series) -> dict[int, Path | Member]:
+        """Epoch -> file of a row's network."""
         family, network = record["family"], record["model_id"].rpartition("/")[0]
-        return self._files[family][network.removeprefix(f"{family}/")][int(record["epoch"])]
+        return self._files[family][network.removeprefix(f"{family}/")]
 
     def kept_epochs(self) -> DataFrame:
         """Every epoch of the index's networks, those without weights too: columns of the index.
@@ -193,10 +184,8 @@ class GenProb(Collection):
     def _rows(self, family: str, *, kept: bool = True) -> list[dict]:
         """The index's rows of a family; unless `kept`, of all epochs that its last files tell."""
         networks = self._files.get(family, {})
-        recorded = {
-            network: records_of(networks[network]) if kept else last_statistics(networks[network])
-            for network in sorted(networks)
-        }
+        told = records_of if kept else last_statistics
+        recorded = {network: told(networks[network]) for network in sorted(networks)}
         unit = accuracy_unit(family, recorded)
         counts = image_counts(*self._images_of(family.rpartition("_")[2]))
         few, whole = self._tested(family)

@@ -8,6 +8,7 @@ its generalization gap and eleven measures. They lie in `data/published/pgdl_par
 from pathlib import Path
 
 import pandas as pd
+from pandas import DataFrame
 
 from gengap import folders
 from gengap.collection import COLUMNS
@@ -25,9 +26,7 @@ def task_files(folder: Path, task: str) -> tuple[Path, Path]:
     return folder / f"{task}_models.csv", folder / f"{task}_model_configs.json"
 
 
-def read_participants(
-    folder: Path | None = None,
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, dict]]:
+def read_participants(folder: Path | None = None) -> tuple[DataFrame, DataFrame, dict[str, dict]]:
     """Both tasks as a measure table, an index and the tasks' model configurations.
 
     folder: of other files of that form. table: columns family, model_id, measure (as the team calls
@@ -50,12 +49,12 @@ def read_participants(
             tables.append(_measures(measures, task))
         if set(tables[-1]["model_id"]) != set(gaps):
             raise GengapError(f"{measures} and {configs} are of different models; get both again")
-    index = pd.DataFrame(rows)
+    index = DataFrame(rows)
     varied = [name for name in index if name.startswith("hp_")]
     return pd.concat(tables, ignore_index=True), index[[*COLUMNS, "gap", *varied]], specs
 
 
-def _measures(file: Path, task: str) -> pd.DataFrame:
+def _measures(file: Path, task: str) -> DataFrame:
     models = pd.read_csv(file)
     if models["model_id"].duplicated().any():
         raise ValueError("it has a model twice")

@@ -21,7 +21,7 @@ import torch
 from pandas import DataFrame, Series
 from torch import Tensor, nn
 
-from gengap.collection import Collection
+from gengap.collection import COLUMNS, IMAGE_COUNTS, Collection
 from gengap.errors import GengapError, NotAvailable
 from gengap.formats.keras import network_from_config, read_weights, weights_in
 from gengap.formats.places import Place, naming, open_zip, read_json, size_of, unpacked_size
@@ -29,25 +29,14 @@ from gengap.formats.state_dicts import check_finite
 from gengap.formats.tfrecord import read_tfrecord
 
 # Task -> the archive that holds it. There is no task 3.
-ARCHIVES = {
-    "task1_v4": "public_data.zip",
-    "task2_v1": "public_data.zip",
-    "task4": "phase_one_data.zip",
-    "task5": "phase_one_data.zip",
-    "task6": "phase_two_data.zip",
-    "task7": "phase_two_data.zip",
-    "task8": "phase_two_data.zip",
-    "task9": "phase_two_data.zip",
-}
-# Index column -> name in model_configs.json.
-METRICS = {
-    "train_accuracy": "train_acc",
-    "test_accuracy": "test_acc",
-    "train_loss": "train_loss",
-    "test_loss": "test_loss",
-    "train_images": "train_images",  # not published: of this project's own tasks
-    "test_images": "test_images",
-}
+ARCHIVES = (
+    dict.fromkeys(("task1_v4", "task2_v1"), "public_data.zip")
+    | dict.fromkeys(("task4", "task5"), "phase_one_data.zip")
+    | dict.fromkeys(("task6", "task7", "task8", "task9"), "phase_two_data.zip")
+)
+# Index columns that model_configs.json has, accuracies as `acc`. Numbers of images are of this
+# project's own tasks, and not published.
+RECORDED = (*COLUMNS[3:], *IMAGE_COUNTS)
 SHARD = re.compile(r"shard_(\d+)\.tfrecord")
 
 
@@ -140,8 +129,10 @@ class PGDL(Collection):
         """Task -> the folder of its networks and images, and its model_configs.json."""
         files = {}
         for home in _homes_in(self.root):
-            for folder in _tasks_in(home / "input_data"):
-                files.setdefault(folder.name, (folder, _configs_in(home, folder.name)))
+            # A task's folder goes before one of the same name in a zip file.
+            for place in _with_zips(home / "input_data"):
+                for folder in _sorted_folders(place):
+                    files.setdefault(folder.name, (folder, _configs_in(home, folder.name)))
         return files
 
     def _rows(self, task: str) -> list[dict]:
@@ -160,7 +151,7 @@ def index_rows(task: str, specs: dict) -> list[dict]:
     rows = []
     for number in in_order(specs):
         metrics, hparams = specs[number]["metrics"], specs[number]["hparams"]
-        found = {column: metrics.get(name, math.nan) for column, name in METRICS.items()}
+        found = {name: metrics.get(name.replace("accuracy", "acc"), math.nan) for name in RECORDED}
         if wrong := [v for v in found.values() if isinstance(v, bool | str)]:
             raise ValueError(f"model {number} has {wrong[0]!r} where a number is expected")
         recorded = {column: float(value) for column, value in found.items()}
@@ -187,11 +178,6 @@ def _homes_in(root: Path) -> Iterator[Place]:
         for folder in [place, *_sorted_folders(place)]:
             if (folder / "input_data").is_dir():
                 yield folder
-
-
-def _tasks_in(input_data: Place) -> list[Place]:
-    """The folders of tasks in a folder, then those in its zip files."""
-    return [task for place in _with_zips(input_data) for task in _sorted_folders(place)]
 
 
 def _configs_in(home: Place, task: str) -> Place:

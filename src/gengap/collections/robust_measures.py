@@ -5,7 +5,9 @@ measures, and no weights: nitarshan/robust-generalization-measures (Apache 2.0),
 """
 
 import re
+import tomllib
 from functools import cached_property
+from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
@@ -17,39 +19,9 @@ from gengap.formats.csv_tables import read_csv_table
 
 FILE = "nin.cifar10_svhn.csv"
 SETTING, MEASURE = "hp.", "complexity."  # begin the names of columns
-DATASET, GAP, RUN = "hp.dataset", "gen.gap", "experiment_id"
-INIT, ORIGIN = "from_initialization", "from_origin"
-# Names that the study gives to measures that are registered here too; both have the same values
-# (tests/measures/test_norm_products.py), but for the scale of random noise.
-REGISTERED = {
-    "params": "parameter_count",
-    "param_norm": "folded_parameter_norm",
-    "fro_dist": f"folded_distance_{INIT}",
-    "log_prod_of_fro": "log_product_of_frobenius_norms",
-    "log_sum_of_fro": "log_sum_of_frobenius_norms",
-    "log_prod_of_fro_over_margin": "log_product_of_frobenius_norms_over_margin",
-    "log_sum_of_fro_over_margin": "log_sum_of_frobenius_norms_over_margin",
-    "inverse_margin": "inverse_margin",
-    "path_norm": "path_norm",
-    "path_norm_over_margin": "path_norm_over_margin",
-    "pacbayes_init": f"pac_bayes_bound_{INIT}",
-    "pacbayes_orig": f"pac_bayes_bound_{ORIGIN}",
-    "pacbayes_flatness": "pac_bayes_flatness",
-    "pacbayes_mag_init": f"pac_bayes_magnitude_bound_{INIT}",
-    "pacbayes_mag_orig": f"pac_bayes_magnitude_bound_{ORIGIN}",
-    "pacbayes_mag_flatness": "pac_bayes_magnitude_flatness",
-}
-_SPECTRAL = {  # of matrices and, with _fft, of convolutions
-    "log_prod_of_spec": "log_product_of_spectral_norms",
-    "log_sum_of_spec": "log_sum_of_spectral_norms",
-    "log_prod_of_spec_over_margin": "log_product_of_spectral_norms_over_margin",
-    "log_sum_of_spec_over_margin": "log_sum_of_spectral_norms_over_margin",
-    "fro_over_spec": "frobenius_over_spectral_norms",
-    "log_spec_init_main": f"log_spectral_bound_{INIT}",
-    "log_spec_orig_main": f"log_spectral_bound_{ORIGIN}",
-    "dist_spec_init": f"spectral_distance_{INIT}",
-}
-REGISTERED |= _SPECTRAL | {f"{theirs}_fft": f"{ours}_fft" for theirs, ours in _SPECTRAL.items()}
+DATASET, GAP = "hp.dataset", "gen.gap"
+# Names that the study gives to measures that are registered here too.
+REGISTERED = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
 MET = ("is.converged", "is.high_train_accuracy")  # what the study asks of a network
 SIZE = "train_dataset_size"
 
@@ -87,14 +59,10 @@ class RobustMeasures(Collection):
         return found.join(settings).assign(hp_copy=copies.cumcount())
 
     def given_values(self) -> DataFrame:
-        rows = self._rows
-        names = [name for name in rows if name.startswith(MEASURE)]
-        chosen = rows[rows["model_id"].isin(self.index()["model_id"])]
-        wide = chosen.set_index("model_id")[names]
-        wide.columns = [
-            REGISTERED.get(name.removeprefix(MEASURE), name.removeprefix(MEASURE)) for name in names
-        ]
-        return wide
+        chosen = self._rows[self._rows["model_id"].isin(self.index()["model_id"])]
+        wide = chosen.set_index("model_id").filter(regex=rf"^{re.escape(MEASURE)}")
+        wide.columns = wide.columns.str.removeprefix(MEASURE)
+        return wide.rename(columns=REGISTERED)
 
     def read_network(self, record: Series) -> NoReturn:
         raise NotAvailable("of this study the values of measures were published, and no weights")

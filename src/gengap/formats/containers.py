@@ -42,14 +42,11 @@ def files_below(root: Path, endings: tuple[str, ...]) -> Iterator[tuple[str, Pat
             yield file.relative_to(root).as_posix(), file
         elif file.suffix == SUFFIX:
             folder = file.parent.relative_to(root)
-            for name in _member_names(file):
+            with naming(file), open_zip(file) as archive:
+                names = archive.namelist()
+            for name in names:
                 if name.endswith(endings):
                     yield (folder / name).as_posix(), Member(file, name)
-
-
-def _member_names(container: Path) -> list[str]:
-    with naming(container), open_zip(container) as archive:
-        return archive.namelist()
 
 
 def write_container(file: Path, members: Iterable[tuple[str, bytes]]) -> None:

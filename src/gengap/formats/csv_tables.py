@@ -43,9 +43,8 @@ def read_csv_table(file: Path, text_in: Collection[str] = ()) -> DataFrame:
         separator = max(SEPARATORS, key=header.count)
         if header.count(separator) >= MOST_COLUMNS:
             raise GengapError(f"it has more than {MOST_COLUMNS} columns, which is no table of ours")
-        cells = pd.read_csv(
-            io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False
-        )
+        as_written = {"header": None, "dtype": str, "keep_default_na": False}
+        cells = pd.read_csv(io.StringIO(text), sep=separator, **as_written)
     cells = cells.map(lambda cell: cell.strip() if isinstance(cell, str) else "")
     cells = cells.loc[(cells != "").any(axis=1), [not UNNAMED.fullmatch(n) for n in cells.iloc[0]]]
     names = cells.iloc[0].tolist()

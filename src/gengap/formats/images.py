@@ -73,6 +73,18 @@ def load_images(
     return _read(root / dataset if (root / dataset).is_dir() else root, dataset, split)
 
 
+def training_set(dataset: str, folder: Path | None, family: str) -> tuple[np.ndarray, np.ndarray]:
+    """The training images of a family of networks, in a folder or else as `load_images` finds them.
+
+    Raises:
+        NotAvailable: that names the family, where they are not at hand; nothing is downloaded.
+    """
+    try:
+        return load_images(dataset, "train", root=folder, download=False)
+    except GengapError as error:
+        raise NotAvailable(f"{family} has no training images: {error}") from error
+
+
 def embedded_images(dataset: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     """The Fashion-MNIST images that come with the project, as from `load_images`.
 
@@ -116,10 +128,7 @@ def network_inputs(images: np.ndarray) -> np.ndarray:
     """
     images = np.asarray(images)  # a tensor too
     if images.dtype != np.uint8 or not (images.ndim == 3 or images.shape[3:] == (3,)):
-        raise GengapError(
-            f"Got images of type {images.dtype} and shape {images.shape}: expected uint8 "
-            "(N, H, W) or (N, H, W, 3), as load_images returns them."
-        )
+        raise _unfit(images, "(N, H, W) or (N, H, W, 3), as load_images returns them.")
     grey = images.astype(np.float32) if images.ndim == 3 else images.mean(axis=3, dtype=np.float32)
     grey /= 127.5
     grey -= 1
@@ -153,10 +162,7 @@ def per_image_standardization(images: np.ndarray) -> np.ndarray:
     """
     images = np.asarray(images)  # a tensor too
     if images.dtype != np.uint8 or images.ndim != 4:
-        raise GengapError(
-            f"Got images of type {images.dtype} and shape {images.shape}: expected uint8 "
-            "(N, H, W, C), as load_images returns those of CIFAR."
-        )
+        raise _unfit(images, "(N, H, W, C), as load_images returns those of CIFAR.")
     size = images[:1].size
     total = images.sum(axis=(1, 2, 3), dtype=np.int64)
     squares = np.einsum("nhwc,nhwc->n", images, images, dtype=np.int64, casting="safe")
@@ -167,6 +173,11 @@ def per_image_standardization(images: np.ndarray) -> np.ndarray:
     standardized -= (total / size).astype(np.float32)[:, None, None, None]
     standardized /= scale.astype(np.float32)[:, None, None, None]
     return standardized
+
+
+def _unfit(images: np.ndarray, expected: str) -> GengapError:
+    given = f"Got images of type {images.dtype} and shape {images.shape}"
+    return GengapError(f"{given}: expected uint8 {expected}")
 
 
 def _check_names(dataset: str, split: str) -> None:
@@ -183,10 +194,8 @@ def _read(folder: Path, dataset: str, split: str) -> tuple[np.ndarray, np.ndarra
         images, labels = _read_svhn(folder / KNOWN[dataset]["files"][split])
     else:
         images, labels = _read_idx_pair(folder, split)
-    found = LABELS_SHA256.get(
-        hashlib.sha256(labels.astype(np.uint8).tobytes()).hexdigest(), dataset
-    )
-    if found != dataset:
+    checksum = hashlib.sha256(labels.astype(np.uint8).tobytes()).hexdigest()
+    if (found := LABELS_SHA256.get(checksum, dataset)) != dataset:
         raise GengapError(f"{folder} holds {found}, not {dataset}: name the folder of {dataset}.")
     if len(images) != len(labels):
         raise GengapError(

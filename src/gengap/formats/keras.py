@@ -145,11 +145,8 @@ def _checked(config: dict) -> tuple[list[dict], Shape]:
     try:
         layers, (*spatial, channels) = config["model_config"], config["input_shape"]
         shape = tuple(int(size) for size in (channels, *spatial))
-        if (
-            min(shape) > 0
-            and 0 < len(layers) <= DEEPEST
-            and all("layer_name" in dict(layer) for layer in layers)
-        ):
+        named = all("layer_name" in dict(layer) for layer in layers)
+        if named and 0 < len(layers) <= DEEPEST and min(shape) > 0:
             return layers, shape
     except (KeyError, TypeError, ValueError, OverflowError):
         pass
@@ -225,7 +222,7 @@ def _matched(opened: h5py.File, slots: dict[str, dict[str, Tensor]]) -> dict[str
     saved = [
         (name, [_inside(group, weight) for weight in weights])
         for name, group in groups
-        if (weights := _weights(group))
+        if (weights := _names(group, "weight_names"))
     ]
     expected = [(stage, tensors) for stage, tensors in slots.items() if tensors]
     if len(saved) != len(expected):
@@ -279,7 +276,3 @@ def _inside(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset:
 def _names(group: h5py.Group, attribute: str) -> list[str]:
     names = group.attrs[attribute]
     return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
-
-
-def _weights(group: h5py.Group) -> list[str]:
-    return _names(group, "weight_names")

@@ -111,15 +111,11 @@ def _is_same(padding: str) -> bool:
 
 def _same_padding(shape: Shape, kernel: Shape, strides: Shape) -> Sides:
     """TensorFlow's padding "same" (left, right, top, bottom): the odd pixel is at the end."""
-    (top, bottom), (left, right) = (
-        _ends(max((math.ceil(size / stride) - 1) * stride + width - size, 0))
+    down, across = (
+        max((math.ceil(size / stride) - 1) * stride + width - size, 0)
         for size, width, stride in zip(shape[1:], kernel, strides)
     )
-    return left, right, top, bottom
-
-
-def _ends(total: int) -> tuple[int, int]:
-    return total // 2, total - total // 2
+    return across // 2, across - across // 2, down // 2, down - down // 2
 
 
 def _conv2d(

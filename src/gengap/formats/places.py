@@ -24,9 +24,7 @@ BLOCK = 2**20  # bytes that are read at once
 
 
 @contextmanager
-def naming(
-    file, advice: str = "get it again", wrong: str = "it is truncated or damaged"
-) -> Iterator[Any]:
+def naming(file, advice="get it again", wrong="it is truncated or damaged") -> Iterator[Any]:
     """Names the file, or the zip file and its member, in whatever goes wrong while it is read."""
     try:
         on_disk = getattr(file, "container", file)

@@ -147,18 +147,13 @@ def read_shard_places(file: Path) -> dict[str, str]:
     """Tensor -> name of the file beside the index `file` that holds it."""
     content = read_json(file)
     with reading(file):
-        return shard_places(content)
-
-
-def shard_places(content: object) -> dict[str, str]:
-    """Tensor -> name of the file beside the index that holds it."""
-    places = content.get("weight_map") if isinstance(content, Mapping) else None
-    if not isinstance(places, Mapping) or not places:
-        raise GengapError('it has no "weight_map" from tensors to files; get it again')
-    for shard in places.values():
-        if not isinstance(shard, str) or Path(shard).name != shard or len(shard) > 255:
-            raise GengapError(f"it names the shard {shard!r:.100}; a file beside it is expected")
-    return dict(places)
+        places = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(places, dict) or not places:
+            raise GengapError('it has no "weight_map" from tensors to files; get it again')
+        for name in places.values():
+            if not isinstance(name, str) or Path(name).name != name or len(name) > 255:
+                raise GengapError(f"it names the shard {name!r:.100}; a file beside it is expected")
+        return places
 
 
 def with_numbers(name: str) -> list[tuple[int, int, str]]:

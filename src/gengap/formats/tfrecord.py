@@ -118,9 +118,8 @@ def read_example(message: memoryview) -> dict[str, memoryview]:
     for part in all_of(message, 1):  # Example.features
         for entry in all_of(part, 1):  # Features.feature, a map
             pair = dict(fields_of(entry))
-            values = [
-                v for bytes_list in all_of(pair.get(2, b""), 1) for v in all_of(bytes_list, 1)
-            ]
+            lists = all_of(pair.get(2, b""), 1)
+            values = [value for each in lists for value in all_of(each, 1)]
             if len(values) == 1:
                 features[content_of(pair.get(1, b"")).decode()] = values[0]
     return features

@@ -92,9 +92,7 @@ def left_out(state: Mapping[str, Tensor]) -> list[str]:
     """What of a state dict measures do not see, or not all: a remark for each kind."""
     weights = effective(state)
     kept = once(weights)
-    remarks: dict[str, list[str]] = {
-        "stored twice, counted once": [n for n in weights if n not in kept]
-    }
+    remarks = {"stored twice, counted once": [name for name in weights if name not in kept]}
     for path, tensors in by_module(kept).items():
         module = module_for(tensors)
         for name, tensor in tensors.items():
@@ -142,25 +140,22 @@ def once(state: Mapping[str, Tensor]) -> Tensors:
     are no weights: two normalizations of one input have them.
     """
     kept: Tensors = {}
-    memory: set[tuple] = set()
-    contents: set[tuple] = set()
+    known: set[tuple] = set()
     for name, tensor in state.items():
-        place = (tensor.data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
-        if tensor.numel() and place in memory:
-            continue
-        if (
-            tensor.numel()
-            and not is_buffer(name, tensor)
-            and bool((tensor != tensor.flatten()[:1]).any())
-        ):
-            numbers = (tensor + 0).cpu().contiguous().numpy()  # -0.0 is 0.0
-            content = tensor.shape, tensor.dtype, hashlib.sha256(numbers).digest()
-            if content in contents:
-                continue
-            contents.add(content)
-        memory.add(place)
-        kept[name] = tensor
+        marks = marks_of(name, tensor) if tensor.numel() else set()
+        if known.isdisjoint(marks):
+            kept[name] = tensor
+            known |= marks
     return kept
+
+
+def marks_of(name: str, tensor: Tensor) -> set[tuple]:
+    """Where a tensor lies and, of a weight that is not constant, what it holds."""
+    place = (tensor.data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
+    if is_buffer(name, tensor) or not bool((tensor != tensor.flatten()[:1]).any()):
+        return {place}
+    numbers = (tensor + 0).cpu().contiguous().numpy()  # -0.0 is 0.0
+    return {place, (tensor.shape, tensor.dtype, hashlib.sha256(numbers).digest())}
 
 
 # Modules
@@ -206,11 +201,8 @@ def upright(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     if weight is None or bias is None or (weight.ndim, bias.ndim) != (2, 1):
         return tensors
     outputs, inputs = weight.shape
-    return (
-        tensors
-        if len(bias) in (outputs, 0) or len(bias) != inputs
-        else {**tensors, "weight": weight.T}
-    )
+    fits_columns_alone = len(bias) == inputs and len(bias) not in (outputs, 0)
+    return {**tensors, "weight": weight.T} if fits_columns_alone else tensors
 
 
 def layer_for(tensors: Mapping[str, Tensor]) -> nn.Module:

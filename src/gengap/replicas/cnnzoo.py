@@ -15,17 +15,11 @@ import torch
 from pandas import DataFrame
 
 from gengap.collection import last_epoch
-from gengap.collections.cnnzoo import (
-    LAYOUT,
-    METRICS,
-    PARAMETERS,
-    contents_of_zoo,
-    finite_rows,
-)
+from gengap.collections.cnnzoo import LAYOUT, METRICS, PARAMETERS, contents_of_zoo, finite_rows
 from gengap.collections.cnnzoo_parts import networks_in, part_files, part_name
 from gengap.folders import write_atomically
 from gengap.formats.containers import write_container
-from gengap.formats.images import SPLITS, load_images, network_inputs
+from gengap.formats.images import load_images, network_inputs
 from gengap.formats.places import naming
 from gengap.replicas.cnnzoo_training import ACTIVATIONS, CompiledStack, TorchStack, train_stack
 from gengap.replicas.run import Run, hash_seed
@@ -101,6 +95,7 @@ def _drawn(rng: np.random.Generator, train_fractions: Mapping[float, float]) -> 
         low, high = RANGES[name]
         return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
+    shares = list(train_fractions.values())
     return {
         "activation": str(rng.choice(list(ACTIVATIONS))),
         "dropout": float(rng.uniform(*RANGES["dropout"])),
@@ -108,9 +103,7 @@ def _drawn(rng: np.random.Generator, train_fractions: Mapping[float, float]) -> 
         "l2reg": log_uniform("l2reg"),
         "learning_rate": log_uniform("learning_rate"),
         "optimizer": str(rng.choice(OPTIMIZERS)),
-        "train_fraction": float(
-            rng.choice(list(train_fractions), p=list(train_fractions.values()))
-        ),
+        "train_fraction": float(rng.choice(list(train_fractions), p=shares)),
         "w_init": str(rng.choice(INITIALIZERS)),
     }
 
@@ -186,27 +179,18 @@ class Zoo(Run):
     def image_set(self) -> str:
         return self.family
 
-    def hold(self) -> dict[str, Images]:
-        return {split: read_split(self.family, split, self.images, self.device) for split in SPLITS}
+    def read(self, split: str) -> Images:
+        return read_split(self.family, split, self.images, self.device)
 
     def train(self, held: dict[str, Images], networks: list[int]) -> None:
         rows = self.configurations(networks)
-        done = train_stack(
-            rows,
-            draw_stack(rows, seed=self.seed),
-            held["train"],
-            held["test"],
-            checkpoints=checkpoint_epochs(self.epochs),
-            seed=self.seed,
-            kind=CompiledStack if self.on_cpu else TorchStack,
-        )
-        steps = np.array([checkpoint["step"] for checkpoint in done])
+        start = draw_stack(rows, seed=self.seed)
+        kind = CompiledStack if self.on_cpu else TorchStack
+        how = {"checkpoints": checkpoint_epochs(self.epochs), "seed": self.seed, "kind": kind}
+        done = train_stack(rows, start, held["train"], held["test"], **how)
         for position, network in enumerate(networks):
-            rows = {
-                key: np.stack([c[key][position] for c in done]) for key in done[0] if key != "step"
-            }
-            file = _file(self.folder, network)
-            write_atomically(file, partial(np.savez_compressed, step=steps, **rows))
+            rows = {key: np.stack([c[key][position] for c in done]) for key in done[0]}
+            write_atomically(_file(self.folder, network), partial(np.savez_compressed, **rows))
 
     def files(self, networks: range) -> list[Path]:
         return [part for part in part_files(self.folder) if networks_in(part).start in networks]
@@ -266,9 +250,8 @@ def _contents(out: Path, configurations: DataFrame) -> dict[str, bytes]:
             weights.append(saved["weights"])
         config = {f"config.{key}": value for key, value in configuration.items()}
         modeldir = f"{configuration['dataset']}/{network:06d}"
-        metrics.append(
-            rows.assign(**config, modeldir=modeldir)[[*sorted(config), "modeldir", *METRICS]]
-        )
+        columns = [*sorted(config), "modeldir", *METRICS]
+        metrics.append(rows.assign(**config, modeldir=modeldir)[columns])
     matrix, table = np.concatenate(weights), pd.concat(metrics, ignore_index=True)
     finite = finite_rows(matrix) & np.isfinite(table[list(METRICS)]).all(axis=1).to_numpy()
     return contents_of_zoo(matrix[finite], table[finite])
@@ -297,9 +280,7 @@ def hallmarks(index: DataFrame) -> DataFrame:
         found = f"{', '.join(map(str, epochs))} ({whole} networks have as many)"
         rows.append((f"{family}: checkpoints", wanted_epochs, found, epochs == CHECKPOINTS))
         last = last_epoch(inside)
-        rows.append(
-            (f"{family}: networks", f"{wanted} or more", str(len(last)), len(last) >= wanted)
-        )
+        rows += [(f"{family}: networks", f"{wanted} or more", f"{len(last)}", len(last) >= wanted)]
         share = f"{at_chance(last).mean():.3f}" if len(last) else "no networks"
         rows.append((f"{family}: share at chance", "stated", share, len(last) > 0))
     return DataFrame(rows, columns=["hallmark", "wanted", "found", "met"])
@@ -310,9 +291,7 @@ def _hallmark_of_ranges(index: DataFrame) -> tuple:
         return ", ".join(f"{name} {low:.2g} to {high:.2g}" for name, (low, high) in ends.items())
 
     found = {name: (index[f"hp_{name}"].min(), index[f"hp_{name}"].max()) for name in RANGES}
-    met = all(
-        RANGES[name][0] <= low <= high <= RANGES[name][1] for name, (low, high) in found.items()
-    )
+    met = all(RANGES[n][0] <= low <= high <= RANGES[n][1] for n, (low, high) in found.items())
     return "sampling ranges", told(RANGES), told(found), met
 
 

@@ -9,6 +9,8 @@ On a GPU a layer of a stack is one grouped convolution. On a CPU the gradient of
 compiled (`small_cnn`), several times faster than torch's: see tests/benchmarks/train_cnnzoo.py.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,7 @@ from pandas import DataFrame
 
 from gengap.collections.cnnzoo import LAYOUT, PARAMETERS
 from gengap.replicas import small_cnn
-from gengap.replicas.training import Images
+from gengap.replicas.training import Images, recorded
 
 BATCH = 512
 ACTIVATIONS = {"relu": F.relu, "tanh": torch.tanh}
@@ -90,13 +92,17 @@ class DropoutMasks:
         return (bits <= self.largest_kept).float().mul_(self.scale)
 
 
-class TorchStack:
-    """Gradient and logits of a stack by torch, on the device of the images."""
+class Stack:
+    """What the networks of a stack share, and their rates of dropout."""
 
     def __init__(self, configurations: DataFrame, *, seed: int):
-        self.activation = ACTIVATIONS[configurations["activation"].iloc[0]]
+        self.activation: str = configurations["activation"].iloc[0]
         self.rates = configurations["dropout"].to_numpy()
         self.seed = seed
+
+
+class TorchStack(Stack):
+    """Gradient and logits of a stack by torch, on the device of the images."""
 
     def begin_epoch(self, epoch: int, device) -> None:
         self.masks = DropoutMasks(self.rates, device, seed=self.seed, epoch=epoch)
@@ -105,7 +111,8 @@ class TorchStack:
         """Of the mean cross-entropy over the images `chosen`, (G, 4970)."""
         batch = train[chosen.to(weights.device)]
         leaf = weights.detach().requires_grad_()
-        logits = stacked_logits(leaf, batch.inputs, self.activation, self.masks)
+        activation = ACTIVATIONS[self.activation]
+        logits = stacked_logits(leaf, batch.inputs, activation, self.masks)
         targets = batch.labels.repeat(len(weights))
         loss = F.cross_entropy(logits.flatten(0, 1), targets, reduction="sum") / len(chosen)
         return torch.autograd.grad(loss, leaf)[0]
@@ -113,16 +120,11 @@ class TorchStack:
     @torch.no_grad()
     def logits(self, weights: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """Without dropout, (G, B, 10)."""
-        return stacked_logits(weights, inputs, self.activation)
+        return stacked_logits(weights, inputs, ACTIVATIONS[self.activation])
 
 
-class CompiledStack:
+class CompiledStack(Stack):
     """The same on a CPU, network by network; the noise of dropout is another."""
-
-    def __init__(self, configurations: DataFrame, *, seed: int):
-        self.is_tanh = bool(configurations["activation"].iloc[0] == "tanh")
-        self.rates = configurations["dropout"].to_numpy()
-        self.seed = seed
 
     def begin_epoch(self, epoch: int, device) -> None:
         self.epoch, self.steps = epoch, 0
@@ -133,13 +135,14 @@ class CompiledStack:
         rows = []
         for row, rate in zip(weights.numpy(), self.rates):
             noise = small_cnn.dropout(rate, self.seed, self.epoch, self.steps)
-            arguments = inputs, labels, chosen.numpy(), self.is_tanh, noise
+            arguments = inputs, labels, chosen.numpy(), self.activation == "tanh", noise
             rows.append(small_cnn.gradient(row, *arguments))
         return torch.from_numpy(np.stack(rows))
 
     def logits(self, weights: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         pixels = inputs.flatten(1).numpy()
-        rows = [small_cnn.logits(row, pixels, self.is_tanh) for row in weights.numpy()]
+        is_tanh = self.activation == "tanh"
+        rows = [small_cnn.logits(row, pixels, is_tanh) for row in weights.numpy()]
         return torch.from_numpy(np.stack(rows))
 
 
@@ -171,8 +174,9 @@ def train_stack(
     """Train G networks that share activation and training images, from the weights `start`.
 
     kind: TorchStack, or on a CPU the faster CompiledStack.
-    Returns one dict a checkpoint: `step` (epoch), `weights` (G, 4970), rounded to the mantissa of
-    bfloat16, and the four metrics of these, (G,). Training goes on from the weights as they are.
+    Returns one dict a checkpoint: `step` (the epoch, for each), `weights` (G, 4970), rounded to the
+    mantissa of bfloat16, and the four metrics of these, (G,). Training goes on from the weights as
+    they are.
     """
     device = train.inputs.device
     train = train[: round(len(train.labels) * configurations["train_fraction"].iloc[0])]
@@ -209,13 +213,5 @@ def _kernel_decay(configurations: DataFrame, device) -> torch.Tensor:
 
 def _checkpoint(epoch: int, stack, weights, train: Images, test: Images) -> dict:
     rounded = weights.bfloat16().float()
-    train_accuracy, train_loss = evaluate(stack, rounded, train)
-    test_accuracy, test_loss = evaluate(stack, rounded, test)
-    return {
-        "step": epoch,
-        "weights": rounded.cpu().numpy(),
-        "test_accuracy": test_accuracy,
-        "test_loss": test_loss,
-        "train_accuracy": train_accuracy,
-        "train_loss": train_loss,
-    }
+    known = {"step": np.full(len(weights), epoch), "weights": rounded.cpu().numpy()}
+    return known | recorded(partial(evaluate, stack, rounded), train, test)

@@ -7,6 +7,7 @@ code was released. What this recipe chooses is said in `Recipe` and its neighbou
 import copy
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +23,12 @@ from gengap.collections.demogen import (
     container_of,
     is_complete,
     like_cifar,
+    network_of,
     networks_of,
     packed_weights,
 )
-from gengap.collections.demogen_networks import nin, resnet32
 from gengap.formats.containers import write_container
-from gengap.formats.images import (
-    CLASSES,
-    load_images,
-    per_image_standardization,
-    write_idx_pair,
-)
+from gengap.formats.images import CLASSES, load_images, per_image_standardization, write_idx_pair
 from gengap.replicas.run import Run, hash_seed, recipes_in, write_json
 from gengap.replicas.training import (
     Images,
@@ -66,10 +62,7 @@ class Recipe:
     halved: bool = False  # 16 x 16 pixels, since ResNet-32 is slow at 32 x 32
 
 
-RECIPES = {
-    scale: {family: Recipe(**fields) for family, fields in families.items()}
-    for scale, families in recipes_in("demogen.toml").items()
-}
+RECIPES = recipes_in("demogen.toml", Recipe)
 
 
 @dataclass(frozen=True)
@@ -81,7 +74,7 @@ class Grid(Run):
     def settings(self) -> dict:
         return asdict(self.recipe) | {"epochs": self.epochs, "seed": self.seed}
 
-    @property
+    @cached_property
     def grid(self) -> list[tuple[str, dict]]:
         """Name and index columns of each network."""
         return list(networks_of(self.family, self.recipe.grid))
@@ -89,9 +82,8 @@ class Grid(Run):
     def networks(self, count: int | None) -> range:
         return range(len(self.grid))[:count]
 
-    def missing(self, networks: range) -> list[int]:
-        names = [name for name, _ in self.grid]
-        return [place for place in networks if not is_complete(self.folder(names[place]))]
+    def is_done(self, network: int) -> bool:
+        return is_complete(self.folder(self.grid[network][0]))
 
     def folder(self, name: str) -> Path:
         return self.out / self.family / name
@@ -177,14 +169,10 @@ def initialized(family: str, settings: dict, width: int, classes: int) -> nn.Seq
     unit: the released code hands it to TensorFlow 1 as the probability to keep one, which 0 cannot
     be.
     """
-    width = int(width * settings["hp_wide_multiplier"])
-    normalization = settings["hp_normalization"]
-    if architecture_of(family) == "nin":
-        network = nin(width, normalization == "batch", settings["hp_dropout"], classes)
-        # Where it pays: a step takes 0.7 of the time.
+    architecture, width = architecture_of(family), int(width * settings["hp_wide_multiplier"])
+    network = network_of(architecture, width, settings, classes)
+    if architecture == "nin":  # where it pays: a step takes 0.7 of the time
         network = network.to(memory_format=torch.channels_last)
-    else:
-        network = resnet32(width, normalization, classes)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

@@ -44,6 +44,7 @@ from gengap.replicas.training import (
     MOMENTUM,
     Images,
     evaluate,
+    recorded,
     round_weights,
     shifted_and_mirrored,
     shuffled_batches,
@@ -75,19 +76,13 @@ NARROW = Recipe(1000, 16, 2000, batch=64, shift=2, planes=(5, 6), widths=FEW_WID
 PUBLISHED = Recipe(None, 32, None, batch=256, shift=4, planes=(40, 48), widths=ALL_WIDTHS)
 # The largest first: low-rank parts of layers that are kept at all epochs must not be empty.
 WEIGHT_DECAYS = (1e-3, 5e-4, 1e-4)
-LEARNING_RATES = {
-    "AdaM": (0.01, 0.008, 0.006, 0.004, 0.002),
-    "SGD": (0.1, 0.08, 0.06, 0.04, 0.02),
-}
+LEARNING_RATES = {"AdaM": (0.01, 0.008, 0.006, 0.004, 0.002), "SGD": (0.1, 0.08, 0.06, 0.04, 0.02)}
 OPTIMIZERS = {"AdaM": torch.optim.Adam, "SGD": partial(torch.optim.SGD, momentum=MOMENTUM)}
 FEWEST = 40  # networks of a family after the last epoch: see `hallmarks`
 FAMILIES = tuple(f"{optimizer}_FashionMNIST" for optimizer in OPTIMIZERS)
 # Of the published seven optimizers PyTorch has two.
 LARGE = tuple(f"{optimizer}_CIFAR{n}" for n in (10, 100) for optimizer in OPTIMIZERS)
-RECIPES = {
-    "replica": dict.fromkeys(FAMILIES, NARROW),
-    "published": dict.fromkeys(LARGE, PUBLISHED),
-}
+RECIPES = {"replica": dict.fromkeys(FAMILIES, NARROW), "published": dict.fromkeys(LARGE, PUBLISHED)}
 
 
 @dataclass(frozen=True)
@@ -150,11 +145,8 @@ class Family(Run):
             pixels, labels = load_images(self.image_set, "train", root=self.images)
             write_idx_pair(self.out / self.image_set, "train", pixels[:count], labels[:count])
 
-    def hold(self) -> dict[str, Images]:
-        counts = {"train": self.recipe.images, "test": None}
-        return {split: self.read(split, count) for split, count in counts.items()}
-
-    def read(self, split: str, count: int | None) -> Images:
+    def read(self, split: str) -> Images:
+        count = self.recipe.images if split == "train" else None
         pixels, labels = load_images(self.image_set, split, root=self.images)
         inputs = genprob.network_inputs(pixels[:count], self.dataset)
         return Images(inputs.to(self.device), torch.from_numpy(labels[:count]).to(self.device))
@@ -165,9 +157,7 @@ class Family(Run):
             members = self.trained(place, chosen, held["train"], held["test"])
             write_container(self.container(place), members.items())
 
-    def trained(
-        self, place: int, chosen: "Network", train: Images, test: Images
-    ) -> dict[str, bytes]:
+    def trained(self, place: int, chosen: Network, train: Images, test: Images) -> dict[str, bytes]:
         """The files of a network's container."""
         torch.manual_seed(hash_seed(self.seed, place))
         recipe, classes = self.recipe, CLASSES[self.image_set]
@@ -179,7 +169,7 @@ class Family(Run):
             round_weights(rounded)
             last = epoch == self.epochs - 1
             tested = test if last or epoch in TESTED_WHOLE else test[: recipe.tested]
-            records[epoch] = recorded(rounded, train, tested)
+            records[epoch] = recorded(partial(evaluate, rounded), train, tested)
             model_id = f"{self.family}/{chosen.name}/epoch_{epoch}"  # as the collection calls it
             spectra.append(network_spectra(rounded).assign(model_id=model_id))
             if place < EVERY_EPOCH or last:
@@ -196,23 +186,14 @@ def fit(
 
     The weight decay is of all parameters, and part of the gradient, also of Adam's.
     """
-    optimizer = OPTIMIZERS[chosen.optimizer](
-        network.parameters(), lr=chosen.learning_rate, weight_decay=chosen.weight_decay
-    )
+    rates = {"lr": chosen.learning_rate, "weight_decay": chosen.weight_decay}
+    optimizer = OPTIMIZERS[chosen.optimizer](network.parameters(), **rates)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, STEP, FACTOR)
     augment = partial(shifted_and_mirrored, shift=recipe.shift)
     for epoch in range(epochs):
         train_epoch(network, shuffled_batches(train, recipe.batch, augment), optimizer)
         schedule.step()
         yield epoch
-
-
-def recorded(network: nn.Sequential, train: Images, test: Images) -> dict[str, float]:
-    """Accuracies and losses as `checkpoint` wants them."""
-    found = {}
-    for split, images in {"train": train, "test": test}.items():
-        found[f"{split}_accuracy"], found[f"{split}_loss"] = evaluate(network, images)
-    return found
 
 
 def packed_spectra(rows: pd.DataFrame) -> bytes:
@@ -224,13 +205,9 @@ def packed_spectra(rows: pd.DataFrame) -> bytes:
     exact = list(rows.select_dtypes("float64").columns)
     rows = rows.astype(dict.fromkeys(exact, "float32"))
     rows = rows.sort_values(["layer", "unfolding", "low_rank"], kind="stable")
-    return rows.to_parquet(
-        index=False,
-        compression="zstd",
-        compression_level=19,
-        use_dictionary=[name for name in rows if name not in exact],
-        use_byte_stream_split=exact,
-    )
+    repeated = [name for name in rows if name not in exact]
+    how = {"use_dictionary": repeated, "use_byte_stream_split": exact, "compression_level": 19}
+    return rows.to_parquet(index=False, compression="zstd", **how)
 
 
 def hallmarks(index: pd.DataFrame) -> pd.DataFrame:

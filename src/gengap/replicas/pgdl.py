@@ -84,11 +84,8 @@ class PGDLTask(Run):
 
     def files(self, networks: range) -> list[Path]:
         records = [self.record_file(network) for network in networks]
-        return [
-            self.folder.with_suffix(".zip"),
-            *records,
-            *(self.folder / f"model_{network}" for network in networks),
-        ]
+        folders = [self.folder / f"model_{network}" for network in networks]
+        return [self.folder.with_suffix(".zip"), *records, *folders]
 
     def prepare(self) -> None:
         """The training images as two shards."""
@@ -97,9 +94,6 @@ class PGDLTask(Run):
         for shard, part in enumerate(np.array_split(np.arange(len(inputs)), 2)):
             file = self.folder / "dataset_1" / "train" / f"shard_{shard}.tfrecord"
             write_tfrecord(file, inputs[part], train.labels.numpy()[part])
-
-    def hold(self) -> dict[str, Images]:
-        return {split: self.read(split) for split in SPLITS}
 
     def read(self, split: str) -> Images:
         """Channels last: on a CPU, convolutions of 3 x 3 then take two thirds of the time."""
@@ -124,14 +118,11 @@ class PGDLTask(Run):
 
     def finish(self, networks: range) -> None:
         """model_configs.json: hyper-parameters with all their values, metrics, numbers of images."""
-        images = self.recipe.images
-        counts = {
-            f"{split}_images": len(images.read(split, self.images).labels) for split in SPLITS
-        }
-        grid, task, configs = self.networks(None), self.recipe, {}
-        for number, settings in zip(grid, task.settings(), strict=True):
-            if not self.is_done(number):
-                continue
+        counts = {f"{split}_images": len(self.read(split).labels) for split in SPLITS}
+        task, configs = self.recipe, {}
+        done = [number for number in self.networks(None) if self.is_done(number)]
+        for number in done:
+            settings = task.settings()[number]
             hyper_parameters = {
                 name: {"possible_values": values, "current_value": settings[name]}
                 for name, values in task.grid.items()
@@ -139,7 +130,7 @@ class PGDLTask(Run):
             metrics = json.loads(self.record_file(number).read_text()) | counts
             configs[str(number)] = {"hparams": hyper_parameters, "metrics": metrics}
         write_json(self.out / "reference_data" / self.family / "model_configs.json", configs)
-        if len(configs) == len(grid) and not self.folder.with_suffix(".zip").exists():
+        if len(done) == len(task.settings()) and not self.folder.with_suffix(".zip").exists():
             pack(self.folder)
 
 

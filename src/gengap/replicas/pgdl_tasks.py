@@ -39,13 +39,8 @@ LEVELS = 255  # pixels have 8 bits, so that deflated shards are small
 
 def convolution(filters: int, size: int, strides: int = 1) -> dict:
     """A convolution with padding, as a layer of config.json."""
-    return {
-        "layer_name": "Conv2D",
-        "filters": filters,
-        "kernel_size": size,
-        "strides": strides,
-        "padding": "same",
-    }
+    window = {"kernel_size": size, "strides": strides, "padding": "same"}
+    return {"layer_name": "Conv2D", "filters": filters} | window
 
 
 def _hidden(units: int) -> dict:
@@ -63,14 +58,7 @@ def _normalized(layer: dict, batch_norm: bool) -> list[dict]:
 
 
 def vgg_layers(
-    classes: int,
-    *,
-    convwidth: int,
-    dropout_p: float,
-    num_conv_blocks: int,
-    dense_width: int,
-    num_dense_layers: int = 1,
-    **_,
+    classes: int, *, convwidth, dropout_p, num_conv_blocks, dense_width, num_dense_layers=1, **_
 ) -> list[dict]:
     """Keras layers of a VGG-like network."""
     layers = []
@@ -83,14 +71,7 @@ def vgg_layers(
 
 
 def nin_layers(
-    classes: int,
-    *,
-    conv: int,
-    depth: int,
-    dropout_p: float,
-    dense: str = "",
-    batch_norm: bool = True,
-    **_,
+    classes: int, *, conv: int, depth: int, dropout_p: float, dense="", batch_norm=True, **_
 ) -> list[dict]:
     """Keras layers of a network in network; `dense`, as 16-16, are the units of dense layers."""
     layers = []
@@ -251,23 +232,13 @@ AUGMENTATIONS = {
 }
 
 
-def _task(
-    *, layers: str, images: dict, decays: list[float] = DECAYS, augment: str | None = None, **rest
-) -> Task:
+def _task(*, layers: str, images: dict, decays=DECAYS, augment: str | None = None, **rest) -> Task:
     """A task as the file `pgdl_tasks.toml` has it."""
     kind = WholeImages if "dataset" in images else ImageSet
-    return Task(
-        LAYERS[layers],
-        images=kind(**images),
-        decays=tuple(decays),
-        augment=AUGMENTATIONS[augment],
-        **rest,
-    )
+    rest |= {"images": kind(**images), "decays": tuple(decays), "augment": AUGMENTATIONS[augment]}
+    return Task(LAYERS[layers], **rest)
 
 
 # Scale -> name -> task.
-RECIPES = {
-    scale: {name: _task(**fields) for name, fields in tasks.items()}
-    for scale, tasks in recipes_in("pgdl_tasks.toml").items()
-}
+RECIPES = recipes_in("pgdl_tasks.toml", _task)
 TASKS = RECIPES["replica"]

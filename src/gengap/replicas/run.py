@@ -8,7 +8,7 @@ from there.
 import json
 import shutil
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -92,8 +92,12 @@ class Run:
     def prepare(self) -> None:
         """Write what the family has beside its networks."""
 
-    def hold(self) -> object:
+    def hold(self) -> dict[str, object]:
         """What a process reads once, for `train`."""
+        return {split: self.read(split) for split in SPLITS}
+
+    def read(self, split: str) -> object:
+        """The images of a split, "train" or "test"."""
         raise NotImplementedError
 
     def train(self, held, networks: list[int]) -> None:
@@ -111,9 +115,7 @@ class Run:
         """After the last: write what tells of all networks."""
 
 
-def run_of(
-    study: str, family: str, out: Path, *, epochs: int | None = None, **options: object
-) -> Run:
+def run_of(study: str, family: str, out: Path, *, epochs: int | None = None, **options) -> Run:
     """The run of a family of a study, a name of STUDIES; options: other fields of its `Run`.
 
     Raises: GengapError for a family that is none of `recipes_of` at the scale.
@@ -142,7 +144,7 @@ def train(run: Run, *, networks: int | None = None, workers: int | None = None) 
         run.prepare()
         write_json(run.settings_file, run.settings())
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="network") as bar:
-        for count in _finished(run, missing, workers) if missing else ():
+        for _, count in _trained(run, missing, workers) if missing else ():
             run.keep(wanted)
             bar.update(count)
     run.keep(wanted)
@@ -168,17 +170,11 @@ def check_images(runs: Iterable[Run]) -> None:
             load_images(images, split, root=root)
 
 
-def _finished(run: Run, missing: list[int], workers: int | None) -> Iterator[int]:
-    """How many networks each group had, as they are finished."""
-    found = engine.results(
-        _trained,
-        run.together(missing),
-        start=partial(_held, run),
-        workers=workers,
-        device=run.device,
-        environment=MALLOC if run.on_cpu else None,
-    )
-    return (count for _, count in found)
+def _trained(run: Run, missing: list[int], workers: int | None) -> Iterator[tuple[int, int]]:
+    """The place of each group, and how many networks it had, as they are finished."""
+    where = {"device": run.device, "environment": MALLOC if run.on_cpu else None}
+    groups, start = run.together(missing), partial(_held, run)
+    return engine.results(_train_group, groups, start=start, workers=workers, **where)
 
 
 def recipes_of(study: str, scale: Scale) -> Mapping[str, object]:
@@ -186,9 +182,13 @@ def recipes_of(study: str, scale: Scale) -> Mapping[str, object]:
     return resolve_name(STUDIES[study]).RECIPES[scale]
 
 
-def recipes_in(file: str) -> dict[str, dict[str, dict]]:
-    """Scale -> family -> fields of its recipe, from a file beside this one."""
-    return tomllib.loads(Path(__file__).with_name(file).read_text())
+def recipes_in(file: str, made: Callable = dict) -> dict[str, dict]:
+    """Scale -> family -> its recipe, made of the fields in a file beside this one."""
+    scales = tomllib.loads(Path(__file__).with_name(file).read_text())
+    return {
+        scale: {family: made(**fields) for family, fields in families.items()}
+        for scale, families in scales.items()
+    }
 
 
 def keep_sample(runs: Iterable[Run], networks: int | None, sample: int) -> Path:
@@ -218,7 +218,7 @@ def _held(run: Run) -> tuple[Run, object]:
     return run, run.hold()
 
 
-def _trained(held: tuple[Run, object], networks: list[int]) -> tuple[int]:
+def _train_group(held: tuple[Run, object], networks: list[int]) -> tuple[int]:
     run, images = held
     run.train(images, networks)
     return (len(networks),)

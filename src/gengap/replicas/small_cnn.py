@@ -109,8 +109,13 @@ def _convolve(source, layer, fan_in, weights):
 
 @compiled
 def _add_kernel_gradient(source, layer):
-    """gradient[k] += sum over windows p of source[p + k] * delta[p]; its last row, of delta[p]."""
+    """gradient[k] += sum over windows p of source[p + k] * delta[p]; its last row, of delta[p].
+
+    Before that delta is multiplied by the layer's slope.
+    """
     places, reach, delta, gradient = layer.places, layer.reach, layer.delta, layer.gradient
+    for i in range(layer.units):
+        delta[i] *= layer.slope[i]
     windows = layer.units // CHANNELS
     for k in range(0, len(reach), TILE):
         r0, r1, r2, r3 = reach[k], reach[k + 1], reach[k + 2], reach[k + 3]
@@ -175,12 +180,9 @@ def _tanh(x):
 
 @compiled
 def _activate(values, is_tanh):
-    if is_tanh:
-        for i in range(len(values)):
-            values[i] = _tanh(values[i])
-    else:
-        for i in range(len(values)):
-            values[i] = np.float32(0) if values[i] < np.float32(0) else values[i]
+    for i in range(len(values)):
+        rectified = np.float32(0) if values[i] < np.float32(0) else values[i]
+        values[i] = _tanh(values[i]) if is_tanh else rectified
 
 
 @compiled
@@ -255,12 +257,6 @@ def _to_error(logits, label, count):
 
 
 @compiled
-def _multiply(values, factors, count):
-    for i in range(count):
-        values[i] *= factors[i]
-
-
-@compiled
 def _transpose(layer, weights):
     for tap in range(TAPS):
         block = tap * CHANNELS * CHANNELS
@@ -290,13 +286,10 @@ def gradient(weights, images, labels, chosen, is_tanh, noise):
         _classify(three, weights, pooled, logits)
         _to_error(logits, labels[number], len(chosen))
         _add_dense_gradient(three, weights, pooled, logits, result)
-        _multiply(three.delta, three.slope, three.units)
         _add_kernel_gradient(two.hidden, three)
         _propagate(three, two)
-        _multiply(two.delta, two.slope, two.units)
         _add_kernel_gradient(one.hidden, two)
         _propagate(two, one)
-        _multiply(one.delta, one.slope, one.units)
         _add_kernel_gradient(images[number], one)
     for layer in layers:
         kernel = layer.gradient[: len(layer.gradient) - CHANNELS]

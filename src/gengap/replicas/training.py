@@ -87,3 +87,11 @@ def evaluate(network: nn.Sequential, images: Images) -> tuple[float, float]:
     logits = torch.cat([network.eval()(batch) for batch in images.inputs.split(1000)])
     correct = (logits.argmax(dim=1) == images.labels).double().mean()
     return float(correct), float(F.cross_entropy(logits.double(), images.labels))
+
+
+def recorded(evaluated: Callable[[Images], tuple], train: Images, test: Images) -> dict:
+    """train_accuracy, train_loss, test_accuracy and test_loss, as `evaluated` finds them."""
+    found = {}
+    for split, images in {"train": train, "test": test}.items():
+        found[f"{split}_accuracy"], found[f"{split}_loss"] = evaluated(images)
+    return found

@@ -106,9 +106,7 @@ def open_collections(job: Job) -> list[Collection]:
     return [pkgutil.resolve_name(home)(root, job.device) for home, root in job.collections]
 
 
-def row_of(
-    function: Measure, collection: Collection, model_id: str, file: str
-) -> dict[str, object]:
+def row_of(function: Measure, collection: Collection, model_id: str, file: str) -> dict:
     """value (None if there is none), seconds and note of a measure on one model."""
     start = time.perf_counter()
     answer = Guard(collection, model_id).answer(function, finite, file)

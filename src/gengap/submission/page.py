@@ -51,11 +51,9 @@ def place_texts(places: DataFrame) -> DataFrame:
             "score": place.score,
         }
         if pd.isna(place.value):
-            rows.append(row | {"value": f"- ({place.note})"})
-            continue
-        rows.append(
-            row
-            | {
+            row["value"] = f"- ({place.note})"
+        else:
+            row |= {
                 "value": _number(place.value),
                 "95 % interval": f"{_number(place.low)} to {_number(place.high)}",
                 "p": _number(place.p_value),
@@ -63,7 +61,7 @@ def place_texts(places: DataFrame) -> DataFrame:
                 "best other": f"{place.best} {_number(place.best_value)}".strip(),
                 BASELINE: _number(place.baseline),
             }
-        )
+        rows.append(row)
     return DataFrame(rows).fillna("")
 
 
@@ -76,11 +74,7 @@ def strip_chart(name: str, scores: DataFrame) -> Figure:
     figure = Figure(figsize=(4.8, height), layout="constrained")
     for axes, kind in zip(figure.subplots(len(kinds), squeeze=False)[:, 0], kinds, strict=True):
         for height, (collection, family) in enumerate(reversed(families)):
-            shown = scores[
-                (scores["score"] == kind)
-                & (scores["collection"] == collection)
-                & (scores["family"] == family)
-            ]
+            shown = scores[(scores[KEYS] == [collection, family, kind]).all(axis=1)]
             own, baseline = shown["measure"] == name, shown["measure"] == BASELINE
             for chosen, colour, marker, label in (
                 (~own & ~shown["measure"].isin(BASELINES), "#999999", "|", "other measures"),

@@ -185,15 +185,12 @@ def _read(answer: bytes) -> dict[str, object]:
     message = json.loads(answer)
     kinds = {"task": list, "note": str, "measure": str, "error": str, "started": bool}
     known = isinstance(message, dict) and message.keys() <= {*kinds, "value", "seconds"}
-    if not known or not all(
-        isinstance(message.get(k), kinds[k]) for k in kinds.keys() & message.keys()
-    ):
+    if not known or not all(isinstance(message[k], kinds[k]) for k in kinds if k in message):
         raise ValueError("no message of a worker")
     row = {"task", "value", "seconds", "note"}
     numbers = [message.get("seconds", 0.0), message.get("value") or 0.0]
-    if row & message.keys() not in (set(), row) or not all(
-        type(n) is float and math.isfinite(n) for n in numbers
-    ):
+    finite = all(type(n) is float and math.isfinite(n) for n in numbers)
+    if not finite or row & message.keys() not in (set(), row):
         raise ValueError("no row of a worker")
     return message
 

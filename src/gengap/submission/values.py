@@ -24,20 +24,15 @@ from gengap.tables.identity import Versions, versions_now
 from gengap.tables.store import COLUMNS, keep, rows_in
 
 
-def values_of_file(
-    file: Path,
-    collections: Sequence[Collection],
-    *,
-    limit: float,
-    workers: int | None,
-    retry: bool,
-) -> DataFrame:
+def values_of_file(file: Path, collections: Sequence[Collection], **options) -> DataFrame:
     """The rows of `own_values`, or of `own_predictions` if the file's name ends in .predict.
+
+    options: of `own_values`.
 
     Raises: GengapError as they do, and if predictions fit no family or several collections.
     """
     if Path(file).suffix != ".predict":
-        return own_values(file, collections, limit=limit, workers=workers, retry=retry)
+        return own_values(file, collections, **options)
     found = [own_predictions(file, collection) for collection in collections]
     fitting = [rows for rows in found if rows is not None]
     if len(fitting) == 1:
@@ -87,29 +82,22 @@ def own_values(
     count = workers or (cores() if device.type == "cpu" else 1)
     homes = tuple((COLLECTIONS[each.name], str(each.root.resolve())) for each in collections)
     job = Job(str(Path(file).resolve()), homes, str(device), max(1, cores() // count))
-    with tqdm(
-        total=len(missing), desc=Path(file).stem, unit="model", disable=not missing
-    ) as progress:
+    with tqdm(total=len(missing), desc=Path(file).stem, unit="model", disable=not missing) as bar:
         failed = 0
         try:
             for (place, model_id), row in computed(job, missing, limit=limit, workers=count):
                 row = {**row, "model_id": model_id, "source": source}
                 done[place, model_id] = _keep(collections[place], versions[place], row)
                 failed += row["value"] is None
-                progress.set_postfix(failed=failed, refresh=False)
-                progress.update()
+                bar.set_postfix(failed=failed, refresh=False)
+                bar.update()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"{progress.n} of {len(missing)} models are done and kept in {results_folder()};"
+                f"{bar.n} of {len(missing)} models are done and kept in {results_folder()};"
                 " the same command goes on from there"
             ) from None
-    return pd.concat(
-        [
-            _table(collection, [done[place, i] for i in _models(collection)])
-            for place, collection in enumerate(collections)
-        ],
-        ignore_index=True,
-    )
+    rows = ([done[at, i] for i in _models(each)] for at, each in enumerate(collections))
+    return pd.concat(map(_table, collections, rows), ignore_index=True)
 
 
 def own_predictions(file: Path, collection: Collection) -> DataFrame | None:
@@ -123,11 +111,8 @@ def own_predictions(file: Path, collection: Collection) -> DataFrame | None:
     predictions = read_predictions(file)
     index = last_epoch(collection.index())
     models = index["model_id"].str.rpartition("/")[2]
-    fitting = [
-        family
-        for family, names in models.groupby(index["family"])
-        if set(names) == set(predictions)
-    ]
+    families = models.groupby(index["family"])
+    fitting = [family for family, names in families if {*names} == predictions.keys()]
     if len(fitting) > 1:
         raise GengapError(
             f"{file} fits several families of {collection.name} ({', '.join(fitting)}); choose one"
@@ -163,9 +148,7 @@ def _models(collection: Collection) -> Series:
     return last_epoch(collection.index())["model_id"]
 
 
-def _kept(
-    collection: Collection, source: str, versions: Versions, retry: bool
-) -> Iterator[dict[str, object]]:
+def _kept(collection: Collection, source: str, versions: Versions, retry: bool) -> Iterator[dict]:
     """The rows of a file's content in the store whose models are still the same."""
     rows = rows_in(results_store(collection), collection.name)
     rows = rows[(rows["source"] == source) & versions.are_current(rows)]
