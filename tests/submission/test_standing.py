@@ -34,8 +34,9 @@ def grid_index() -> pd.DataFrame:
 
 
 @pytest.fixture
-def grid(tiny, monkeypatch):
+def grid(tiny, tmp_path, monkeypatch):
     """The collection with a table of three measures: the gap, its opposite, and noise."""
+    monkeypatch.setattr("gengap.submission.values.results_folder", lambda: tmp_path / "scores")
     monkeypatch.setattr(tiny, "read_index", grid_index)
     index = tiny.index()
     gap = index["train_accuracy"] - index["test_accuracy"]
@@ -222,6 +223,7 @@ def test_values_that_were_measured_at_one_place_are_found_at_another(tiny, tmp_p
 
 def test_others_are_judged_once_for_all_measures_of_ones_own(grid, monkeypatch):
     first = scored_beside_all(mine(grid, noisy_gap(grid)), [grid], scores=["kendall_tau"])
+    assert [file.name for file in table_file(grid).parent.iterdir()] == [table_file(grid).name]
     monkeypatch.setattr("gengap.tables.fits._called", None)  # no other can be judged any more
     again = scored_beside_all(mine(grid, noisy_gap(grid)), [grid], scores=["kendall_tau"])
     pd.testing.assert_frame_equal(again, first, check_exact=True)

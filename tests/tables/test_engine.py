@@ -148,8 +148,10 @@ def test_a_cluster_without_a_gpu_is_told_when_one_is_asked_for(scheduler):
 
 
 SLEEPING = """
-import os, pathlib, sys, time
+import os, pathlib, signal, sys, time
 from gengap.tables import engine
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs with & ignores it
 
 def sleep(_, item):
     pathlib.Path(sys.argv[1], str(os.getpid())).touch()

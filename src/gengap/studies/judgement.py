@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 from pandas import DataFrame
@@ -21,13 +22,14 @@ def kept_judgement(
     table: str,
     judge: Callable[..., DataFrame] = judged,
     workers: int | None = None,
+    store: Path | None = None,
     **options,
 ) -> DataFrame:
     """The rows of `judge(values, index, **options)`, those of each family kept in a table.
 
     values, index, options: as for `judged`. table: of data/tables. judge: `judged`, or a function
-    like it whose rows of a family depend on no other. workers: as for `engine.results`. A family
-    is judged again when its networks, their values, the options or the code change.
+    like it whose rows of a family depend on no other. workers, store: as for `kept_results`. A
+    family is judged again when its networks, their values, the options or the code change.
     """
     families = [
         (values.reindex(models["model_id"]), models)
@@ -38,7 +40,7 @@ def kept_judgement(
     )
     made = judge.__name__, source_hash(judge)
     bar = {"total": len(families), "unit": "family"}
-    return DataFrame(kept_rows(table, *made, tasks, workers=workers, **bar))
+    return DataFrame(kept_rows(table, *made, tasks, workers=workers, store=store, **bar))
 
 
 def _rows(judge, values, models, options) -> list[dict]:

@@ -1,7 +1,7 @@
 """Where a measure stands: its scores beside those of all others, on the same models.
 
-The others' values are those that data/tables holds; none is computed for it. Their scores are kept
-there too.
+The others' values are those that data/tables holds; none is computed for it. So are their scores;
+those that are missing there are kept where values of one's own measures are.
 """
 
 from collections.abc import Iterable
@@ -16,6 +16,7 @@ from gengap.evaluation.baselines import BASELINE, BASELINES
 from gengap.evaluation.judgement import judged
 from gengap.evaluation.scores import CRITERIA
 from gengap.studies.judgement import DRAWN, kept_judgement
+from gengap.submission.values import results_store
 from gengap.tables.identity import versions_now
 from gengap.tables.store import default_store
 from gengap.tables.values import finished
@@ -64,7 +65,8 @@ def _judged(collection, index, others, own, scores) -> DataFrame:
     # All scores at once, whichever are asked for: their rows are then at hand for the next measure.
     of_all = {} if set(scores) <= CRITERIA.keys() else {"scores": scores}
     table = f"{collection.table_name}.judgement"
-    theirs = kept_judgement(others, index, table=table, **DRAWN, **of_all)
+    kept = {"table": table, "store": results_store(collection)}
+    theirs = kept_judgement(others, index, **kept, **DRAWN, **of_all)
     mine = judged(own, index, scores=scores, **DRAWN)
     found = pd.concat([theirs, mine[~mine["measure"].isin(BASELINES)]], ignore_index=True)
     return found[found["score"].isin(scores)]

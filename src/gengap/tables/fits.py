@@ -48,15 +48,18 @@ def kept_results(
     tasks: Iterable[tuple[str, Task]],
     *,
     workers: int | None = None,
+    store: Path | None = None,
 ) -> Iterator[tuple[int, list[dict]]]:
     """Each task's place with its rows, of those that are kept and of those that are computed now.
 
     table: of data/tables; without it nothing is looked up or kept. made_by, source: the name of the
     function whose tasks they are, and the hash of its code: results of other code are computed
     again. tasks: key and task, asked for one after the other, since one may be large. workers: as
-    for `engine.results`.
+    for `engine.results`. store: where results are kept that the table lacks, which is then left as
+    it is; by default they are added to the table.
     """
-    known = _known(table, made_by, source) if table else {}
+    kept_in = store or _store(str(table))
+    known = _known(table, kept_in, made_by, source) if table else {}
     kept: list[tuple[int, str]] = []
     asked: list[tuple[int, str]] = []
 
@@ -77,10 +80,10 @@ def kept_results(
             names | {"model_id": asked[number][1], PAYLOAD: text, "place": asked[number][0]}
             for number, text in chain([first], computed)
         )
-        for row in keep(_store(table), map(_whole, rows)) if table else rows:
+        for row in keep(kept_in, map(_whole, rows)) if table else rows:
             yield row["place"], json.loads(row[PAYLOAD])
     yield from ((place, json.loads(text)) for place, text in kept)
-    if table and _store(table).exists():
+    if table and not store and kept_in.exists():
         _export(table, made_by, source)
 
 
@@ -102,13 +105,13 @@ def _store(table: str) -> Path:
     return _file(table).with_suffix(".sqlite")
 
 
-def _known(table: str, made_by: str, source: str) -> dict[str, str]:
+def _known(table: str, store: Path, made_by: str, source: str) -> dict[str, str]:
     """Key -> rows as JSON, of results of this code."""
     parts = [DataFrame(columns=KEPT)]
     if _file(table).exists():
         parts.append(folders.read_table(_file(table)))
-    if _store(table).exists():
-        with opened(_store(table)) as connection:
+    if store.exists():
+        with opened(store) as connection:
             parts.append(_stored(connection, table, made_by, source))
     rows = pd.concat(parts)
     rows = rows[(rows["measure"] == made_by) & (rows["source"] == source)]
