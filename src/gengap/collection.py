@@ -28,7 +28,8 @@ COLLECTIONS = {
 }
 
 FRACTIONS = ["train_accuracy", "test_accuracy"]
-COLUMNS = ["model_id", "family", "epoch", *FRACTIONS, "train_loss", "test_loss"]
+RECORDED = [*FRACTIONS, "train_loss", "test_loss"]
+COLUMNS = ["model_id", "family", "epoch", *RECORDED]
 IMAGE_COUNTS = ["train_images", "test_images"]  # of which the accuracies are the fractions
 
 

@@ -5,9 +5,11 @@ import functools
 import pandas as pd
 from pandas import DataFrame
 
-from gengap import folders
 from gengap.collection import embedded_collections, last_epoch, open_collection
 from gengap.evaluation.baselines import NETWORKS
+from gengap.folders import read_table
+from gengap.studies.pgdl import by_model
+from gengap.tables.store import table_file
 
 ALIKE = 0.9  # from this correlation on two measures say nearly the same
 MINUS = "\N{MINUS SIGN}"
@@ -23,9 +25,8 @@ def likeness() -> DataFrame:
     """
     parts = []
     for name in embedded_collections():
-        last = last_epoch(open_collection(name).index())
-        rows = pd.read_parquet(folders.data() / "tables" / f"{name}.parquet")
-        values = rows.pivot(index="model_id", columns="measure", values="value")
+        collection = open_collection(name)
+        last, values = last_epoch(collection.index()), by_model(read_table(table_file(collection)))
         families = values.reindex(last["model_id"]).groupby(last["family"].to_numpy())
         parts += [own.corr("spearman", min_periods=NETWORKS) for _, own in families]
     found = pd.concat(parts).groupby(level=0)

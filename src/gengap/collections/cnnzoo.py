@@ -24,7 +24,7 @@ import torch
 from pandas import DataFrame, Series
 from torch import Tensor, nn
 
-from gengap.collection import COLUMNS, Collection, last_epoch
+from gengap.collection import RECORDED, Collection, last_epoch
 from gengap.collections.cnnzoo_parts import Parts, header_in, part_files
 from gengap.errors import GengapError, NotAvailable
 from gengap.formats.csv_tables import read_columns
@@ -178,7 +178,7 @@ def read_family_index(folder: Path, family: str) -> DataFrame:
     rows = len(metrics)
     index = DataFrame({"model_id": [f"{family}/{row}" for row in range(rows)], "family": family})
     index["epoch"] = metrics["step"].astype(int)
-    recorded = COLUMNS[3:]
+    recorded = RECORDED
     index[recorded] = metrics[recorded]
     counts = image_counts(family)
     index["test_images"] = counts["test_images"]

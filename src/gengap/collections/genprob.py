@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from pandas import DataFrame, Series
 from torch import Tensor, nn
 
-from gengap.collection import COLUMNS, Collection
+from gengap.collection import RECORDED, Collection
 from gengap.collections.genprob_networks import CELLS, genprob_network
 from gengap.errors import GengapError, NotAvailable
 from gengap.formats.containers import Member, files_below
@@ -53,7 +53,6 @@ SPECTRA = "spectra.parquet"  # how the names of tables of kept spectra end
 FILE = re.compile(r"(.+)_([^_/]+)_epoch_(\d+)\.pth\.tar")
 STATISTIC = re.compile(r"(train|test)_(acc1|loss)_epoch_(\d+)")
 KINDS = {"acc1": "accuracy", "loss": "loss"}
-RECORDED = COLUMNS[3:]  # what is recorded of an epoch
 CODE = re.compile(r"NIN(\d{5})(?!\d)")
 NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
 RATE = re.compile(rf"(?<![a-z])(?:lr|learning_rate)[_=]?({NUMBER})", re.IGNORECASE)

@@ -21,7 +21,7 @@ import torch
 from pandas import DataFrame, Series
 from torch import Tensor, nn
 
-from gengap.collection import COLUMNS, IMAGE_COUNTS, Collection
+from gengap.collection import IMAGE_COUNTS, RECORDED, Collection
 from gengap.errors import GengapError, NotAvailable
 from gengap.formats.keras import network_from_config, read_weights, weights_in
 from gengap.formats.places import Place, naming, open_zip, read_json, size_of, unpacked_size
@@ -36,7 +36,7 @@ ARCHIVES = (
 )
 # Index columns that model_configs.json has, accuracies as `acc`. Numbers of images are of this
 # project's own tasks, and not published.
-RECORDED = (*COLUMNS[3:], *IMAGE_COUNTS)
+METRICS = (*RECORDED, *IMAGE_COUNTS)
 SHARD = re.compile(r"shard_(\d+)\.tfrecord")
 
 
@@ -151,7 +151,7 @@ def index_rows(task: str, specs: dict) -> list[dict]:
     rows = []
     for number in in_order(specs):
         metrics, hparams = specs[number]["metrics"], specs[number]["hparams"]
-        found = {name: metrics.get(name.replace("accuracy", "acc"), math.nan) for name in RECORDED}
+        found = {name: metrics.get(name.replace("accuracy", "acc"), math.nan) for name in METRICS}
         if wrong := [v for v in found.values() if isinstance(v, bool | str)]:
             raise ValueError(f"model {number} has {wrong[0]!r} where a number is expected")
         recorded = {column: float(value) for column, value in found.items()}

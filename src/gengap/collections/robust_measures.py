@@ -22,6 +22,8 @@ SETTING, MEASURE = "hp.", "complexity."  # begin the names of columns
 DATASET, GAP = "hp.dataset", "gen.gap"
 # Names that the study gives to measures that are registered here too.
 REGISTERED = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
+_SPECTRAL = REGISTERED.pop("spectral")
+REGISTERED |= _SPECTRAL | {f"{theirs}_fft": f"{ours}_fft" for theirs, ours in _SPECTRAL.items()}
 MET = ("is.converged", "is.high_train_accuracy")  # what the study asks of a network
 SIZE = "train_dataset_size"
 

@@ -11,6 +11,7 @@ from scipy import stats
 from gengap.evaluation.baselines import NETWORKS
 from gengap.evaluation.judgement import criterion_of, families_of, judges
 from gengap.evaluation.resampling import margin
+from gengap.evaluation.scores import plain_spearman
 from gengap.evaluation.tasks import Task, task_of
 
 
@@ -66,22 +67,13 @@ def rank_stability(
     for (family, one), (other, two) in combinations(goodness.items(), 2):
         common = one.columns.intersection(two.columns)
         # Bootstraps of two families are drawn independently: any pairs of them will do.
-        found = _spearman(one[common].to_numpy(), two[common].to_numpy())
+        number = min(len(one), len(two)) if len(common) > 2 else 0
+        pair = (side[common][:number].to_numpy() for side in (one, two))
+        found = plain_spearman(*pair) if number else np.full(2, np.nan)
         half = margin(found[1:])
         ends = max(found[0] - half, -1), min(found[0] + half, 1)
         rows.append((family, other, len(common), found[0], *ends))
     return DataFrame(rows, columns=["family", "other", "measures", "spearman", "low", "high"])
-
-
-def _spearman(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """Of each row (S, M) with the same row of the other, as far as both go; NaN for M below 3."""
-    number = min(len(one), len(two)) if one.shape[1] > 2 else 0
-    if not number:
-        return np.full(2, np.nan)
-    ranks = [stats.rankdata(side[:number], axis=1) for side in (one, two)]
-    x, y = (side - side.mean(axis=1, keepdims=True) for side in ranks)
-    with np.errstate(invalid="ignore"):  # all scores may be equal
-        return (x * y).sum(axis=1) / np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
 
 
 def goodness_of(

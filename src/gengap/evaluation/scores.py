@@ -263,6 +263,17 @@ def plain_tau(x: np.ndarray, y: np.ndarray) -> float:
     return float(stats.kendalltau(x, y, variant="b").statistic)
 
 
+def plain_spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Spearman's correlation (...) of each row (..., N) with the same row of the other.
+
+    NaN where a row is constant. Source: Spearman 1904.
+    """
+    ranks = [stats.rankdata(side, axis=-1) for side in (one, other)]
+    x, y = (side - side.mean(axis=-1, keepdims=True) for side in ranks)
+    with np.errstate(invalid="ignore"):
+        return (x * y).sum(axis=-1) / np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
+
+
 def _agreement(measures, task) -> np.ndarray:
     """(M, P) of neighbouring pairs: 1 if ordered as by the gap, -1 if against it, 0 if tied."""
     one, other, _ = task.neighbours

@@ -27,15 +27,14 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 from torch import nn
 
 from gengap.collections import genprob
 from gengap.collections.genprob_networks import CELLS
 from gengap.evaluation.resampling import bootstrap_interval
+from gengap.evaluation.scores import plain_spearman
 from gengap.formats.containers import write_container
 from gengap.formats.images import CLASSES, load_images, write_idx_pair
 from gengap.measures.spectra import network_spectra
@@ -236,9 +235,9 @@ def _hallmarks_of(models: pd.DataFrame) -> Iterator[tuple[str, str, str, bool]]:
     least = last["train_accuracy"].min()
     yield "least training accuracy", "at most .90", f"{least:.3f}", least <= 0.9
     pair = last["test_accuracy"], last["train_accuracy"] - last["test_accuracy"]
-    low, high = bootstrap_interval(rank_correlation, *pair, seed=0)
+    low, high = bootstrap_interval(plain_spearman, *pair, seed=0)
     name = "rank correlation of test accuracy and gap"
-    found = f"{rank_correlation(*pair):.2f} [{low:.2f}, {high:.2f}]"
+    found = f"{plain_spearman(*pair):.2f} [{low:.2f}, {high:.2f}]"
     yield name, "95 % interval above 0", found, low > 0
 
 
@@ -248,8 +247,3 @@ def _grid_hallmark(last: pd.DataFrame) -> tuple[str, str, str, bool]:
     met = all(have >= least for have, least in zip(found, (4, 5, 3), strict=True))
     name = "width codes, learning rates, weight decays"
     return name, "4, 5, 3 or more", ", ".join(map(str, found)), met
-
-
-def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's, between -1 and 1."""
-    return float(stats.spearmanr(x, y).statistic)

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 from pandas import DataFrame
-from scipy import stats
 
+from gengap.evaluation.scores import plain_spearman
 from gengap.studies.claims import Found, claim, claim_table, lead
 
 PROBES = {"log_effective_rank": "Effective rank", "stable_quality": "Stable quality"}
@@ -55,11 +55,6 @@ def _leads(last: DataFrame, measures: DataFrame, outcome: str, samples: int) -> 
     found = {}
     for family, rows in last.groupby("family", sort=False):
         first, *others = measures.loc[rows.index].T.to_numpy()
-        others = [column * np.sign(_spearman(rows[outcome], column)) for column in others]
-        found[family] = lead(_spearman, rows[outcome], [first, *others], samples=samples)
+        others = [column * np.sign(plain_spearman(rows[outcome], column)) for column in others]
+        found[family] = lead(plain_spearman, rows[outcome], [first, *others], samples=samples)
     return found
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    with np.errstate(invalid="ignore"):  # a bootstrap of few networks may be one network alone: NaN
-        return np.corrcoef(stats.rankdata([x, y], axis=1))[0, 1]
