@@ -59,6 +59,17 @@ def test_all_within_on_scheduler_is_computed_there(scheduler):
     assert os.getpid() not in {row[1] for row in there}
 
 
+@pytest.mark.parametrize("most, given", [(1, 2), (2**31, 8)])
+def test_of_large_items_a_cluster_is_given_one_a_worker(scheduler, monkeypatch, most, given):
+    monkeypatch.setattr(engine, "BYTES_AHEAD", most)
+    asked = []
+    items = (asked.append(item) or item for item in range(8))
+    found = engine.results(products, items, start=partial(held, 1), scheduler=scheduler)
+    first = next(found)
+    assert len(asked) == given
+    assert sorted({place for place, _ in [first, *found]}) == [*range(8)]
+
+
 def test_a_single_item_and_work_of_a_moment_start_no_process():
     run = partial(engine.results, products, start=partial(held, 1), workers=2)
     found = ordered(run([3])) + ordered(run(range(5), alone=60))

@@ -28,7 +28,8 @@ SECONDS_ALONE = 2.0
 SECONDS_TO_CONNECT = 10
 SECONDS_TO_CLOSE = 20
 SECONDS_WITHOUT_WORKERS = 300  # here, where none will come; a batch system may start some later
-AHEAD = 1000  # items given to a cluster of unknown size before the first is done
+AHEAD = 1000  # items given to a cluster of unknown size before the first is done,
+BYTES_AHEAD = 2**31  # or no more than one a worker, where that many bytes wait in its scheduler
 
 ONE_THREAD = dict.fromkeys(["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"], "1")
 LOOPBACK = "127.0.0.1"
@@ -249,7 +250,7 @@ def _connected(scheduler: str, on_cpu: bool = True) -> Iterator:
 
 def _check_gpus(client, on_cpu: bool) -> None:
     # Where there is no worker yet, a batch system may still start some.
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    workers = _workers(client).values()
     if not on_cpu and workers and not any(GPU in worker["resources"] for worker in workers):
         raise GengapError(
             f"none of the {len(workers)} workers offers a GPU; start them with --resources {GPU}=1,"
@@ -258,19 +259,27 @@ def _check_gpus(client, on_cpu: bool) -> None:
 
 
 def _submitted(client, function, places, start, ahead, on_cpu):
-    """Each place and result, with at most `ahead` items given to the cluster at once."""
+    """Each place and result; the cluster is given at most `ahead` items at once."""
     from distributed import KilledWorker, as_completed
     from distributed.scheduler import NoWorkerError
 
     run, work = uuid4().hex, cloudpickle.dumps((function, start))
     resources = None if on_cpu else {GPU: 1}
+    waiting, running = {}, as_completed(loop=client.loop)  # by place, the bytes of its item
 
-    def submit(place, item):
-        # retries: of what a worker cannot even begin; what the function raises is its result.
-        key = f"gengap-{run}-{place}"
-        return client.submit(_work, run, work, place, item, key=key, retries=1, resources=resources)
+    def fill():
+        while len(waiting) < ahead and (
+            sum(waiting.values()) < BYTES_AHEAD or len(waiting) < len(_workers(client))
+        ):
+            if (following := next(places, None)) is None:
+                return
+            place, item = following[0], cloudpickle.dumps(following[1])
+            waiting[place], key = len(item), f"gengap-{run}-{place}"
+            # retries: of what a worker cannot even begin; what the function raises is its result.
+            options = {"key": key, "retries": 1, "resources": resources}
+            running.add(client.submit(_work, run, work, place, item, **options))
 
-    running = as_completed([submit(*each) for each in islice(places, ahead)], loop=client.loop)
+    fill()
     for future in running:
         try:
             place, found, error = future.result()
@@ -287,14 +296,18 @@ def _submitted(client, function, places, start, ahead, on_cpu):
         yield from ((place, result) for result in found)
         if error is not None:
             raise error
-        if (following := next(places, None)) is not None:
-            running.add(submit(*following))
+        del waiting[place]
+        fill()
+
+
+def _workers(client) -> dict[str, dict]:
+    return client.scheduler_info(n_workers=-1)["workers"]
 
 
 _HELD: dict[str, tuple[Function, object]] = {}  # by run, what a process holds between items
 
 
-def _work(run: str, work: bytes, place: int, item: object) -> tuple[int, list, Exception | None]:
+def _work(run: str, work: bytes, place: int, item: bytes) -> tuple[int, list, Exception | None]:
     """In a worker: an item's place, its results, and what ended them early."""
     found = []
     if run not in _HELD:
@@ -306,7 +319,7 @@ def _work(run: str, work: bytes, place: int, item: object) -> tuple[int, list, E
         if run not in _HELD:
             _HELD[run] = function, start()
         function, held = _HELD[run]
-        for result in function(held, item):
+        for result in function(held, cloudpickle.loads(item)):
             found.append(result)  # noqa: PERF402  what is there when it raises counts
     except Exception as error:
         error.add_note(f"in a worker:\n{traceback.format_exc()}")
