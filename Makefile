@@ -9,6 +9,10 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 INPUTS := notebooks/profiles.yml $(shell find src data -type f -not -name '*.pyc' -not -name '*.sqlite*')
 PAGES := _config.yml _toc.yml $(shell find book -type f -not -name '*.pyc')
 
+# Chapters and tests start hundreds of processes; where none keeps what it has compiled, as some
+# containers ask of Python, each spends seconds compiling PyTorch's modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install book test rehearsal lint clean

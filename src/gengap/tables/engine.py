@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from uuid import uuid4
@@ -48,7 +49,8 @@ Function = Callable[[object, object], Iterable]
 
 # The address of the cluster of all that runs within `on_scheduler`. It is a variable of the
 # environment so that the kernels of chapters, which are started within, use that cluster too.
-SCHEDULER = "GENGAP_SCHEDULER"
+OURS = "GENGAP_"
+SCHEDULER = OURS + "SCHEDULER"
 
 
 def results(
@@ -160,11 +162,21 @@ def _here(
 
 def _in_processes(function, first, rest, start, workers, environment):
     client = _local_client(len(first), tuple((environment or {}).items()))
+    ours = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
+    start = partial(_started_with, ours, start)
     try:
         yield from _submitted(client, function, chain(first, rest), start, 2 * workers, True)
     except BaseException:  # something failed or was interrupted, and others are still at work
         _close_local()
         raise
+
+
+def _started_with(ours: Mapping[str, str], start: Callable[[], object]) -> object:
+    """In a process that may be of an earlier run: what `start` returns, with this run's folders."""
+    for name in [name for name in os.environ if name.startswith(OURS)]:
+        del os.environ[name]
+    os.environ.update(ours)
+    return start()
 
 
 _LOCAL: dict[str, object] = {}  # this process's own cluster: what it is for, itself, its client
@@ -175,9 +187,7 @@ def _local_client(workers: int, environment: tuple[tuple[str, str], ...]):
 
     It is kept for the next run that asks for the same: each worker takes seconds to start.
     """
-    # Processes keep the environment in which they were started.
-    own = tuple(sorted(item for item in os.environ.items() if item[0].startswith("GENGAP_")))
-    key = workers, environment, own
+    key = workers, environment
     if _LOCAL.get("key") == key:
         return _LOCAL["client"]
     _close_local()

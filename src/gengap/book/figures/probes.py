@@ -14,7 +14,8 @@ def margin_densities(margins: pd.DataFrame) -> Figure:
     """Densities of margins, a panel per stage and a line per network.
 
     `margins` has columns network (its label), stage and margin. The axis ends where the largest 1 %
-    of a panel's margins begin; the line at 0 is the decision boundary.
+    of a panel's margins begin; the line at 0 is the decision boundary. Densities have three digits,
+    in which processors agree.
     """
     figure, panels = panels_by(margins, "stage", height=0.36 * WIDTH)
     for panel, part, _ in panels:
@@ -23,6 +24,7 @@ def margin_densities(margins: pd.DataFrame) -> Figure:
             # On shared limits, so that a narrow and a wide distribution are drawn as finely.
             options = {"clip": tuple(limits), "gridsize": 400, "common_norm": False}
             sns.kdeplot(own["margin"], color=colour, label=label, ax=panel, **options)
+            panel.lines[-1].set_ydata([float(f"{y:.3g}") for y in panel.lines[-1].get_ydata()])
         panel.axvline(0, color="0.6", linewidth=1, zorder=0)
         panel.set(xlabel="", ylabel="", yticks=[])
     handles = figure.axes[0].get_legend_handles_labels()
