@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -86,18 +86,12 @@ def measure(
             " and --csv, or name one collection"
         )
     own, failed = measures_in(module) if module else None, []
+    budget = _budget(plan, yes)
+    where: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "budget": budget}
     for name in embedded_collections() if collection == EVERY else [collection]:
         opened = open_collection(name, root, device)
         chosen = opened.select(query) if query else opened
-        compute = partial(
-            measure_table,
-            chosen,
-            names or own,
-            retry=retry,
-            workers=workers,
-            scheduler=scheduler,
-            budget=_budget(plan, yes),
-        )
+        compute = partial(measure_table, chosen, names or own, retry=retry, **where)
         rows = _computed(compute, plan, chosen, names or own or [*MEASURES])
         if rows is None:
             continue
@@ -142,15 +136,9 @@ def details(
 
     opened = open_collection(collection, root, device)
     chosen = opened.select(query) if query else opened
-    compute = partial(
-        detail_table,
-        chosen,
-        detail,
-        workers=workers,
-        scheduler=scheduler,
-        budget=_budget(plan, yes),
-    )
-    rows = _computed(compute, plan, chosen)
+    budget = _budget(plan, yes)
+    where: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "budget": budget}
+    rows = _computed(partial(detail_table, chosen, detail, **where), plan, chosen)
     if rows is None:
         return
     typer.echo(f"{len(rows)} rows of {rows['model_id'].nunique()} models")
@@ -200,14 +188,12 @@ def _work(measures: Sequence[str]) -> str:
     from gengap.measures import ALL, Work, work_of
 
     each = [work_of(name) for name in measures]
-    drawn = Work(
-        sum(work.images for work in each if work.images < ALL),
-        sum(work.per_class for work in each),
-    )
+    images = sum(work.images for work in each if work.images < ALL)
+    drawn = Work(images, sum(work.per_class for work in each))
     whole = "the whole sample" if any(work.images == ALL for work in each) else ""
-    images = " + ".join(filter(None, [str(drawn), whole])) or "no"
+    passed = " + ".join(filter(None, [str(drawn), whole])) or "no"
     differentiate = sum(work.differentiates for work in each)
-    return f"{images} images a network at most; {differentiate} measures differentiate"
+    return f"{passed} images a network at most; {differentiate} measures differentiate"
 
 
 def _write(rows: "DataFrame", csv: Path | None) -> None:
@@ -239,10 +225,8 @@ def _end_with(failed: "list[DataFrame]") -> None:
     """Exit status 1 and a last line where values failed."""
     if values := sum(map(len, failed)):
         models = sum(rows["model_id"].nunique() for rows in failed)
-        typer.echo(
-            f"{values} values of {models} models failed, as told above; the others are kept",
-            err=True,
-        )
+        told = f"{values} values of {models} models failed, as told above; the others are kept"
+        typer.echo(told, err=True)
         raise typer.Exit(1)
 
 
