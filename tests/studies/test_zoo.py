@@ -1,5 +1,7 @@
 """The predictors: stopping as Keras and LightGBM do, no leak where none is claimed, repeatable."""
 
+from functools import partial
+
 import lightgbm
 import numpy as np
 import pandas as pd
@@ -8,6 +10,7 @@ import torch
 
 from gengap.collections.cnnzoo import DATASETS, LAYOUT, PARAMETERS
 from gengap.evaluation.regression import r2
+from gengap.evaluation.resampling import bootstrap_interval
 from gengap.evaluation.scores import plain_tau
 from gengap.measures.weight_features import ALL_LAYER_STATISTICS, INPUT_SETS, input_features
 from gengap.studies import zoo_predictors as predictors
@@ -43,6 +46,19 @@ def zoo():
         }
     )
     return weights.astype(np.float32), index
+
+
+@pytest.fixture
+def few_bootstraps(monkeypatch):
+    """Intervals of a transfer are tested where bootstraps are; here they only take time."""
+    few = partial(bootstrap_interval, samples=20)
+    monkeypatch.setattr("gengap.studies.zoo.bootstrap_interval", few)
+
+
+@pytest.fixture
+def few_epochs(monkeypatch):
+    """Where fits are compared with fits, it does not matter how far they come."""
+    monkeypatch.setattr(predictors, "EPOCHS", 30)
 
 
 def problem(networks, features, seed=0):
@@ -389,6 +405,7 @@ def test_scores_are_those_of_the_predictions(zoo):
         assert row.tau == plain_tau(part["target"], part[row.reading])
 
 
+@pytest.mark.usefixtures("few_epochs")
 def test_rows_of_an_index_may_be_numbered_anyhow(zoo):
     weights, index = zoo
     settings = {"inputs": [NORMS], "predictors": ["linear"], "jobs": 1}
@@ -398,6 +415,7 @@ def test_rows_of_an_index_may_be_numbered_anyhow(zoo):
     pd.testing.assert_frame_equal(fitted("predictions", weights, index, **settings), renumbered)
 
 
+@pytest.mark.usefixtures("few_epochs")
 def test_a_family_can_be_fitted_with_the_configuration_of_another(zoo):
     settings = {"inputs": [NORMS], "predictors": ["linear"], "jobs": 1}
     own = score_table(fitted("predictions", *zoo, **settings)).set_index(["family", "reading"])
@@ -407,6 +425,7 @@ def test_a_family_can_be_fitted_with_the_configuration_of_another(zoo):
     assert (own.loc["cifar10", "r2"] != exchanged.loc["cifar10", "r2"]).all()
 
 
+@pytest.mark.usefixtures("few_epochs")
 def test_choosing_by_test_score_is_never_worse_on_the_test_half(zoo):
     chosen = fitted("selections", *zoo, predictors=["linear", "lgbm"], inputs=NORMS, jobs=1)
     assert list(chosen.columns) == ["family", "predictor", "chosen_by", "tuned_for", "r2"]
@@ -434,6 +453,7 @@ def test_the_curve_rises_and_leaves_out_sizes_that_a_family_lacks(zoo):
     assert median[30] > median[10]
 
 
+@pytest.mark.usefixtures("few_bootstraps")
 def test_transfer_between_zoos_that_encode_accuracy_alike_works_and_fails_where_they_do_not(zoo):
     weights, index = zoo
     alike = fitted("transfers", weights, index, inputs=NORMS, jobs=1)
@@ -458,6 +478,7 @@ def test_transfer_between_zoos_that_encode_accuracy_alike_works_and_fails_where_
     assert unlike.loc[across, "tau"].max() < -0.5
 
 
+@pytest.mark.usefixtures("few_bootstraps")
 def test_the_diagonal_of_the_transfer_is_a_fit_on_the_family_alone(zoo):
     weights, index = zoo
     transfer = fitted("transfers", weights, index, inputs=NORMS, jobs=1, seed=4)
