@@ -53,6 +53,7 @@ document.addEventListener("DOMContentLoaded", () => {
   function reachable(box) {
     const isWide = () => box.scrollWidth > box.clientWidth + 1;
     const isVerdict = /\bverdict\b/.test(box.querySelector("thead")?.textContent);
+    box.classList.toggle("verdicts", isVerdict);
     if (isWide() || isVerdict) box.classList.add("dense");
     const wide = isWide();
     const caption = box.closest(".numbered").querySelector(".caption");
