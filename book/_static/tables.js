@@ -9,6 +9,7 @@ const READERS_NAMES = {
   null_95: "95 % of null measures", null_mean: "null measures, mean",
   num_conv_blocks: "convolution blocks", num_dense_layers: "dense layers", p_value: "p",
   peak_mib: "MiB at most", q1: "lower quartile", q3: "upper quartile", r2: "R\u00b2",
+  r2_hyperparameters: "R\u00b2 of the hyper-parameters", r2_with_measure: "R\u00b2 with the measure",
   spearman: "Spearman", std: "standard deviation", tau: "Kendall's tau", True: "yes",
   vc_dimension: "VC dimension", wd: "weight decay",
 };
