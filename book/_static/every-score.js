@@ -3,12 +3,11 @@
   const kept = JSON.parse(document.getElementById("every-score-data").textContent);
   const rows = kept.data.map((row) =>
     Object.fromEntries(row.map((value, at) => [kept.columns[at], value])));
-  const words = (name) => name.replaceAll("_", " ");
   const number = (value) => value.toFixed(2).replace("-", "\u2212");
-  const range = (low, high) => `${number(low)} to ${number(high)}`;
+  const range = (low, high) => `<span class="interval">${number(low)} to ${number(high)}</span>`;
 
   // A link to a definition, or a number; what is missing is a dash, and the last when sorted.
-  const link = (name) => `<a href="${kept.links[name]}">${words(name)}</a>`;
+  const link = (name) => `<a href="${kept.links[name]}">${readersName(name)}</a>`;
   const named = (title, key) => ({
     title, data: key, render: { display: link, _: (name) => name },
   });
@@ -37,7 +36,7 @@
     { title: "known", data: "value", visible: false,
       render: (value) => (value === null ? "no" : "yes") },
   ];
-  const place = { kind: 1, family: 2, score: 3, known: 12 };
+  const place = { kind: 1, family: 2, score: 3, note: 11, known: 12 };
 
   const table = new DataTable("#every-score", {
     columns, data: rows, deferRender: true, autoWidth: false,
@@ -51,7 +50,7 @@
   for (const select of form) {
     if (select.options.length === 1) {
       for (const value of new Set(rows.map((row) => row[select.name]))) {
-        select.add(new Option(words(value), value));
+        select.add(new Option(readersName(value), value));
       }
     }
   }
@@ -59,6 +58,7 @@
     for (const select of form) {
       table.column(place[select.name]).search(select.value, { exact: select.value !== "" });
     }
+    table.column(place.note).visible(form.known.value !== "yes"); // which has none
     table.draw();
   };
   // A strip of a definition asks for its measure, by all scores.

@@ -1,3 +1,28 @@
+/* How readers name variables, families (as figures do) and what pandas computes; else their text. */
+const READERS_NAMES = {
+  ...window.familyNames, "25%": "lower quartile", "50%": "median", "75%": "upper quartile",
+  adjusted_r2: "adjusted R\u00b2", bs: "batch size", cmi: "CMI", convwidth: "channels",
+  cooks_distance: "Cook's distance", dnn: "DNN", dropout_p: "dropout", False: "no",
+  granulated_tau: "granulated tau", k_fold_r2: "R\u00b2 out of fold",
+  kendall_tau: "Kendall's tau", leak_free: "leak-free", lgbm: "LightGBM", lr: "learning rate",
+  mae: "mean absolute error", max: "largest", min: "least", models: "networks",
+  null_95: "95 % of null measures", null_mean: "null measures, mean",
+  num_conv_blocks: "convolution blocks", num_dense_layers: "dense layers", p_value: "p",
+  peak_mib: "MiB at most", q1: "lower quartile", q3: "upper quartile", r2: "R\u00b2",
+  r2_hyperparameters: "R\u00b2 of the hyper-parameters", r2_with_measure: "R\u00b2 with the measure",
+  spearman: "Spearman", std: "standard deviation", tau: "Kendall's tau", True: "yes",
+  vc_dimension: "VC dimension", wd: "weight decay",
+};
+const PEOPLE = /bouldin|davies|fisher|frobenius|gauss|hessian|jacobian|newton|rao/g;
+
+function readersName(text) {
+  const own = text.replace(/^hp_/, "").replace(/^(-?[\d.]+) to \1$/, "$1");
+  if (Object.hasOwn(READERS_NAMES, own)) return READERS_NAMES[own];
+  if (!/^[a-z][a-z0-9_ ]*(:? -?[\d.]+)?$/.test(own)) return own.replace(/\bR2\b/g, "R\u00b2");
+  return own.replaceAll("_", " ").replace("low rank", "low-rank").replace("pac bayes", "PAC-Bayes")
+    .replace(/^train /, "training ").replace(PEOPLE, (name) => name[0].toUpperCase() + name.slice(1));
+}
+
 /* Tables of pandas as a reader wants them: one column of row labels, so that it can stay in sight
    while numbers scroll; no row of empty heads; a dash where there is no value. */
 document.addEventListener("DOMContentLoaded", () => {
@@ -6,11 +31,15 @@ document.addEventListener("DOMContentLoaded", () => {
       table.replaceWith("There are no such rows for the networks of this page.");
       continue;
     }
+    if (!table.closest(".tag_as-in-files")) inWords(table);
     oneColumnOfLabels(table);
     noEmptyRowOfHeads(table);
     wholeNumbers(table);
     headsInWords(table);
     toldApart(table);
+    textsBeginLeft(table);
+    intervalsUnbroken(table);
+    sectionsLinked(table);
     for (const cell of table.querySelectorAll("td")) {
       if (/^(NaN|None|NaT)$/.test(cell.textContent.trim())) cell.textContent = "\u2013";
     }
@@ -24,11 +53,14 @@ document.addEventListener("DOMContentLoaded", () => {
   // a wide one is set small, and says so if that does not do.
   function reachable(box) {
     const isWide = () => box.scrollWidth > box.clientWidth + 1;
-    if (isWide()) box.classList.add("dense");
+    const isVerdict = /\bverdict\b/.test(box.querySelector("thead")?.textContent);
+    box.classList.toggle("verdicts", isVerdict);
+    if (isWide() || isVerdict) box.classList.add("dense");
     const wide = isWide();
     const caption = box.closest(".numbered").querySelector(".caption");
-    // Not for the sake of a few rows.
-    const few = box.scrollHeight < 1.3 * box.clientHeight && !caption.querySelector("button");
+    // Not for the sake of a few rows, and never of a verdict.
+    const few = !caption.querySelector("button")
+      && (box.scrollHeight < 1.3 * box.clientHeight || isVerdict);
     if (few) box.classList.add("whole");
     const tall = box.scrollHeight > box.clientHeight + 1;
     const name = box.closest(".numbered").id.replace("-", " ");
@@ -48,6 +80,15 @@ document.addEventListener("DOMContentLoaded", () => {
         button.setAttribute("aria-pressed", box.classList.toggle("whole"));
       });
       caption.append(" ", button);
+    }
+  }
+
+  /* Names of variables, of families and of what pandas computes, as a reader says them. */
+  function inWords(table) {
+    const texts = document.createTreeWalker(table, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+      const text = texts.currentNode;
+      if (text.parentElement.matches("th, td")) text.data = readersName(text.data.trim());
     }
   }
 
@@ -71,6 +112,9 @@ document.addEventListener("DOMContentLoaded", () => {
     const current = [];
     for (const row of rows) {
       const labels = [...row.querySelectorAll("th")];
+      for (const label of labels) { // of a hyper-parameter that some networks lack
+        label.textContent = label.textContent.trim().replace(/^(-?\d+)\.0$/, "$1");
+      }
       const own = labels.pop();
       if (labels.length) {
         const texts = labels.map((label) => label.textContent.trim());
@@ -91,14 +135,57 @@ document.addEventListener("DOMContentLoaded", () => {
 
   /* Counts that stand among fractions are written as such: rows and columns of whole numbers. */
   function wholeNumbers(table) {
-    const rows = [...table.tBodies[0].rows].map((row) => [...row.querySelectorAll("td")]);
-    const columns = (rows[0] ?? []).map((_, at) => rows.map((row) => row[at]).filter(Boolean));
-    for (const cells of [...rows, ...columns]) {
+    const rows = rowsOf(table);
+    const columns = columnsOf(rows);
+    for (const cells of [...rows.filter((row) => row.length > 1), ...columns]) {
       const texts = cells.map((cell) => cell.textContent.trim());
-      const whole = texts.every((text) => /^-?\d+(\.0+)?$/.test(text));
+      const whole = texts.every((text) => /^(-?\d+(\.0+)?|NaN)$/.test(text));
       if (whole && texts.some((text) => Math.abs(text) >= 2)) {
         cells.forEach((cell, at) => { cell.textContent = texts[at].replace(/\.0+$/, ""); });
       }
+    }
+  }
+
+  function rowsOf(table) {
+    const rows = [...table.tBodies[0].rows].map((row) => [...row.querySelectorAll("td")]);
+    return rows.filter((cells) => cells.length); // the others are titles of groups
+  }
+
+  function columnsOf(rows) {
+    return (rows[0] ?? []).map((_, at) => rows.map((row) => row[at]).filter(Boolean));
+  }
+
+  /* Numbers end where their column ends; texts begin where it begins, and their head with them. */
+  function textsBeginLeft(table) {
+    const heads = [...(table.tHead?.rows ?? [])].at(-1)?.cells ?? [];
+    columnsOf(rowsOf(table)).forEach((cells, at) => {
+      if (cells.some((cell) => /^[-\u2013]?[\d.]|^(-?inf|NaN)$/.test(cell.textContent.trim()))) return;
+      [heads[at + 1], ...cells].forEach((cell) => cell?.classList.add("of-text"));
+    });
+  }
+
+  /* A number and its interval are two lines at most, each whole. */
+  function intervalsUnbroken(table) {
+    for (const cell of table.querySelectorAll("td")) {
+      const [, number = "", interval] = cell.textContent.trim()
+        .match(/^([-\d.]+ )?(\[[-\d., ]+\]|\([-\d.]+ to [-\d.]+\)|[-\d.]+ to [-\d.]+)$/) ?? [];
+      if (!interval) continue;
+      const whole = Object.assign(document.createElement("span"), { className: "interval" });
+      whole.textContent = interval;
+      cell.replaceChildren(number, whole);
+    }
+  }
+
+  /* The section that a verdict rests on is a click away. */
+  function sectionsLinked(table) {
+    const sections = [...document.querySelectorAll("section[id] > :is(h2, h3)")];
+    for (const cell of table.querySelectorAll("td.of-text")) {
+      const text = cell.textContent.trim();
+      const heading = sections.find((found) => found.firstChild.textContent.startsWith(text));
+      if (!heading || !/shown in/.test(table.tHead?.textContent)) continue;
+      const link = document.createElement("a");
+      Object.assign(link, { href: `#${heading.parentElement.id}`, textContent: text });
+      cell.replaceChildren(link);
     }
   }
 
@@ -127,7 +214,7 @@ document.addEventListener("DOMContentLoaded", () => {
     }
     const rivals = /\b(measures?|predictors?)\b/.test(names[0]);
     names.forEach((name, at) => {
-      const better = rivals * (/\b(r2|tau|cmi)\s*$/i.test(name) - /\b(mae|error)\s*$/.test(name));
+      const better = rivals * (/(\bR2|R\u00b2( out of fold)?|\btau|\bcmi)\s*$/i.test(name) - /\b(mae|error)\s*$/.test(name));
       for (const rows of groups) {
         const cells = rows.map((row) => row.cells[at]).filter((cell) => cell?.matches("td"));
         if (/\bpublished\b/.test(name)) cells.forEach((cell) => cell.classList.add("published"));

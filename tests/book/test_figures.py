@@ -113,7 +113,7 @@ def test_the_signed_heat_map_is_blank_without_a_value_and_marked_where_asked(pha
 def test_slopes_name_the_leader_of_each_phase_and_draw_every_measure(phases):
     [axes] = figures.phase_slopes(phases).axes
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels == ["wcv", "mixup_margin"]
+    assert labels == ["wcv", "mixup margin"]
     drawn = {tuple(line.get_ydata()) for line in axes.lines}
     assert drawn == set(map(tuple, phases.to_numpy()))
 

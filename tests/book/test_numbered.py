@@ -28,7 +28,7 @@ def cell(*shown, **metadata):
 def page(tmp_path):
     """A chapter of two tables and a figure, as numbering leaves it."""
     document = new_document("chapter")
-    section = nodes.section("", nodes.title("", "The networks"), ids=["the-networks"])
+    section = nodes.section("", nodes.title("", "2. The networks"), ids=["the-networks"])
     image = nodes.image(alt="Figure. Across: epoch.", uri="a.png")
     sentence = nodes.emphasis("", "Gaps of all networks.")
     section += [

@@ -77,6 +77,13 @@ def test_accuracies_of_all_families_are_in_one_panel(networks):
     assert encoding["x"]["title"] == "training accuracy"
 
 
+def test_families_are_coloured_in_their_order_as_in_other_figures(networks):
+    backwards = networks[::-1]
+    for rows in (networks, backwards):
+        [(_, encoding, _)] = drawn(figures.train_against_test(rows))
+        assert encoding["color"]["sort"] == [*dict.fromkeys(rows["family"].map(figures.NAMES))]
+
+
 def test_predictions_are_drawn_in_the_reading_that_was_asked_for(networks):
     predictions = networks.rename(columns={"test_accuracy": "target"}).assign(
         leak_free=0.5, leaky=1

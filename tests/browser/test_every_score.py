@@ -43,7 +43,7 @@ def numbers(texts):
 
 def test_it_opens_with_kendall_s_tau_from_the_largest_down(table, rows):
     known = [float(r["value"]) for r in rows if r["score"] == "kendall_tau" and r["value"]]
-    assert set(column(table, "Score")) == {"kendall tau"}
+    assert set(column(table, "Score")) == {"Kendall's tau"}
     expected = sorted(known, reverse=True)[:25]
     assert numbers(column(table, "Value")) == pytest.approx(expected, abs=0.0051)
 

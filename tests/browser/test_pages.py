@@ -13,6 +13,7 @@ import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
 
+from gengap.book.figures import NAMES
 from gengap.folders import repository
 
 TOC = yaml.safe_load((repository() / "_toc.yml").read_text())
@@ -85,6 +86,33 @@ def test_every_column_can_be_seen_and_rows_keep_their_labels(page, width):
 def test_columns_are_named_in_words(page):
     heads = "[...document.querySelectorAll('table.dataframe thead')].map((head) => head.innerText)"
     assert [text for text in page.seen(heads) if "_" in text] == []
+
+
+def test_rows_are_named_in_words_and_families_as_in_figures(page):
+    cells = (
+        "[...document.querySelectorAll('.cell:not(.tag_as-in-files) > .cell_output td,"
+        " .cell:not(.tag_as-in-files) > .cell_output tbody th')].filter((cell) =>"
+        " cell.closest('.dataframe') && !cell.querySelector('a, code')).map((c) => c.innerText)"
+    )
+    variable = re.compile("hp_.*|[a-z0-9]+(_[a-z0-9]+)+")
+    assert [text for text in page.seen(cells) if text in NAMES or variable.fullmatch(text)] == []
+
+
+def test_verdicts_are_all_in_sight_with_a_link_to_what_they_rest_on(page):
+    boxes = (
+        "[...document.querySelectorAll('.output.text_html')].filter((box) =>"
+        " /verdict/.test(box.querySelector('thead')?.textContent)"
+        " && !box.closest('details')).map((box) => [box.scrollHeight <= box.clientHeight + 1,"
+        " box.querySelectorAll('tbody tr').length, box.querySelectorAll('tbody a').length])"
+    )
+    for whole, rows, links in page.seen(boxes):
+        assert whole and rows == links
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_interval_is_broken_into_lines(page, width):
+    lines = "[...document.querySelectorAll('.interval')].map((e) => e.getClientRects().length)"
+    assert set(page.seen(lines, width=width)) <= {0, 1}
 
 
 def test_published_numbers_have_a_shade_of_their_own(page):

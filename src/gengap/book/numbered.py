@@ -21,6 +21,7 @@ from sphinx.application import Sphinx
 from sphinx.util.osutil import relative_uri
 
 from gengap.book.figures.points import VEGA_LITE
+from gengap.book.figures.style import NAMES
 from gengap.book.html_tables import table_of
 
 CSV = "text/csv"
@@ -95,7 +96,7 @@ def title_of(cell: nodes.Element) -> tuple[list[nodes.Node], str]:
     section = cell
     while not isinstance(section, nodes.section):
         section = section.parent
-    heading = section.next_node(nodes.title).astext()
+    heading = section.next_node(nodes.title).astext().lstrip("0123456789. ")  # of an entry
     return [nodes.Text(heading)], f"{heading}."
 
 
@@ -146,4 +147,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", keep_data_of_figures)
     app.connect("doctree-resolved", number)
     app.connect("build-finished", write_script)
+    app.add_js_file(None, body=f"window.familyNames = {json.dumps(NAMES)};")  # for tables.js
     return {"parallel_read_safe": True}

@@ -12,7 +12,7 @@ NORMS = ["log_frobenius_norm", "log_spectral_norm"]
 OUTCOMES = {"test_accuracy": "test accuracy", "gap": "the gap"}
 LEAST = 0.5  # the correlation from which we say that a probe ranks networks
 EARLY = 20  # epochs, of 70, after which a probe is to know the end
-SAME, FUTURE = "As published: measure and outcome of the same epoch", "What a probe is for"
+SAME, FUTURE = "As published", "What a probe is for"  # beginnings of headings
 
 
 def claims(epochs: DataFrame, published: DataFrame, *, samples: int = 1000) -> DataFrame:

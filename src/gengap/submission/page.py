@@ -87,7 +87,7 @@ def strip_chart(name: str, scores: DataFrame) -> Figure:
             axes.hlines([height] * len(ends), ends[:, 0], ends[:, 1], colors=COLOURS[0])
         names = [family.replace("$", r"\$") for _, family in reversed(families)]  # no formula
         axes.set_yticks(range(len(families)), names)
-        axes.set_xlabel(kind.replace("_", " "))
+        axes.set_xlabel(kind.replace("kendall_tau", "Kendall's tau").replace("_", " "))
         axes.margins(y=0.5 / len(families))
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles[:3], labels[:3], loc="outside upper left", frameon=False)

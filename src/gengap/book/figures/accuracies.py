@@ -63,8 +63,7 @@ def transfer_matrix(transfer: pd.DataFrame) -> Figure:
     matrix = transfer.pivot(index="trained_on", columns="tested_on", values="tau")
     matrix = matrix.loc[order, order].rename(index=name_of, columns=name_of)
     figure, axes = plt.subplots(figsize=(WIDTH, 0.75 * WIDTH))
-    limits = {"vmin": 0, "vmax": 1}
-    sns.heatmap(matrix, annot=True, fmt=".2f", cmap="cividis", square=True, ax=axes, **limits)
+    sns.heatmap(matrix, annot=True, fmt=".2f", cmap="cividis", square=True, ax=axes)
     axes.set(xlabel="tested on", ylabel="trained on")
     axes.tick_params(axis="y", rotation=0)
     axes.set_xticklabels(axes.get_xticklabels(), rotation=20, ha="right")

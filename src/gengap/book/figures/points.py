@@ -18,7 +18,8 @@ TOLD = ("model_id", "family", "epoch", "train_accuracy", "test_accuracy")  # and
 
 def train_against_test(index: pd.DataFrame) -> alt.TopLevelMixin:
     """Test against training accuracy of each network, families by colour, with the diagonal."""
-    named = index.assign(hyper=index["family"].map(name_of))
+    names = index["family"].map(name_of)
+    named = index.assign(hyper=pd.Categorical(names, names.unique()))  # coloured as elsewhere
     axes = {"train_accuracy": "training accuracy", "test_accuracy": "test accuracy"}
     return _chart([("all networks", named)], axes, diagonal=True)
 
@@ -112,8 +113,9 @@ def _panel(rows: pd.DataFrame, axes: dict[str, str], diagonal: bool) -> alt.Laye
     )
     colour = alt.value(COLOURS[0])
     if "hyper" in kept:
-        legend = alt.Legend(title=None, columns=3)
-        colour = alt.Color("hyper:N", legend=legend, scale=alt.Scale(range=COLOURS))
+        order = [*getattr(kept["hyper"].dtype, "categories", ())] or alt.Undefined
+        options = {"scale": alt.Scale(range=COLOURS), "sort": order}
+        colour = alt.Color("hyper:N", legend=alt.Legend(title=None, columns=3), **options)
     titles = {column: axes.get(column, words(column.removeprefix("hp_"))) for column in kept}
     hover = [alt.Tooltip(c, title=title) for c, title in titles.items() if c != "hyper"]
     points = alt.Chart(kept).mark_circle(size=35, opacity=0.7)

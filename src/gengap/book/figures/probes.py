@@ -49,7 +49,7 @@ def regressions(table: pd.DataFrame) -> Figure:
         points = part[part["default"]].set_index("predictor")["r2"].reindex(names)
         panel.hlines(range(len(names)), spans["min"], spans["max"], color="0.8", linewidth=3)
         panel.plot(points, range(len(names)), "o", color=colour, markersize=4)
-        panel.set_yticks(range(len(names)), names)
+        panel.set_yticks(range(len(names)), map(words, names))
         panel.set(xlim=(-0.02, 1.02))
     figure.axes[-1].set_xlabel("$R^2$ out of fold")
     return figure

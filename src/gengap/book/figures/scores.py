@@ -30,7 +30,7 @@ def score_heat_map(scores: pd.DataFrame) -> Figure:
     `scores` is indexed by measure with a column per task.
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 0.2 * len(scores) + 0.9))
-    shown = scores.rename(columns=short_name)
+    shown = scores.rename(index=words, columns=short_name)
     options = {"fmt": ".0f", "annot_kws": {"size": 9}, "cbar": False}
     sns.heatmap(shown, annot=True, cmap="cividis", vmin=0, ax=axes, **options)
     axes.set(xlabel="", ylabel="")
@@ -54,7 +54,7 @@ def signed_heat_map(values: pd.DataFrame, *, marked: pd.DataFrame | None = None)
     axes.set(xlabel="", ylabel="")
     axes.set_yticks(np.arange(len(values)) + 0.5, [words(name) for name in values.index])
     axes.xaxis.tick_top()
-    axes.tick_params(axis="x", rotation=90)
+    axes.tick_params(axis="x", rotation=90, labelsize=8)
     axes.tick_params(length=0)
     return figure
 
@@ -68,7 +68,7 @@ def phase_slopes(scores: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(WIDTH, 0.9 * WIDTH))
     axes.plot(scores.to_numpy().T, color="0.8", linewidth=1)
     for leader, colour in zip(scores.idxmax().unique(), COLOURS):
-        axes.plot(scores.loc[leader].to_numpy(), color=colour, marker="o", label=leader)
+        axes.plot(scores.loc[leader].to_numpy(), color=colour, marker="o", label=words(leader))
     axes.set_xticks(range(len(scores.columns)), scores.columns)
     axes.set(ylabel="mean score x 100", ylim=(0, None))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1))
@@ -105,7 +105,7 @@ def scores_against_chance(scores: pd.DataFrame, *, baseline: str) -> Figure:
         panel.plot(100 * part["value"], places, "o", color=colour, markersize=3)
         line = 100 * part.loc[part["measure"] == baseline, "value"]
         panel.axvline(float(line.iloc[0]), color="0.3", linewidth=1, linestyle="--")
-        panel.set_yticks(places, part["measure"], fontsize=9)
+        panel.set_yticks(places, part["measure"].map(words), fontsize=9)
         panel.set_ylim(-0.7, len(part) - 0.3)
     figure.axes[-1].set_xlabel("CMI x 100")
     return figure

@@ -4,6 +4,7 @@ They are readable at the width of a phone, and safe for the colour-blind.
 """
 
 import itertools
+import re
 
 import altair as alt
 import matplotlib.pyplot as plt
@@ -20,6 +21,7 @@ from gengap.collections.genprob import GenProb
 # Okabe and Ito 2008: told apart with every kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 WIDTH = 4.8  # inches: text of 10 points is still read when a phone shrinks the page's column
+PEOPLE = re.compile("davies bouldin|fisher rao|frobenius|gauss newton|hessian|jacobian")
 NAMES = {
     "mnist": "MNIST",
     "fashion_mnist": "Fashion-MNIST",
@@ -111,7 +113,9 @@ def name_of(family: str) -> str:
 
 
 def words(name: str) -> str:
-    return name.replace("_", " ")
+    """A measure, a recorded number or a setting as readers know it."""
+    told = name.replace("_", " ").replace("train ", "training ").replace("low rank", "low-rank")
+    return PEOPLE.sub(lambda found: found[0].title(), told.replace("pac bayes", "PAC-Bayes"))
 
 
 def short_name(family: str) -> str:
