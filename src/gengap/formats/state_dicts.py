@@ -26,18 +26,8 @@ from gengap.formats.places import naming, open_zip, read_json, unpacked_size
 # Under what a checkpoint keeps its state dict, beside the states of optimizers and the like. The
 # weights that were trained come before their moving average, which is another network.
 CONTAINERS = (
-    "state_dict",
-    "model_state_dict",
-    "model_state",
-    "state_dict_network",
-    "net_state_dict",
-    "model",
-    "network",
-    "net",
-    "params",
-    "weights",
-    "params_ema",
-    "ema",
+    *("state_dict", "model_state_dict", "model_state", "state_dict_network", "net_state_dict"),
+    *("model", "network", "net", "params", "weights", "params_ema", "ema"),
 )
 PARALLEL = "module."  # what nn.DataParallel puts before every name
 SAFETENSORS, SHARDS = ".safetensors", ".index.json"  # how files of these formats end
