@@ -41,10 +41,11 @@ def drawn(chart):
 def test_a_measure_is_drawn_against_the_gap_a_panel_a_family_and_a_colour_a_setting(networks):
     hyper = networks["hp_depth"].map("depth {}".format)
     table = networks.assign(value=2 * networks["gap"], hyper=hyper)
-    panels = [*drawn(figures.measure_against_gap(table))]
+    panels = [*drawn(figures.measure_against_gap(table, "twice the gap"))]
     assert [title for title, _, _ in panels] == ["MNIST", "CIFAR-10, grey"]
     for (_, encoding, rows), (_, own) in zip(panels, table.groupby("family", sort=False)):
         assert (encoding["x"]["field"], encoding["y"]["field"]) == ("value", "gap")
+        assert encoding["x"]["title"] == "twice the gap"
         np.testing.assert_allclose(rows[["value", "gap"]], own[["value", "gap"]], rtol=1e-3)
         assert encoding["color"]["field"] == "hyper" and set(rows["hyper"]) == {
             "depth 3",
