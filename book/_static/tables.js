@@ -42,6 +42,7 @@ document.addEventListener("DOMContentLoaded", () => {
     sectionsLinked(table);
     for (const cell of table.querySelectorAll("td")) {
       if (/^(NaN|None|NaT)$/.test(cell.textContent.trim())) cell.textContent = "\u2013";
+      if (/^-0\.0+$/.test(cell.textContent.trim())) cell.textContent = cell.textContent.replace("-", "");
     }
     // Long names break at their underscores before a column leaves the page.
     for (const head of table.querySelectorAll("th, td")) breakable(head);

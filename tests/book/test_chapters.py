@@ -98,6 +98,22 @@ def test_a_parameter_given_by_hand_leaves_the_book_alone(checkout):
     assert not list((checkout / "book" / "chapters").iterdir())
 
 
+def test_folders_may_be_named_from_where_the_command_is_given(checkout, monkeypatch):
+    monkeypatch.chdir(checkout)
+    monkeypatch.setenv("GENGAP_CACHE", "cache")
+    (checkout / "cache" / "pgdl").mkdir(parents=True)
+    profiles = {"replica": {"01-works": {}}, "published": {"01-works": {"pgdl": "<cache>/pgdl"}}}
+    (checkout / "notebooks" / "profiles.yml").write_text(yaml.safe_dump(profiles))
+    is_there = "import os\nos.path.isdir(pgdl), os.path.isdir(os.environ['GENGAP_CACHE'])"
+    source = checkout / "notebooks" / "01-works.ipynb"
+    write_notebook(source, ("", []), ("pgdl = None", ["parameters"]), (is_there, []))
+    notebook = nbformat.read(source, as_version=4)
+    notebook.cells[0] = nbformat.v4.new_markdown_cell("# A title")
+    nbformat.write(notebook, source)
+    (executed,) = chapters.run_chapters(["01-works"], profile="published")
+    assert shown(executed)[-1] == "(True, True)"
+
+
 def test_another_profile_takes_its_folders_from_the_cache_and_leaves_out_what_does_not_hold(
     checkout, monkeypatch
 ):

@@ -1,6 +1,7 @@
 """The data that figures draw, and that their text is large enough for a phone."""
 
 import io
+import warnings
 from types import SimpleNamespace
 
 import matplotlib
@@ -159,6 +160,14 @@ def test_regressions_span_all_forms_and_mark_the_default_one(regressed):
     assert spans == [[0.2, 0.2], [0.0, 0.5]]  # what is worse than the mean ends at the axis
 
 
+def test_long_names_of_predictors_leave_room_for_three_families(regressed):
+    regressed["predictor"] += " with the longest of names, of forty letters"
+    parts = [regressed.assign(family=family) for family in ("mnist", "cifar10", "svhn_cropped")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures.regressions(pd.concat(parts)).draw_without_rendering()
+
+
 def test_densities_of_margins_have_a_panel_per_stage_and_a_line_per_network(margins):
     panels = figures.margin_densities(margins).axes
     assert [panel.get_title("left") for panel in panels] == ["inputs", "h1"]
@@ -226,6 +235,11 @@ def test_probe_curves_have_outcomes_below_and_families_beside_each_other(probed)
     without, with_band = (panel.collections[0].get_paths() for panel in figure.axes[:2])
     assert without == []
     assert with_band[0].vertices[:, 1].max() == pytest.approx(0.6)
+
+
+def test_of_no_networks_nothing_is_drawn(probed):
+    assert figures.probe_curves(probed.iloc[:0]) is None
+    assert figures.measure_against_gap(pd.DataFrame(columns=["family", "value", "gap"])) is None
 
 
 def test_no_text_is_smaller_than_nine_points_and_no_figure_wider_than_a_phone_shrinks(

@@ -19,7 +19,7 @@ ABOVE, BELOW, ACROSS = Found(0.5, 0.3, 0.7), Found(-0.5, -0.7, -0.3), Found(0.1,
         ([ABOVE, BELOW], "depends"),
         ([ABOVE, ACROSS], "depends"),
         ([BELOW, ACROSS], "depends"),
-        ([], "depends"),
+        ([], "not tested"),
     ],
 )
 def test_a_verdict_needs_the_intervals_of_all_families(numbers, expected):
@@ -97,6 +97,8 @@ def test_the_zoos_claims_compare_the_fits_that_they_name():
     one = predictions[predictions["inputs"] == stats[1]].query("predictor == 'lgbm'")
     assert table["mnist"].iloc[0].startswith(f"{r2(one['target'], one['leak_free']):.2f} [")
     assert table["mnist"].iloc[-1] == "0.40 [0.30, 0.50]"
+    table = claims(predictions, transfers[transfers["tested_on"] == "mnist"], published)
+    assert table["verdict"].eq("not tested").tolist() == 6 * [False] + [True]  # one data set
 
 
 @pytest.mark.parametrize(
@@ -105,6 +107,8 @@ def test_the_zoos_claims_compare_the_fits_that_they_name():
         (["holds", "fails", "holds"], "2 hold and 1 fails"),
         (["depends"], "1 depends on the networks"),
         (["fails", "depends", "holds"], "1 holds, 1 depends on the networks and 1 fails"),
+        (["not tested", "holds"], "1 holds"),
+        (["not tested"], "none"),
     ],
 )
 def test_verdicts_are_counted_in_words(verdicts, expected):

@@ -45,7 +45,7 @@ def test_demogens_claims_hold_where_they_are_true():
 def test_a_group_with_too_few_networks_has_no_number():
     signatures, index = demogen_like()
     table = demogen_claims.claims(signatures, {"few": index[:15]})
-    assert table["few"].iloc[0] == "nan [nan, nan]"
+    assert table["few"].iloc[0] == "none"
     assert HIDDEN in demogen_claims.FORMS
 
 

@@ -102,6 +102,15 @@ def test_a_claim_holds_where_the_whole_interval_of_the_rank_agrees(interval, ver
     assert found["rank here"].iloc[0] == f"1 ({interval[0]} to {interval[1]})"
 
 
+def test_a_claim_about_tasks_or_measures_that_are_not_at_hand_is_not_tested():
+    published = record.published_phases(reported("pgdl_scores"))
+    deciding = standing_of({("phase two", record.WINNER): (1, 1, 1)})
+    found = record.claims(deciding, ["wcv", "vr"], published)
+    assert found["verdict"].tolist() == ["not tested", "holds", "not tested"]
+    found = record.claims(deciding.iloc[:0], ["wcv", "vr"], published)
+    assert set(found["verdict"]) == {"not tested"} and set(found["rank here"]) == {"none"}
+
+
 def test_the_costs_of_every_measure_are_kept_for_two_replica_tasks():
     costs = record.measure_costs()
     assert set(costs["family"]) == {"task1_fashion_mnist", "task4_fashion_mnist"}

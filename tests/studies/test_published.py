@@ -65,6 +65,7 @@ def test_beside_takes_whole_tables():
 def test_tables_that_share_no_row_are_an_error():
     with pytest.raises(GengapError, match="same index"):
         beside(pd.Series({"mnist": 1.0}), pd.Series({"MNIST": 1.0}), digits=2)
+    assert beside(pd.Series({"mnist": 1.0}), pd.Series(dtype=float), digits=2).empty
 
 
 # The public record of PGDL

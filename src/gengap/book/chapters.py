@@ -29,6 +29,7 @@ from gengap.tables.work import BUDGET
 # Kernels under papermill and under nbval (book/chapters/conftest.py) run alike: outputs differ in
 # the last digits between numbers of threads, and a progress bar is no output.
 KERNEL_ENVIRONMENT = engine.ONE_THREAD | {"TQDM_DISABLE": "1"}
+FOLDERS = ("GENGAP_CACHE", "GENGAP_DATA", "GENGAP_IMAGES")
 BOOK_PROFILE = "replica"  # the committed book shows this profile and no other
 FETCHED = "<cache>/"  # in profiles.yml: below here `gengap fetch NAME` puts the collection NAME
 # Tags of cells: what is said of the book's profile alone, and what a collection is needed for.
@@ -144,7 +145,7 @@ def _planned(name: str, profile: str, extra: dict) -> Run:
     written = {**_profile_parameters(profile, name), **extra}
     _check_parameters(source, written)
     fetched = {
-        key: cache() / value.removeprefix(FETCHED)
+        key: cache().absolute() / value.removeprefix(FETCHED)
         for key, value in written.items()
         if str(value).startswith(FETCHED)
     }
@@ -200,7 +201,9 @@ def _execute_all(runs: list[Run], jobs: int, budget: float) -> tuple[dict[str, f
     seconds, failures = {}, []
     if not runs:
         return seconds, failures
-    environment = KERNEL_ENVIRONMENT | {BUDGET: f"{budget:g}"}
+    # Kernels work in another folder than the one from which the user named these.
+    named = {name: os.path.abspath(os.environ[name]) for name in FOLDERS if os.environ.get(name)}
+    environment = KERNEL_ENVIRONMENT | {BUDGET: f"{budget:g}"} | named
     # Chapters themselves run here: on a cluster they would hold the workers that they wait for.
     work = {"workers": min(jobs, len(runs)), "scheduler": "", "environment": environment}
     with tqdm(desc="chapters", total=len(runs), unit="chapter") as progress:
@@ -295,7 +298,7 @@ def _normalised(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for position, cell in enumerate(notebook.cells):
         cell.id = f"cell-{position}"
         if "injected-parameters" in cell.metadata.get("tags", ()):
-            cell.source = cell.source.replace(f"{cache()}{os.sep}", FETCHED)
+            cell.source = cell.source.replace(f"{cache().absolute()}{os.sep}", FETCHED)
         for volatile in ("execution", "papermill"):
             cell.metadata.pop(volatile, None)
     return notebook

@@ -1,7 +1,8 @@
 """What a paper claims, and whether networks bear it out: a row for each claim.
 
 A claim says that a number lies above a bound. It *holds* where the 95 % intervals of all families
-lie above it, *fails* where all lie below it, and *depends* on the networks otherwise.
+lie above it, *fails* where all lie below it, and *depends* on the networks otherwise. Without any
+family it is *not tested*.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 from gengap.evaluation.resampling import bootstrap_interval
+
+UNTESTED = "not tested"
 
 
 @dataclass(frozen=True)
@@ -70,16 +73,16 @@ def claim(
 
 
 def verdict(numbers: Iterable[Found], above: float) -> str:
-    numbers = list(numbers)
-    if numbers and all(number.low > above for number in numbers):
-        return "holds"
-    if numbers and all(number.high < above for number in numbers):
-        return "fails"
-    return "depends"
+    sides = [(number.low > above, number.high < above) for number in numbers]
+    if not sides:
+        return UNTESTED
+    holds, fails = map(all, zip(*sides))
+    return "holds" if holds else "fails" if fails else "depends"
 
 
 def told(number: Found) -> str:
-    return f"{number.value:.2f} [{number.low:.2f}, {number.high:.2f}]"
+    text = f"{number.value:z.2f} [{number.low:z.2f}, {number.high:z.2f}]"
+    return "none" if np.isnan(number.value) else text
 
 
 def claim_table(rows: Iterable[dict[str, str]]) -> pd.DataFrame:
@@ -92,4 +95,4 @@ def tally(verdicts: pd.Series) -> str:
     words = {"holds": "hold{}", "depends": "depend{} on the networks", "fails": "fail{}"}
     counts = {text: (verdicts == verdict).sum() for verdict, text in words.items()}
     told = [f"{n} {text.format('s' if n == 1 else '')}" for text, n in counts.items() if n]
-    return " and ".join(filter(None, [", ".join(told[:-1]), *told[-1:]]))
+    return " and ".join(filter(None, [", ".join(told[:-1]), *told[-1:]])) or "none"

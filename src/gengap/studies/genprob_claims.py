@@ -1,7 +1,6 @@
 """What Jaegerman et al. 2021 claim of probes by singular values, on networks at hand."""
 
 import numpy as np
-import pandas as pd
 from pandas import DataFrame
 
 from gengap.evaluation.scores import plain_spearman
@@ -36,15 +35,12 @@ def claims(epochs: DataFrame, published: DataFrame, *, samples: int = 1000) -> D
             ):
                 numbers = _leads(last, last[[probe, *others]], outcome, samples)
                 shown = stated[probe] - (rivals if others else 0)
-                rows.append(claim(text, _range(shown), numbers, SAME, above=above))
+                stretch = f"{shown.min():.2f} to {shown.max():.2f}"
+                rows.append(claim(text, stretch, numbers, SAME, above=above))
         text = f"{name} after {EARLY} epochs ranks final test accuracy: correlation above {LEAST}"
         numbers = _leads(last, early[[probe]], "test_accuracy", samples)
         rows.append(claim(text, "stated", numbers, FUTURE, above=LEAST))
     return claim_table(rows)
-
-
-def _range(values: pd.Series) -> str:
-    return f"{values.min():.2f} to {values.max():.2f}"
 
 
 def _leads(last: DataFrame, measures: DataFrame, outcome: str, samples: int) -> dict[str, Found]:

@@ -14,6 +14,7 @@ from gengap.evaluation.baselines import TRAIN_ACCURACY, TRAIN_LOSS, added_value_
 from gengap.evaluation.judgement import judged
 from gengap.evaluation.ranking import goodness_of, ranks_of
 from gengap.evaluation.tasks import official_task
+from gengap.studies.claims import UNTESTED
 
 OFFICIAL = ("cmi", "kendall_tau", "granulated_tau", "pearson")  # scores on the competition's tasks
 # Tasks 1 and 2 were public, 4 and 5 ranked submissions while it ran, 6 to 9 decided it.
@@ -92,11 +93,12 @@ def claims(beside: pd.DataFrame, entrants: list[str], published: pd.Series) -> p
     beside: of `beside_published`; entrants: the measures that took part; published: of
     `published_phases`. A claim about who leads holds where the whole interval of the rank agrees
     with it, fails where the whole interval contradicts it, and depends on the networks otherwise.
+    Where a phase lacks a task, or a measure its values, it is not tested.
     """
     first = published["public"].reindex(entrants).idxmax()
-    leader = beside.loc["public"]["rank"].idxmin()
+    ranks = beside["rank"].unstack("phase").reindex(columns=[*PHASES])
     kit = ["distance_from_initialization", "jacobian_norm", "sharpness"]
-    best = beside.loc["phase one"].loc[kit, "rank"].idxmin()
+    leader, best = _first(ranks["public"]), _first(ranks["phase one"].reindex(kit))
     kits = f"best of three: {published['phase one'][kit].max():.1f}"
     fall = f"{first}: {published['public', first]:.1f}, then {published['phase one', first]:.1f}"
     won = f"{WINNER}: {published['phase two', WINNER]:.1f}"
@@ -110,7 +112,14 @@ def claims(beside: pd.DataFrame, entrants: list[str], published: pd.Series) -> p
     return table.set_index("claim").assign(**{"shown in": "The competition, run again"})
 
 
+def _first(ranks: pd.Series) -> str:
+    """The measure with the least rank; empty where none has one."""
+    return ranks.idxmin() if ranks.notna().any() else ""
+
+
 def _verdict(beside, phase, measure, leads) -> tuple[str, str, str]:
+    if (phase, measure) not in beside.index:
+        return "not at hand", "none", UNTESTED
     found, verdict = beside.loc[(phase, measure)], "depends"
     if found["high"] == 1 or found["low"] > 1:
         verdict = "holds" if leads == (found["high"] == 1) else "fails"

@@ -27,9 +27,9 @@ def beside(
     Both are matched by index and rounded to `digits` decimals, those of the paper. Two frames with
     the same columns give two groups of columns. A row that nobody reported has NaN as `published`.
 
-    Raises: GengapError if no row of ours was reported (the two are indexed differently).
+    Raises: GengapError if there are rows of ours and none was reported (they are indexed otherwise).
     """
-    if not ours.index.isin(reported_values.index).any():
+    if len(ours) and not ours.index.isin(reported_values.index).any():
         raise GengapError(
             f"no row of ours ({ours.index[0]!r}, ...) is among the reported ones "
             f"({reported_values.index[0]!r}, ...); give both the same index"

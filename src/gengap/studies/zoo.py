@@ -174,7 +174,7 @@ class Fits:
         Columns: family, layer (conv1, conv2, conv3, dense), tensor (bias, kernel), statistic, gain
         (sums to 1 in a family; 0 where no tree finds a split).
         """
-        tasks = (partial(_shares, problem, self.seed) for problem in self._problems([inputs]))
+        tasks = (partial(_gains, problem, self.seed) for problem in self._problems([inputs]))
         gains = self._run(_gains, tasks, self._families)
         names = r"(?P<layer>\w+)/(?P<tensor>\w+) (?P<statistic>\w+)"
         parts = gains.pop("feature").str.extract(names)
@@ -336,14 +336,8 @@ def _gains(problem, seed):
         trees=TREES,
     )
     gains = booster.feature_importance("gain", iteration=best["leak_free"])
+    shares = gains / (gains.sum() or 1)
     return [
-        {"family": problem.family, "feature": name, "gain": gain / gains.sum()}
-        for name, gain in zip(problem.names, gains)
+        {"family": problem.family, "feature": name, "gain": share}
+        for name, share in zip(problem.names, shares)
     ]
-
-
-def _shares(problem, seed):
-    """The rows of `_gains`, 0 for NaN: apart from it, since its code is that of kept fits."""
-    with np.errstate(invalid="ignore"):
-        rows = _gains(problem, seed)
-    return [row | {"gain": float(np.nan_to_num(row["gain"]))} for row in rows]

@@ -156,7 +156,7 @@ def _tree_parameters(config, networks, seed):
 
     Penalties and the smallest leaf (LightGBM's default, 20 networks) shrink in proportion, the leaf
     no further than to 5. The bound on leaves changes no tree; without it, memory grows by
-    gigabytes.
+    gigabytes. A tree sees one network at least.
     """
     share = min(1.0, networks / PUBLISHED_NETWORKS)
     leaf = max(SMALLEST_LEAF, round(PUBLISHED_LEAF * share))
@@ -165,6 +165,7 @@ def _tree_parameters(config, networks, seed):
         "reg_alpha": config["reg_alpha"] * share,
         "min_child_samples": leaf,
         "num_leaves": max(2, min(config["num_leaves"], networks // leaf)),
+        "subsample": max(config["subsample"], min(1.0, 1.5 / networks)),
     }
     fixed = {"objective": "regression", "metric": "rmse", "subsample_freq": 1, "verbosity": -1}
     repeatable = {"seed": seed, "num_threads": 1, "deterministic": True, "force_row_wise": True}

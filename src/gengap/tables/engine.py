@@ -49,8 +49,8 @@ Function = Callable[[object, object], Iterable]
 
 # The address of the cluster of all that runs within `on_scheduler`. It is a variable of the
 # environment so that the kernels of chapters, which are started within, use that cluster too.
-OURS = "GENGAP_"
-SCHEDULER = OURS + "SCHEDULER"
+SCHEDULER = "GENGAP_SCHEDULER"
+OURS = "GENGAP_", "PYTHONPATH"  # how the variables begin that processes share with this one
 
 
 def results(

@@ -43,13 +43,13 @@ def predicted_gaps(predictions: pd.DataFrame) -> alt.TopLevelMixin:
     return _chart(_panels(predictions), axes, diagonal=True)
 
 
-def measure_against_gap(table: pd.DataFrame, measure: str) -> alt.TopLevelMixin:
+def measure_against_gap(table: pd.DataFrame, measure: str) -> alt.TopLevelMixin | None:
     """A measure against the gap, a panel per family; columns family, value, gap and hyper.
 
     Colours tell apart the values of `hyper`, one hyper-parameter (as text). measure: what the axis
-    says.
+    says. None without rows.
     """
-    return _chart(_panels(table), {"value": measure, "gap": "gap"})
+    return None if table.empty else _chart(_panels(table), {"value": measure, "gap": "gap"})
 
 
 def probed_epochs(table: pd.DataFrame, *, measure: str, outcome: str) -> alt.TopLevelMixin:

@@ -42,8 +42,9 @@ def regressions(table: pd.DataFrame) -> Figure:
     worse than the mean, the axis ends.
     """
     names = list(table["predictor"].unique())[::-1]
-    shown = table.assign(r2=table["k_fold_r2"].clip(0))
-    figure, panels = panels_by(shown, "family", height=0.24 * len(names) + 0.4, sharex=True)
+    r2 = table.assign(r2=table["k_fold_r2"].clip(0))
+    # Names are long: one column.
+    figure, panels = panels_by(r2, "family", height=0.24 * len(names) + 0.4, columns=1, sharex=True)
     for panel, part, colour in panels:
         spans = part.groupby("predictor")["r2"].agg(["min", "max"]).reindex(names)
         points = part[part["default"]].set_index("predictor")["r2"].reindex(names)
@@ -55,13 +56,15 @@ def regressions(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def probe_curves(curves: pd.DataFrame) -> Figure:
+def probe_curves(curves: pd.DataFrame) -> Figure | None:
     """How measures correlate with outcomes, epoch by epoch, a line per measure with its band.
 
     `curves` has columns outcome (a row of panels each), family (a column of panels each; of more
     than two, a row), measure, epoch, correlation, low and high; where low and high are NaN there is
-    no band.
+    no band. None without rows.
     """
+    if curves.empty:
+        return None
     outcomes, families = curves["outcome"].unique(), curves["family"].unique()
     many = len(families) > 2
     shape = (len(families), len(outcomes)) if many else (len(outcomes), len(families))

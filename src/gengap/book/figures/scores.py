@@ -54,7 +54,7 @@ def signed_heat_map(values: pd.DataFrame, *, marked: pd.DataFrame | None = None)
     axes.set(xlabel="", ylabel="")
     axes.set_yticks(np.arange(len(values)) + 0.5, [words(name) for name in values.index])
     axes.xaxis.tick_top()
-    axes.tick_params(axis="x", rotation=90, labelsize=8)
+    axes.tick_params(axis="x", rotation=90, labelsize=9)
     axes.tick_params(length=0)
     return figure
 
