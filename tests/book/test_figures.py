@@ -239,7 +239,8 @@ def test_probe_curves_have_outcomes_below_and_families_beside_each_other(probed)
 
 def test_of_no_networks_nothing_is_drawn(probed):
     assert figures.probe_curves(probed.iloc[:0]) is None
-    assert figures.measure_against_gap(pd.DataFrame(columns=["family", "value", "gap"])) is None
+    none = pd.DataFrame(columns=["family", "value", "gap"])
+    assert figures.measure_against_gap(none, "a measure") is None
 
 
 def test_no_text_is_smaller_than_nine_points_and_no_figure_wider_than_a_phone_shrinks(

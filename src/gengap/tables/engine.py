@@ -161,9 +161,10 @@ def _here(
 
 
 def _in_processes(function, first, rest, start, workers, environment):
-    client = _local_client(len(first), tuple((environment or {}).items()))
+    environment = environment or {}
+    client = _local_client(len(first), tuple(environment.items()))
     ours = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
-    start = partial(_started_with, ours, start)
+    start = partial(_started_with, ours | environment, start)
     try:
         yield from _submitted(client, function, chain(first, rest), start, 2 * workers, True)
     except BaseException:  # something failed or was interrupted, and others are still at work
