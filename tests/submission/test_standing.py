@@ -36,6 +36,7 @@ def grid_index() -> pd.DataFrame:
 @pytest.fixture
 def grid(tiny, tmp_path, monkeypatch):
     """The collection with a table of three measures: the gap, its opposite, and noise."""
+    monkeypatch.setattr("gengap.evaluation.baselines.TREES", 30)  # no test is about the forest
     monkeypatch.setattr("gengap.submission.values.results_folder", lambda: tmp_path / "scores")
     monkeypatch.setattr(tiny, "read_index", grid_index)
     index = tiny.index()
