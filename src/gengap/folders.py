@@ -23,8 +23,9 @@ def data() -> Path:
 
 
 def cache() -> Path:
-    """Downloads: GENGAP_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("GENGAP_CACHE") or platformdirs.user_cache_dir("gengap"))
+    """Downloads: GENGAP_CACHE, or the user's cache folder; absolute."""
+    named = os.environ.get("GENGAP_CACHE") or platformdirs.user_cache_dir("gengap")
+    return Path(named).absolute()
 
 
 def write_atomically(file: Path, write: Callable[[Path], object]) -> None:

@@ -145,7 +145,7 @@ def _planned(name: str, profile: str, extra: dict) -> Run:
     written = {**_profile_parameters(profile, name), **extra}
     _check_parameters(source, written)
     fetched = {
-        key: cache().absolute() / value.removeprefix(FETCHED)
+        key: cache() / value.removeprefix(FETCHED)
         for key, value in written.items()
         if str(value).startswith(FETCHED)
     }
@@ -298,7 +298,7 @@ def _normalised(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for position, cell in enumerate(notebook.cells):
         cell.id = f"cell-{position}"
         if "injected-parameters" in cell.metadata.get("tags", ()):
-            cell.source = cell.source.replace(f"{cache().absolute()}{os.sep}", FETCHED)
+            cell.source = cell.source.replace(f"{cache()}{os.sep}", FETCHED)
         for volatile in ("execution", "papermill"):
             cell.metadata.pop(volatile, None)
     return notebook

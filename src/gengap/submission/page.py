@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from gengap.book.figures import COLOURS
+from gengap.book.figures.style import COLOURS, words
 from gengap.evaluation.baselines import BASELINE, BASELINES
 from gengap.evaluation.scores import CRITERIA
 from gengap.submission.standing import KEYS
@@ -87,7 +87,7 @@ def strip_chart(name: str, scores: DataFrame) -> Figure:
             axes.hlines([height] * len(ends), ends[:, 0], ends[:, 1], colors=COLOURS[0])
         names = [family.replace("$", r"\$") for _, family in reversed(families)]  # no formula
         axes.set_yticks(range(len(families)), names)
-        axes.set_xlabel(kind.replace("kendall_tau", "Kendall's tau").replace("_", " "))
+        axes.set_xlabel(words(kind))
         axes.margins(y=0.5 / len(families))
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles[:3], labels[:3], loc="outside upper left", frameon=False)

@@ -98,7 +98,7 @@ def results(
         with one_thread():
             yield from _here(function, iter(first), start())
     elif first:
-        yield from _in_processes(function, first, places, start, workers, environment)
+        yield from _in_processes(function, first, places, start, workers, environment or {})
 
 
 @contextlib.contextmanager
@@ -161,7 +161,6 @@ def _here(
 
 
 def _in_processes(function, first, rest, start, workers, environment):
-    environment = environment or {}
     client = _local_client(len(first), tuple(environment.items()))
     ours = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
     start = partial(_started_with, ours | environment, start)
