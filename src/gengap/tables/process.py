@@ -42,7 +42,10 @@ def seeded_process(process: Process) -> Iterator[None]:
             yield
         finally:
             for (owner, name), function in functions.items():
-                if vars(owner).get(name) is not function:
+                now = vars(owner).get(name)
+                if _wrapped_by_pytorch(now, function):
+                    functions[owner, name] = now
+                elif now is not function:
                     process.changed = True
                     setattr(owner, name, function)
             if _settings() != before or os.environ != variables:
@@ -99,3 +102,13 @@ def _functions() -> dict[tuple[object, str], object]:
         for name, value in vars(owner).items()
         if callable(value) and not name.startswith("__")
     }
+
+
+def _wrapped_by_pytorch(now: object, function: object) -> bool:
+    """Whether PyTorch itself has replaced a function, as its compiler does on first import.
+
+    It knows the new one by its id. Put back, and then freed, it would leave that id to some other
+    function, which PyTorch would take for the one of its table: forward-mode derivatives then fail.
+    """
+    where = getattr(now, "__globals__", {}).get("__name__")
+    return getattr(now, "__wrapped__", None) is function and where == "torch._compile"
