@@ -267,7 +267,7 @@ def test_one_step_follows_the_gradient_of_the_penalized_squared_error():
         p.detach() - config["learning_rate"] * g for p, g in zip(network.parameters(), gradients)
     ]
     optimizer = predictors._optimizer(network, kernels, config)
-    predictors._train_epoch(network, optimizer, x, y, batch=6)
+    predictors._train_epoch(network, optimizer, x, y, torch.arange(6), batch=6)
     torch.testing.assert_close([p.detach() for p in network.parameters()], expected)
 
 
@@ -334,14 +334,17 @@ def test_a_leak_free_fit_never_sees_the_accuracies_of_the_test_half():
 
 
 @pytest.mark.parametrize("predictor", PREDICTORS)
-def test_a_fit_repeats_with_its_seed_and_leaves_torchs_generator_alone(predictor):
+def test_a_fit_repeats_with_its_seed_however_features_lie_and_leaves_torchs_generator(predictor):
     x, y, parts = problem(60, 4)
     config = tuned_config(predictor, "mnist", ALL_LAYER_STATISTICS)
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
-    arguments = (predictor, x, y, parts.train, {"stop": parts.validation}, config)
-    first, again, other = (fit(*arguments, seed=seed)["stop"].predictions for seed in (1, 1, 2))
+    rest = (y, parts.train, {"stop": parts.validation}, config)
+    first, again, other = (
+        fit(predictor, lying(x), *rest, seed=seed)["stop"].predictions
+        for lying, seed in ((np.ascontiguousarray, 1), (np.asfortranarray, 1), (np.array, 2))
+    )
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
     assert torch.rand(1) == expected

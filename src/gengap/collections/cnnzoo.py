@@ -123,10 +123,9 @@ class SmallCNNZoo(Collection):
         with naming(self.family_files(record["family"])[0], ADVICE):
             network = small_cnn(record["hp_activation"], record["hp_dropout"]).to(self.device)
         network.load_state_dict(self._state(weights))
-        initial = self._initial_rows.get((record["family"], record["run"]))
-        if initial is None:
-            return network.eval(), None
-        return network.eval(), self._state(self._matrix(record["family"])[initial])
+        first = self._initial_rows.get((record["family"], record["run"]))
+        initial = None if first is None else self._matrix(record["family"])[first]
+        return network.eval(), None if initial is None else self._state(initial)
 
     def read_sample(self, record: Series) -> tuple[Tensor, Tensor]:
         """The first tenth of the training images: every network of the family was trained on it."""
@@ -178,8 +177,7 @@ def read_family_index(folder: Path, family: str) -> DataFrame:
     rows = len(metrics)
     index = DataFrame({"model_id": [f"{family}/{row}" for row in range(rows)], "family": family})
     index["epoch"] = metrics["step"].astype(int)
-    recorded = RECORDED
-    index[recorded] = metrics[recorded]
+    index[RECORDED] = metrics[RECORDED]
     counts = image_counts(family)
     index["test_images"] = counts["test_images"]
     index["train_images"] = (metrics["config.train_fraction"] * counts["train_images"]).round()
@@ -187,7 +185,7 @@ def read_family_index(folder: Path, family: str) -> DataFrame:
     index["row"] = range(rows)
     for name in HYPER_PARAMETERS:
         index[f"hp_{name}"] = metrics[f"config.{name}"]
-    finite = np.isfinite(index[recorded]).all(axis=1)
+    finite = np.isfinite(index[RECORDED]).all(axis=1)
     if not finite.all():
         left_out = ", ".join(index["model_id"][~finite][:3])
         warnings.warn(

@@ -3,7 +3,7 @@
 import os
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -27,14 +27,11 @@ def seeded_process(process: Process) -> Iterator[None]:
     filters of warnings, the working directory and environment; and functions and methods of PyTorch
     and NumPy that have been replaced since the first time.
     """
-    before, variables = _settings(), dict(os.environ)
+    before = [read() for read, _ in SETTINGS]
     functions = _functions()
     states = random.getstate(), np.random.get_state()
-    with (
-        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
-        warnings.catch_warnings(),
-        np.errstate(),
-    ):
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
         try:
             random.seed(0)
             np.random.seed(0)
@@ -48,24 +45,12 @@ def seeded_process(process: Process) -> Iterator[None]:
                 elif now is not function:
                     process.changed = True
                     setattr(owner, name, function)
-            if _settings() != before or os.environ != variables:
-                process.changed = True
-                _put_back(before, variables)
+            for value, (read, put_back) in zip(before, SETTINGS, strict=True):
+                if read() != value:
+                    process.changed = True
+                    put_back(value)
             random.setstate(states[0])
             np.random.set_state(states[1])
-
-
-def _settings() -> dict[str, object]:
-    return {
-        "dtype": torch.get_default_dtype(),
-        "device": torch.get_default_device(),
-        "grad": torch.is_grad_enabled(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "threads": torch.get_num_threads(),
-        "precision": torch.get_float32_matmul_precision(),
-        "errors": np.geterr(),
-        "folder": _folder(),
-    }
 
 
 def _folder() -> str:
@@ -76,19 +61,31 @@ def _folder() -> str:
         return ""
 
 
-def _put_back(before: dict, variables: dict[str, str]) -> None:
-    torch.set_default_dtype(before["dtype"])
-    torch.set_default_device(None if before["device"].type == "cpu" else before["device"])
-    torch.set_grad_enabled(before["grad"])
-    torch.use_deterministic_algorithms(before["deterministic"])
-    torch.set_float32_matmul_precision(before["precision"])
-    if torch.get_num_threads() != before["threads"]:
-        torch.set_num_threads(before["threads"])
-    if before["folder"]:
-        os.chdir(before["folder"])
-    if os.environ != variables:
-        os.environ.clear()
-        os.environ.update(variables)
+def _set_folder(folder: str) -> None:
+    if folder:
+        os.chdir(folder)
+
+
+def _set_device(device: torch.device) -> None:
+    torch.set_default_device(None if device.type == "cpu" else device)
+
+
+def _set_variables(variables: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
+
+
+SETTINGS: list[tuple[Callable, Callable]] = [  # what reads one, and what puts it back
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_default_device, _set_device),
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (np.geterr, lambda errors: np.seterr(**errors)),
+    (_folder, _set_folder),
+    (os.environ.copy, _set_variables),
+]
 
 
 @cache  # as they are when the first measure is called

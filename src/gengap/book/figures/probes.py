@@ -14,15 +14,15 @@ def margin_densities(margins: pd.DataFrame) -> Figure:
     """Densities of margins, a panel per stage and a line per network.
 
     `margins` has columns network (its label), stage and margin. The axis ends where the largest 1 %
-    of a panel's margins begin; the line at 0 is the decision boundary. Densities have three digits,
-    in which processors agree.
+    of a panel's margins begin; the line at 0 is the decision boundary. Densities and the ends of
+    the axis have three digits, in which processors agree.
     """
     figure, panels = panels_by(margins, "stage", height=0.36 * WIDTH)
     for panel, part, _ in panels:
-        limits = part["margin"].quantile([0.005, 0.99])
+        limits = [float(f"{limit:.3g}") for limit in part["margin"].quantile([0.005, 0.99])]
         for (label, own), colour in zip(part.groupby("network", sort=False), COLOURS):
             # On shared limits, so that a narrow and a wide distribution are drawn as finely.
-            options = {"clip": tuple(limits), "gridsize": 400, "common_norm": False}
+            options = {"clip": limits, "gridsize": 400, "common_norm": False}
             sns.kdeplot(own["margin"], color=colour, label=label, ax=panel, **options)
             panel.lines[-1].set_ydata([float(f"{y:.3g}") for y in panel.lines[-1].get_ydata()])
         panel.axvline(0, color="0.6", linewidth=1, zorder=0)
