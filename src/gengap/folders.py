@@ -41,15 +41,10 @@ def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_table(
-    file: Path | BinaryIO, name: str | None = None, **which: list | None
-) -> pd.DataFrame:
-    """A parquet file; GengapError that names it where it cannot be read.
-
-    which: columns and filters, as pandas has them; of a file only these are read.
-    """
+def read_table(file: Path | BinaryIO, name: str | None = None) -> pd.DataFrame:
+    """A parquet file; GengapError that names it where it cannot be read."""
     with reading(name or file):
-        return pd.read_parquet(file, **which)
+        return pd.read_parquet(file)
 
 
 @contextmanager

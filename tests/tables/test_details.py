@@ -146,24 +146,50 @@ def test_a_collection_without_rows_has_no_parts(tiny):
         )
 
 
-def test_of_a_table_the_asked_columns_and_epochs_alone_are_read(tiny, monkeypatch):
+def test_of_a_table_the_asked_columns_and_epochs_alone_are_read(tiny):
+    """All else in the file is overwritten, so that whoever reads it fails."""
     tiny._index.loc[4:, "epoch"] = 2
-    everything = details.detail_table(tiny, "norms")
-    groups = pq.ParquetFile(details.table_file(tiny, "norms")).num_row_groups
-    read, asked = details.folders.read_table, []
-
-    def watched(file, *name, **which):
-        found = read(file, *name, **which)
-        asked.append((list(found.columns), set(found["model_id"])))
-        return found
-
-    monkeypatch.setattr(details.folders, "read_table", watched)
     second = tiny.select("epoch == 2")
+    everything = details.detail_table(tiny, "norms")
+    file = details.table_file(tiny, "norms")
+    spoilt, written = bytearray(file.read_bytes()), pq.ParquetFile(file).metadata
+    assert written.num_row_groups == 2
+    for group in (0, 1):
+        for column in map(written.row_group(group).column, range(written.num_columns)):
+            if group == 0 or column.path_in_schema in ("layer", details.EPOCH):
+                first = column.dictionary_page_offset or column.data_page_offset
+                last = first + column.total_compressed_size
+                spoilt[first:last] = bytes(column.total_compressed_size)
+    file.write_bytes(spoilt)
+    default_store(tiny).unlink()
+
     rows = details.detail_table(second, "norms", columns=["norm"])
     expected = everything.tail(8)[["model_id", "norm"]].reset_index(drop=True)
     pd.testing.assert_frame_equal(rows, expected)
-    assert asked == [(["model_id", "norm"], set(second.index()["model_id"]))]
-    assert groups == 2 and len(CALLS) == 8
+    parts = details.detail_parts(second, "norms", ["norm"])
+    pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), expected)
+    assert len(CALLS) == 8
+    for others in (tiny.select("epoch == 1"), tiny):
+        with pytest.raises(GengapError, match="norms.parquet cannot be read"):
+            details.detail_table(others, "norms", columns=["norm"])
+
+
+def test_a_table_of_an_earlier_version_is_read_whatever_the_epoch(tiny):
+    rows = details.detail_table(tiny, "norms")
+    file = details.table_file(tiny, "norms")
+    pd.read_parquet(file).drop(columns=details.EPOCH).to_parquet(file, index=False)
+    default_store(tiny).unlink()
+    pd.testing.assert_frame_equal(details.detail_table(tiny, "norms"), rows)
+    assert len(CALLS) == 8
+
+
+def test_an_epoch_that_is_not_known_is_one_too(tiny):
+    tiny._index["epoch"] = tiny._index["epoch"].astype(float)
+    tiny._index.loc[2:3, "epoch"] = float("nan")
+    rows = details.detail_table(tiny, "norms")
+    default_store(tiny).unlink()
+    pd.testing.assert_frame_equal(details.detail_table(tiny, "norms"), rows)
+    assert rows["model_id"].nunique() == 8 and len(CALLS) == 8
 
 
 def test_rows_of_an_epoch_join_those_of_another_and_stale_ones_go(tiny, monkeypatch):

@@ -1,9 +1,9 @@
 """Details: tables with several rows a model, which chapters make features of.
 
 A model's rows are one row of the store (see gengap.tables.store), computed once and kept as values
-of measures are; `data/tables/<collection>.<detail>.parquet` has them all, epoch after epoch. What
-is missing is told from the columns that say whose rows they are; of the others only those columns
-and models are read that are asked for.
+of measures are; `data/tables/<collection>.<detail>.parquet` has them all, epoch after epoch, each
+in row groups of its own. What is missing is told from the columns that say whose rows they are; of
+the others only those columns, and of all only those epochs, are read that are asked for.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from sqlite3 import Connection
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pandas import DataFrame, Series
 from tqdm import tqdm
@@ -43,6 +44,7 @@ from gengap.tables.store import (
 )
 
 IDENTITY = ["model_id", *VERSIONS]  # whose rows they are
+EPOCH = "of_epoch"  # a column by which row groups are told apart
 AT_ONCE = 2**17  # rows of a table in memory, where it is read in parts
 
 # Name -> function of a model that returns its rows; one of their columns is model_id.
@@ -76,8 +78,10 @@ def detail_table(
             allows.
     """
     where = {"workers": workers, "scheduler": scheduler, "budget": budget}
-    models, reasons = _completed(collection, detail, **where)
-    rows = _rows_of(table_file(collection, detail), models, columns)
+    index, reasons = _completed(collection, detail, **where)
+    rows = _rows_of(table_file(collection, detail), index, columns)
+    if columns is None:
+        rows = rows.drop(columns=[*VERSIONS, EPOCH], errors="ignore")
     rows.attrs["failed"] = sum(n for told, n in reasons.items() if told.startswith(FAILED))
     return rows
 
@@ -89,27 +93,26 @@ def detail_parts(
 
     A part has all rows of its models; both are in the order of the table.
     """
-    models, _ = _completed(collection, detail)
-    file, begun = table_file(collection, detail), None
-    if models.empty:
-        return
-    with folders.reading(file), pq.ParquetFile(file) as table:
-        for batch in table.iter_batches(AT_ONCE, columns=["model_id", *columns]):
-            rows = pd.concat([begun, batch.to_pandas()], ignore_index=True)
-            last = rows["model_id"] == rows["model_id"].iloc[-1]  # the next batch may go on with it
-            begun = rows[last]
-            yield rows[~last & rows["model_id"].isin(models)]
-    yield begun[begun["model_id"].isin(models)]
+    index, _ = _completed(collection, detail)
+    begun = DataFrame()
+    for batch in _batches(table_file(collection, detail), ["model_id", *columns], index):
+        rows = pd.concat([begun, batch.to_pandas()], ignore_index=True)
+        last = rows["model_id"] == rows["model_id"].iloc[-1]  # the next batch may go on with it
+        begun = rows[last]
+        yield rows[~last]
+    if len(begun):
+        yield begun
 
 
-def _completed(collection: Collection, detail: str, **where: object) -> tuple[Series, Counter]:
-    """Whose rows the table has once what is missing is computed, and why others have none."""
+def _completed(collection: Collection, detail: str, **where: object) -> tuple[DataFrame, Counter]:
+    """The index of models that then have rows in the table, and why others have none."""
     if detail not in DETAILS:
         raise GengapError(f"no detail {detail!r}; there are: {', '.join(DETAILS)}")
     function, store = resolve_name(DETAILS[detail]), default_store(collection)
     versions = versions_now(collection, {detail: source_hash(function)})
-    wanted = collection.index()["model_id"]
-    known = _current(collection, detail, versions)["model_id"]
+    index = collection.index()
+    wanted = index["model_id"]
+    known = _current(collection, detail, versions, index)["model_id"]
     stored = one_each(rows_in(store, collection.name, detail), versions)["model_id"]
     missing = wanted[~(wanted.isin(known) | wanted.isin(stored))].tolist()
     reasons = Counter()
@@ -117,7 +120,7 @@ def _completed(collection: Collection, detail: str, **where: object) -> tuple[Se
         reasons = _compute(function, collection, detail, missing, versions, **where)
     if store.exists():
         known = _export(collection, detail, versions, store)
-    return wanted[wanted.isin(known)], reasons
+    return index[wanted.isin(known)], reasons
 
 
 def _compute(
@@ -159,34 +162,47 @@ def _without_reasons(found: Iterable[dict], reasons: Counter) -> Iterator[dict]:
             yield row
 
 
-def _current(collection: Collection, detail: str, versions: Versions) -> DataFrame:
-    """Whose rows the table has, that are not stale: model_id and VERSIONS, a row a model."""
-    file = table_file(collection, detail)
-    if not file.exists():
-        return DataFrame(columns=IDENTITY)
-    with folders.reading(file), pq.ParquetFile(file) as table:
-        if "model_id" not in table.schema_arrow.names:
-            raise GengapError(f"{file} has no column model_id; delete it or fetch it again")
-        batches = (batch.to_pandas() for batch in table.iter_batches(columns=IDENTITY))
-        parts = [rows.drop_duplicates() for rows in batches]
+def _current(
+    collection: Collection, detail: str, versions: Versions, index: DataFrame
+) -> DataFrame:
+    """Whose rows the table has, of an index, that are not stale: IDENTITY, a row a model."""
+    batches = _batches(table_file(collection, detail), IDENTITY, index)
+    parts = [batch.to_pandas().drop_duplicates() for batch in batches]
     known = pd.concat([DataFrame(columns=IDENTITY), *parts]).drop_duplicates(ignore_index=True)
     return known[versions.are_current(known.assign(measure=detail))]
 
 
-def _rows_of(file: Path, models: Series, columns: Sequence[str] | None = None) -> DataFrame:
-    """What the table has of models, in their order; their versions only if they are asked for."""
-    if models.empty:
+def _rows_of(file: Path, index: DataFrame, columns: Sequence[str] | None = None) -> DataFrame:
+    """What the table has of the models of an index, in its order."""
+    if index.empty:
         return DataFrame(columns=["model_id"])
-    chosen = None if columns is None else ["model_id", *columns]
-    rows = _in_order(folders.read_table(file, columns=chosen, filters=_of(models)), models)
-    return rows.drop(columns=VERSIONS, errors="ignore") if columns is None else rows
+    batches = _batches(file, columns and ["model_id", *columns], index)
+    return _in_order(pa.Table.from_batches(batches).to_pandas(), index["model_id"])
+
+
+def _batches(file: Path, columns: list[str] | None, index: DataFrame) -> Iterator[pa.RecordBatch]:
+    """What the table has of the models of an index, some rows at once; no other epoch is read."""
+    if not file.exists():
+        return
+    with folders.reading(file), pq.ParquetFile(file) as table:
+        names, groups = table.schema_arrow.names, range(table.num_row_groups)
+        if "model_id" not in names:
+            raise GengapError(f"{file} has no column model_id; delete it or fetch it again")
+        if EPOCH in names:  # not so in tables of earlier versions
+            place, wanted = names.index(EPOCH), set(index["epoch"].astype(float).map(str))
+            known = [table.metadata.row_group(group).column(place) for group in groups]
+            groups = [group for group in groups if known[group].statistics.min in wanted]
+        models = pa.array(index["model_id"], table.schema_arrow.field("model_id").type)
+        for batch in table.iter_batches(AT_ONCE, row_groups=groups, columns=columns):
+            if (found := batch.filter(pc.is_in(batch["model_id"], models))).num_rows:
+                yield found
 
 
 def _export(collection: Collection, detail: str, versions: Versions, store: Path) -> Series:
     """Write the table anew if the store has rows that it has not; whose rows it then has."""
     with locked(store) as connection:
         stored = one_each(stored_rows(connection, collection.name, detail), versions)
-        known = _current(collection, detail, versions)
+        known = _current(collection, detail, versions, collection.whole.index())
         if len(stored.merge(known, on=IDENTITY)) == len(stored):
             return known["model_id"]
         others = known.loc[~known["model_id"].isin(stored["model_id"]), "model_id"]
@@ -199,16 +215,16 @@ def _by_epoch(
     connection: Connection, collection: Collection, file: Path, stored: DataFrame, others: Series
 ) -> Iterator[DataFrame]:
     """What the store has, and the table of other models, one epoch in memory at a time."""
-    for _, models in collection.whole.index().groupby("epoch", dropna=False)["model_id"]:
-        found = []
-        if others.isin(models).any():
-            found.append(folders.read_table(file, filters=_of(others[others.isin(models)])))
-        for row in stored[stored["model_id"].isin(models)].to_dict("records"):
-            kept = io.BytesIO(payload_of(connection, row["rowid"]))
-            rows = folders.read_table(kept, f"of {row['measure']} in the store")
+    for epoch, index in collection.whole.index().groupby("epoch", dropna=False):
+        kept = index[index["model_id"].isin(others)]
+        found = [] if kept.empty else [_rows_of(file, kept)]
+        for row in stored[stored["model_id"].isin(index["model_id"])].to_dict("records"):
+            payload = io.BytesIO(payload_of(connection, row["rowid"]))
+            rows = folders.read_table(payload, f"of {row['measure']} in the store")
             found.append(rows.assign(**{name: row[name] for name in VERSIONS}))
         if found:
-            yield _in_order(pd.concat(found, ignore_index=True), models)
+            rows = pd.concat(found, ignore_index=True).assign(**{EPOCH: str(float(epoch))})
+            yield _in_order(rows, index["model_id"])
 
 
 def _write(parts: Iterable[DataFrame], file: Path) -> None:
@@ -220,11 +236,6 @@ def _write(parts: Iterable[DataFrame], file: Path) -> None:
                 writer = pq.ParquetWriter(file, table.schema, compression="zstd")
                 ended.enter_context(writer)
             writer.write_table(table.cast(writer.schema))
-
-
-def _of(models: Series) -> list[tuple]:
-    """A filter of a table's rows."""
-    return [("model_id", "in", set(models))]
 
 
 def _in_order(rows: DataFrame, models: Series) -> DataFrame:

@@ -24,6 +24,7 @@ from gengap.tables.store import (
     locked,
     opened,
     payload_of,
+    rows_of_table,
     stored_rows,
     write_if_changed,
 )
@@ -107,9 +108,7 @@ def _store(table: str) -> Path:
 
 def _known(table: str, store: Path, made_by: str, source: str) -> dict[str, str]:
     """Key -> rows as JSON, of results of this code."""
-    parts = [DataFrame(columns=KEPT)]
-    if _file(table).exists():
-        parts.append(folders.read_table(_file(table)))
+    parts = [rows_of_table(_file(table), KEPT)]
     if store.exists():
         with opened(store) as connection:
             parts.append(_stored(connection, table, made_by, source))
@@ -129,10 +128,9 @@ def _export(table: str, made_by: str, source: str) -> None:
     """Add a function's results in the store to the table, in place of those of its other code."""
     with locked(_store(table)) as connection:
         rows = _stored(connection, table, made_by, source)
-        if _file(table).exists():
-            shipped = folders.read_table(_file(table))
-            others = (shipped["measure"] != made_by) | (shipped["source"] == source)
-            rows = pd.concat([shipped[others], rows], ignore_index=True)
+        shipped = rows_of_table(_file(table), KEPT)
+        others = (shipped["measure"] != made_by) | (shipped["source"] == source)
+        rows = pd.concat([shipped[others], rows], ignore_index=True)
         rows = rows.drop_duplicates(["measure", "model_id"], keep="last")
         rows = rows.sort_values(["measure", "model_id"], ignore_index=True)
         write_if_changed(_file(table), rows.to_parquet(index=False, compression="zstd"))

@@ -4,7 +4,7 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 
 import numpy as np
@@ -55,15 +55,9 @@ def seeded_process(process: Process) -> Iterator[None]:
 
 def _folder() -> str:
     """The working directory; empty where it has been deleted."""
-    try:
+    with suppress(FileNotFoundError):
         return os.getcwd()
-    except FileNotFoundError:
-        return ""
-
-
-def _set_folder(folder: str) -> None:
-    if folder:
-        os.chdir(folder)
+    return ""
 
 
 def _set_device(device: torch.device) -> None:
@@ -83,7 +77,7 @@ SETTINGS: list[tuple[Callable, Callable]] = [  # what reads one, and what puts i
     (torch.get_num_threads, torch.set_num_threads),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     (np.geterr, lambda errors: np.seterr(**errors)),
-    (_folder, _set_folder),
+    (_folder, lambda folder: folder and os.chdir(folder)),
     (os.environ.copy, _set_variables),
 ]
 

@@ -154,6 +154,11 @@ def empty(columns: Sequence[str]) -> DataFrame:
     return DataFrame({name: Series(dtype=TYPES.get(name, object)) for name in columns})
 
 
+def rows_of_table(file: Path, columns: Sequence[str]) -> DataFrame:
+    """Columns of a table, NaN where it lacks one, as an older one may; no rows without a table."""
+    return folders.read_table(file).reindex(columns=columns) if file.exists() else empty(columns)
+
+
 def one_each(rows: DataFrame, versions: Versions) -> DataFrame:
     """One row per (model, measure): the last that is not stale; values before reasons."""
     rows = rows[versions.are_current(rows)]

@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 from pandas import DataFrame
 from tqdm import tqdm
 
-from gengap import folders
 from gengap.collection import Collection
 from gengap.errors import GengapError
 from gengap.measures import MEASURES, Measure, chosen_measures
@@ -33,11 +32,11 @@ from gengap.tables.store import (
     TYPES,
     computed_rows,
     default_store,
-    empty,
     keep,
     locked,
     one_each,
     rows_in,
+    rows_of_table,
     stored_rows,
     write_if_changed,
 )
@@ -184,17 +183,11 @@ def _send_code_of(function: Measure) -> None:
 def _merged(
     collection: Collection, store: Path, versions: Versions, stored: DataFrame
 ) -> DataFrame:
-    rows = pd.concat([_read_parquet(table_of(collection, store)), stored[STORED]])
+    # Rows of a table that lacks a column are not known, and thus stale.
+    rows = pd.concat([rows_of_table(table_of(collection, store), STORED), stored[STORED]])
     return one_each(rows.reset_index(drop=True), versions).sort_values(
         ["family", "model_id", "measure"], ignore_index=True
     )
-
-
-def _read_parquet(path: Path) -> DataFrame:
-    if not path.exists():
-        return empty(STORED)
-    # Rows of a table that lacks a column, as an older one may, are not known, and thus stale.
-    return folders.read_table(path).reindex(columns=STORED)
 
 
 def _export(collection: Collection, store: Path, versions: Versions) -> DataFrame:
