@@ -10,7 +10,7 @@ baselines: what the settings alone predict of them, out of fold.
 table: a measure table of 10^7 rows, read, and asked what is missing.
 index: a family of the zoo at nine checkpoints, 270,000 rows, at its last ones, with reliability.
 details: spectra of 10^7 rows at 14 epochs, asked what is missing, and one column of one epoch read.
-genprob: the table of epochs of chapters 4 and 7, from spectra of 10^7 rows.
+genprob: the table of epochs of chapters 4 and 7, from spectra of all published ones.
 """
 
 import argparse
@@ -36,14 +36,14 @@ from gengap.evaluation.judgement import judged
 from gengap.evaluation.reliability import reliability_table
 from gengap.measures.spectra import STATISTICS, spectra_rows
 from gengap.studies.genprob import epoch_table
-from gengap.tables.details import _write, detail_table
+from gengap.tables.details import EPOCH, _write, detail_table
 from gengap.tables.identity import Versions, source_hash, versions_now
 from gengap.tables.store import table_file
 from gengap.tables.values import pending_values
 
 NETWORKS, CHECKPOINTS, ROWS, MEASURES = 30_000, 9, 10**7, 80
 DETAILS, EPOCHS = 96, 14  # rows of a network of GenProb
-OF_GENPROB = 14, 106, 70  # families, networks of each, of 480, and epochs of each
+OF_GENPROB = 14, 480, 70  # families, networks of each, and epochs of each, as published
 FILE = folders.data() / "tables" / "full_size.csv"
 WHAT = {
     "judged": f"a family of {NETWORKS:,} networks judged, one measure and the baselines",
@@ -133,7 +133,10 @@ def of_details():
 def write_spectra(made: Collection):
     """The table of made-up spectra of all networks, epoch after epoch."""
     versions = versions_now(made, {"spectra": source_hash(spectra_rows)})
-    epochs = (made_up_spectra(rows, versions) for _, rows in made.index().groupby("epoch"))
+    epochs = (
+        made_up_spectra(rows, versions).assign(**{EPOCH: str(float(epoch))})
+        for epoch, rows in made.index().groupby("epoch")
+    )
     file = table_file(made, "spectra")
     file.parent.mkdir()
     _write(epochs, file)
