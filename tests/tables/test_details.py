@@ -168,6 +168,7 @@ def test_of_a_table_the_asked_columns_and_epochs_alone_are_read(tiny):
     pd.testing.assert_frame_equal(rows, expected)
     parts = details.detail_parts(second, "norms", ["norm"])
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), expected)
+    assert list(details.detail_table(second, "norms", columns=[])) == ["model_id"]
     assert len(CALLS) == 8
     for others in (tiny.select("epoch == 1"), tiny):
         with pytest.raises(GengapError, match="norms.parquet cannot be read"):

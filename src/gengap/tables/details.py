@@ -65,11 +65,12 @@ def detail_table(
 ) -> DataFrame:
     """The rows of a collection's models; only what is missing is computed.
 
-    detail: a name of DETAILS. columns: those that are read beside model_id; None for all. A model
-    that lacks what the detail needs, cannot be read, or on which
-    its function fails, has no rows: a warning says why, and it is tried again the next time; how
-    many failed is in the rows' `attrs["failed"]`. workers, scheduler, budget: as `measure_table`
-    has them.
+    detail: a name of DETAILS. columns: those that are read beside model_id; None for all. workers,
+    scheduler, budget: as `measure_table` has them.
+
+    A model that lacks what the detail needs, cannot be read, or on which its function fails, has no
+    rows: a warning says why, and it is tried again the next time; how many failed is in the rows'
+    `attrs["failed"]`.
 
     Returns what the detail's function returns, in the order of the collection's index.
 
@@ -176,7 +177,8 @@ def _rows_of(file: Path, index: DataFrame, columns: Sequence[str] | None = None)
     """What the table has of the models of an index, in its order."""
     if index.empty:
         return DataFrame(columns=["model_id"])
-    batches = _batches(file, columns and ["model_id", *columns], index)
+    chosen = None if columns is None else ["model_id", *columns]
+    batches = _batches(file, chosen, index)
     return _in_order(pa.Table.from_batches(batches).to_pandas(), index["model_id"])
 
 
