@@ -244,6 +244,7 @@ BUFFERS = {
     "pixel_mean": torch.randn(3, 1, 1),
     "sqrt_alphas_cumprod": torch.rand(4),
     "loss.pos_weight": torch.rand(4),
+    "fake_quant.activation_post_process.min_val": torch.tensor(-3.0),
 }
 PARAMETERS = ("pos_bias_u", "pos_bias_v", "alpha_v", "mask_token", "pos_embed", "bias_k", "v_bias")
 
