@@ -162,6 +162,17 @@ def test_initial_weights_are_those_of_epoch_0_of_the_same_network(zoo_root, weig
     assert all(torch.equal(model.initial_weights[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize(
+    "edit", [lambda table: table.drop(columns="modeldir"), lambda table: table.assign(modeldir="")]
+)
+def test_networks_without_a_folder_are_told_apart_by_their_settings(zoo_root, weights, edit):
+    edit_metrics(zoo_root, edit)
+    zoo = gengap.open_collection("cnnzoo", zoo_root)
+    assert list(zoo.index()["run"]) == ["0", "0", "0", "1", "1"]
+    first = zoo.load("mnist/2").initial_weights["h1.0.bias"]
+    np.testing.assert_array_equal(first, weights[0, :16])
+
+
 def test_the_real_metrics_table_is_read(tmp_path, reference, zoo_root):
     """25 rows of the published MNIST table, which lacks the column modeldir."""
     real = reference / "golden" / "cnnzoo" / "metrics_25_real_rows.csv"

@@ -136,15 +136,24 @@ REFUSED = {
         "a.weight": torch.eye(2).to(F8),
         "a.weight_scale": torch.ones(1),
     },
+    "a.weight is quantized, with its scale in a.scale_weight": {
+        "a.weight": torch.eye(2).to(F8),
+        "a.scale_weight": torch.ones(1),
+    },
+    "a.lora_A.default.weight is of LoRA": {  # as PEFT names it, and then as others do
+        "a.base_layer.weight": torch.eye(2),
+        "a.lora_A.default.weight": torch.ones(1, 2),
+        "a.lora_B.default.weight": torch.ones(2, 1),
+    },
+    "a.lora_B is of LoRA": {"a.weight": torch.eye(2), "a.lora_B": torch.ones(2, 1)},
+    "a.lora_up.weight is of LoRA": {"a.lora_up.weight": torch.ones(2, 1)},
     "a.packed is packed, a quantized weight": {"a.packed": (torch.eye(2), None)},
     "a.weights1 is complex64; measures are of real": {"a.weights1": torch.eye(2).cfloat()},
 }
 
 
 @pytest.mark.parametrize("reason", REFUSED)
-def test_quantized_and_complex_weights_are_refused_though_others_could_be_measured(
-    tmp_path, reason
-):
+def test_what_is_no_whole_real_weight_is_refused_though_others_could_be_measured(tmp_path, reason):
     torch.save(REFUSED[reason] | {"head.weight": torch.eye(2)}, tmp_path / "a.pt")
     with pytest.raises(NotAvailable, match=reason):
         read_state_dict(tmp_path / "a.pt")

@@ -364,10 +364,12 @@ DAMAGED = {
     "d.pt": lambda file: torch.save({"epoch": 3, "accuracy": 0.5}, file),
     "e.pt": lambda file: torch.save(torch.ones(3), file),
     "f.pt": lambda file: torch.save({"a.stride.weight": torch.ones(2, 2), "": torch.ones(1)}, file),
+    "program.pt": lambda file: torch.jit.save(torch.jit.script(network()), file),
     "g.pt": lambda file: torch.save({"." * 3000: torch.ones(2, 2)}, file),
 }
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_state_dict_that_cannot_be_read_is_one_sentence_with_its_name(tmp_path, name, capsys):
     DAMAGED[name](tmp_path / name)
@@ -377,13 +379,21 @@ def test_a_state_dict_that_cannot_be_read_is_one_sentence_with_its_name(tmp_path
     assert "\n" not in str(caught.value) and "code runs" not in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_program_of_torchscript_is_not_said_to_be_damaged(tmp_path):
+    DAMAGED["program.pt"](tmp_path / "program.pt")
+    with pytest.raises(GengapError, match="program of TorchScript; save its state_dict") as caught:
+        read_state_dict(tmp_path / "program.pt")
+    assert "damaged" not in str(caught.value)
+
+
 def test_weights_without_a_layer_are_not_available(tmp_path):
     with pytest.raises(NotAvailable, match="neither a convolution nor a dense layer"):
         alone(tmp_path, {"scale.weight": torch.ones(4)})
 
 
 def test_infinite_weights_are_not_available(tmp_path):
-    with pytest.raises(NotAvailable, match="not finite"):
+    with pytest.raises(NotAvailable, match="not finite, as in fc.weight"):
         alone(tmp_path, {"fc.weight": torch.full((2, 2), torch.inf)})
 
 

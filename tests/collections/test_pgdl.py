@@ -230,6 +230,11 @@ FAULTS = {
     "configs without metrics": (CONFIGS, b'{"0": {"hparams": {}}}', "metrics"),
     "configs of another kind": (CONFIGS, b'{"0": [1, 2]}', "cannot be read"),
     "configs with a word": (CONFIGS, json.dumps({"0": SPEC}).replace("1.0", '"x"').encode(), "'x'"),
+    "configs with null": (
+        CONFIGS,
+        json.dumps({"0": SPEC}).replace("1.0", "null").encode(),
+        "None where a number is expected",
+    ),
     "no config": (f"{MODEL}/config.json", None, "is missing"),
     "config cut off": (f"{MODEL}/config.json", b'{"model_config": [', "cannot be read"),
     "unknown layer": (f"{MODEL}/config.json", UNKNOWN, "LSTM.*only these layers are known"),

@@ -292,6 +292,13 @@ def test_pearson_equals_numpys_and_is_nan_for_a_constant(toy):
         assert np.isnan(score(np.full(len(task.gap), 0.1), task))
 
 
+@pytest.mark.parametrize("scale", [1e-290, 1e-170, 1e170, 1e290])
+def test_pearson_is_blind_to_a_scale_however_small_or_large(toy, scale):
+    task = read_task(toy[0])
+    measure = tied(task, 0)
+    assert pearson(scale * measure, task) == pytest.approx(pearson(measure, task), rel=1e-12)
+
+
 def test_granulated_tau_is_the_mean_of_taus_within_groups():
     # Rows are h0, columns h1: gaps, then a measure that is right along h0 and wrong along h1.
     gap = np.array([[1, 2, 3], [4, 5, 6]])
@@ -428,6 +435,7 @@ def damaged(change):
         (lambda specs: specs["3"]["metrics"].update(gen_gap=math.nan), "gap of model_3 is nan"),
         (lambda specs: specs["3"].pop("metrics"), "lack 'metrics'; expected is"),
         (lambda specs: specs["3"]["hparams"].pop("h1"), "lack 'h1'; expected is"),
+        (lambda specs: specs["3"].update(hparams=["b1"]), "configurations lack list ind"),
         (lambda specs: specs.clear(), "configurations are empty"),
     ],
 )
@@ -455,6 +463,7 @@ def test_one_hyper_parameter_is_too_few():
             "for model_3 is 'EXCEEDED'; give a number",
         ),
         (lambda given: given.update(model_3=None), "for model_3 is None; give a number"),
+        (lambda given: given.update(model_3=10**400), "for model_3 is 10*; give a number"),
     ],
 )
 def test_predictions_that_do_not_fit_the_task_are_refused(change, sentence):

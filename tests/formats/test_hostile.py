@@ -201,6 +201,7 @@ NETWORK = "NIN01234_SGD_lr_0.1_CIFAR10_epoch_0.pth.tar"
     "names, size, sentence",
     [
         ([NETWORK], 10**8, "cannot hold its members"),
+        (["input_data\\task4\\x"], 0, "no path into it"),  # as some programs of Windows wrote them
         (["../..//x"], 0, "no path into it"),  # Python once looped on it for ever
         (["a/" * 30_000 + "x"], 0, "no path into it"),  # a gigabyte of names of folders
     ],

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import gengap
 from gengap import GengapError
@@ -36,7 +36,20 @@ REPARAMETRIZED = {
     "spectral norm of old": nn.utils.spectral_norm,
     "weight norm of old over another axis": lambda layer: nn.utils.weight_norm(layer, dim=1),
     "pruning": lambda layer: prune.random_unstructured(layer, "weight", 0.5),
+    "pruning of weight norm": lambda layer: pruned(parametrizations.weight_norm(layer)),
+    "pruning of weight norm of old": lambda layer: pruned(nn.utils.weight_norm(layer), "weight_v"),
+    "pruning of spectral norm": lambda layer: pruned(parametrizations.spectral_norm(layer)),
+    "pruning of spectral norm of old": lambda layer: pruned(
+        nn.utils.spectral_norm(layer), "weight_orig"
+    ),
 }
+
+
+def pruned(layer, name=""):
+    """A layer of which half of a part is pruned; by default the last that a parametrization has."""
+    module = layer if name else layer.parametrizations.weight
+    prune.random_unstructured(module, name or [*dict(module.named_parameters())][-1], 0.5)
+    return layer
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -82,10 +95,37 @@ def test_a_pruned_weight_of_several_matrices_is_split_after_its_mask(kind, writt
     assert torch.equal(found[: len(whole)], whole)
 
 
-def test_parts_of_another_parametrization_are_named():
-    state = parametrizations.orthogonal(nn.Linear(3, 3)).state_dict()
+class Mask(nn.Module):
+    """A parametrization of somebody's own, with something in the state dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mask", torch.eye(3))
+
+    def forward(self, weight):
+        return weight * self.mask
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        [parametrizations.orthogonal],
+        [parametrizations.weight_norm, parametrizations.spectral_norm],
+        [parametrizations.spectral_norm, parametrizations.spectral_norm],
+        [parametrizations.weight_norm, lambda layer: parametrize_with(layer, Mask())],
+        [parametrizations.spectral_norm, lambda layer: parametrize_with(layer, Mask())],
+    ],
+)
+def test_parts_of_another_parametrization_or_of_several_are_named(kinds):
+    layer = nn.Linear(3, 3)
+    for kind in kinds:
+        layer = kind(layer)
     with pytest.raises(GengapError, match="weight is written in the parts .*original"):
-        weights_only_network(state, "why")
+        weights_only_network(layer.state_dict(), "why")
+
+
+def parametrize_with(layer, parametrization):
+    return parametrize.register_parametrization(layer, "weight", parametrization)
 
 
 @pytest.mark.parametrize(
@@ -204,6 +244,7 @@ BUFFERS = {
     "pixel_mean": torch.randn(3, 1, 1),
     "sqrt_alphas_cumprod": torch.rand(4),
     "loss.pos_weight": torch.rand(4),
+    "fake_quant.activation_post_process.min_val": torch.tensor(-3.0),
 }
 PARAMETERS = ("pos_bias_u", "pos_bias_v", "alpha_v", "mask_token", "pos_embed", "bias_k", "v_bias")
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -323,6 +324,9 @@ def unavailable(model):
         (lambda model: float("inf"), "it returned inf"),
         (lambda model: "0.5", "it returned no number but '0.5'"),
         (lambda model: None, "it returned no number but None"),
+        (lambda model: np.complex128(3 + 1j), "it returned no number but np.complex128(3+1j)"),
+        (lambda model: torch.tensor(3 + 1j).sqrt(), "it returned no number but tensor("),
+        (lambda model: 10**400, "int too large to convert to float"),
         (lambda model: model.logits, "ValueError: only one element"),
         (lambda model: float(model.network.train().training), "it left the network in training"),
         (leave_gradients, "it left gradients in the network"),

@@ -96,6 +96,14 @@ def test_infinite_values_and_nan_come_back_exactly(tiny, counted, monkeypatch):
         assert list(rows["note"][rows["value"].isna()]) == ["the measure returned NaN"]
 
 
+@pytest.mark.parametrize("value", ["0.5", np.complex128(3 + 1j), torch.tensor(3 + 0j)])
+def test_what_is_no_real_number_is_no_value(tiny, monkeypatch, value):
+    monkeypatch.setitem(gengap.measures.MEASURES, "counted", lambda model: value)
+    rows = measure_table(tiny, "counted")
+    assert rows["value"].isna().all()
+    assert rows["note"].str.startswith("failed: it returned no number but ").all()
+
+
 def test_a_measure_that_fails_is_a_row_that_says_so_and_the_others_are_kept(tiny, counted):
     @gengap.measure
     def fragile(model) -> float:

@@ -230,7 +230,7 @@ def _read_metrics(file: Place) -> DataFrame:
 
 def _runs(metrics: DataFrame) -> Series:
     """Which rows are checkpoints of one network: its folder, or else its hyper-parameters."""
-    if "modeldir" in metrics:
+    if "modeldir" in metrics and metrics["modeldir"].notna().all():
         return metrics["modeldir"].astype(str)
     configuration = [f"config.{name}" for name in HYPER_PARAMETERS]
     return metrics.groupby(configuration, sort=False, dropna=False).ngroup().astype(str)

@@ -152,7 +152,7 @@ def index_rows(task: str, specs: dict) -> list[dict]:
     for number in in_order(specs):
         metrics, hparams = specs[number]["metrics"], specs[number]["hparams"]
         found = {name: metrics.get(name.replace("accuracy", "acc"), math.nan) for name in METRICS}
-        if wrong := [v for v in found.values() if isinstance(v, bool | str)]:
+        if wrong := [v for v in found.values() if type(v) not in (int, float)]:
             raise ValueError(f"model {number} has {wrong[0]!r} where a number is expected")
         recorded = {column: float(value) for column, value in found.items()}
         values = {f"hp_{h}": _hyper_parameter(hparams[h]["current_value"]) for h in hparams}

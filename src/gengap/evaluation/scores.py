@@ -73,6 +73,8 @@ def pearson(measures, sample):
     """Pearson's correlation of measure and gap; NaN if one is constant or not finite."""
     weights = sample.draws / sample.draws.sum(axis=-1, keepdims=True)
     sides = [measures[:, None], sample.task.gap[None, None]]
+    # Times a power of two, which changes no digit: a square of 1e200 is infinite.
+    sides = [np.ldexp(side, -np.frexp(abs(side).max(axis=-1, keepdims=True))[1]) for side in sides]
     varies = [_varies(side, sample.draws) for side in sides]
     with np.errstate(invalid="ignore", divide="ignore"):
         one, other = (side - (weights * side).sum(axis=-1, keepdims=True) for side in sides)

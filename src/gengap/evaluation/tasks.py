@@ -188,7 +188,7 @@ def read_task(specs: Mapping) -> Task:
             for model, spec in specs.items()
         }
         gap = np.array([_gap(spec["metrics"], model) for model, spec in specs.items()], float)
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise GengapError(
             f"the model configurations lack {error}; expected is, by id,"
             ' {"hparams": {NAME: {"possible_values": [...], "current_value": VALUE}},'
@@ -227,8 +227,7 @@ def values_of(predictions: Mapping[str, float], task: Task) -> np.ndarray:
     """
     given = {_official_id(model): value for model, value in predictions.items()}
     missing = [model for model in task.models if model not in given]
-    known = set(task.models)
-    unknown = [model for model in given if model not in known]
+    unknown = [model for model in given if model not in task.models]
     for what, models in (("have no prediction", missing), ("are not of this task", unknown)):
         if models:
             raise GengapError(
@@ -236,8 +235,9 @@ def values_of(predictions: Mapping[str, float], task: Task) -> np.ndarray:
                 f" the whole task -0.999999; give one prediction for each of its {len(task.models)}"
             )
     for model, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-            raise GengapError(f"the prediction for {model} is {value!r}; give a number")
+        huge = isinstance(value, int) and abs(value) >= 2**1023  # of hundreds of digits
+        if huge or isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+            raise GengapError(f"the prediction for {model} is {value!r:.100}; give a number")
     return np.array([given[model] for model in task.models], float)
 
 

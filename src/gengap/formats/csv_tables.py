@@ -23,7 +23,7 @@ LARGEST = 200_000_000  # bytes
 MOST_COLUMNS = 1_000  # each takes a millisecond
 UNNAMED = re.compile(r"(Unnamed: \d+)?")  # what pandas makes of a column without a name
 EMPTY = ("", "nan", "NaN")  # no words: "None" may be the value of a hyper-parameter
-DECIMAL_COMMA = re.compile(r"([+-]?\d*),(\d+(?:[eE][+-]?\d+)?)")
+DECIMAL_COMMA = re.compile(r"^([+-]?\d*),(\d+(?:[eE][+-]?\d+)?)\Z")
 TRUTH = {"true": True, "false": False}
 
 
@@ -54,7 +54,7 @@ def read_csv_table(file: Path, text_in: Collection[str] = ()) -> DataFrame:
     if rows.empty:
         raise GengapError(f"{file} has a header and no row below it; write a row for each network")
     if separator != ",":
-        rows = rows.map(lambda cell: DECIMAL_COMMA.sub(r"\1.\2", cell) if is_number(cell) else cell)
+        rows = rows.map(lambda cell: DECIMAL_COMMA.sub(r"\1.\2", cell))
     return rows.apply(lambda column: column if column.name.lower() in text_in else typed(column))
 
 
@@ -70,10 +70,6 @@ def decoded(file: Path) -> str:
 def read_columns(content: bytes, wanted: Container[str]) -> DataFrame:
     """Columns of these names of a table of the papers' authors: commas, UTF-8, types as found."""
     return pd.read_csv(io.BytesIO(content), usecols=lambda name: name in wanted)
-
-
-def is_number(cell: str) -> bool:
-    return DECIMAL_COMMA.fullmatch(cell) is not None
 
 
 def typed(column: Series) -> Series:

@@ -129,7 +129,7 @@ def open_zip(file: Path | IO[bytes]) -> zipfile.ZipFile:
         raise ValueError(f"{packed} bytes cannot hold its members of {size}")
     for member in members:
         what, parts = f"its member {member.filename[:100]!r}", member.filename.split("/")
-        if len(parts) > DEEPEST or not {"", ".", ".."}.isdisjoint(parts[:-1]):
+        if len(parts) > DEEPEST or {"", ".", ".."} & {*parts[:-1]} or "\\" in member.filename:
             raise ValueError(f"{what} has a name that is no path into it")
         if member.compress_type not in PACKED or member.flag_bits & 1:
             raise ValueError(

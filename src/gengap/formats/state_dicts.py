@@ -39,11 +39,10 @@ REFUSED_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 NUMPY = [
     np._core.multiarray.scalar,
     (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-    np.dtype,
-    np.dtypes.Float32DType,
-    np.dtypes.Float64DType,
-    np.dtypes.Int64DType,
+    *(np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int64DType),
 ]
+# What LoRA adds to a weight, in PEFT and other trainers: two factors, times a scale kept elsewhere.
+LOW_RANK = re.compile(r"(.+\.)?lora_(A|B|up|down|embedding_[AB])(\..+)?$")
 
 
 def read_checkpoint(file: Path | Member, *, mapped: bool = False) -> object:
@@ -67,9 +66,9 @@ def check_pickles(source: Path | io.BytesIO, *, checksums: bool) -> None:
     else:
         with open_zip(source) as archive:
             if checksums and (damaged := archive.testzip()):
-                raise GengapError(
-                    f"the checksum of {damaged} in it is wrong: damaged; get it again"
-                )
+                raise GengapError(f"the checksum of {damaged} in it is wrong; get it again")
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise GengapError("it is a program of TorchScript; save its state_dict() alone")
             pickles = [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
     if any(b"\nbytearray\n" in pickle for pickle in pickles):
         raise UnpicklingError("GLOBAL builtins.bytearray")
@@ -192,9 +191,7 @@ def check_tensors(tensors: Mapping[str, Tensor], most: int) -> None:
         parts = name.split(".") if isinstance(name, str) else [""]
         of_module = any(hasattr(nn.Module, part) for part in parts)
         if "" in parts or of_module or len(name) > LONGEST_NAME or len(parts) > DEEPEST_NAME:
-            raise GengapError(
-                f"{str(name)[:100]!r} is no name of a tensor in a network's state dict"
-            )
+            raise GengapError(f"{str(name)[:100]!r} is no name of a tensor in a state dict")
         if tensor.is_nested:
             raise GengapError(f"{name} is several tensors; save each under a name of its own")
         if tensor.is_meta:
@@ -241,10 +238,15 @@ def is_weight(name: str, tensor: Tensor) -> bool:
 
 
 def check_scales(tensors: Mapping[str, Tensor]) -> None:
-    """NotAvailable for numbers of one byte that stand beside the scale they are to be taken by."""
+    """NotAvailable for what is to be taken times a scale that is not applied: quantized, or LoRA's.
+
+    Of numbers of one byte the scale stands beside them, of LoRA's factors in another file.
+    """
     for name, tensor in tensors.items():
+        if LOW_RANK.match(name):
+            raise NotAvailable(f"{name} is of LoRA, without its scale; merge it into its weight")
         if tensor.is_floating_point() and tensor.element_size() == 1:
-            beside = [f"{name}_{end}" for end in ("scale", "scale_inv")]
+            beside = [f"{name}_scale", f"{name}_scale_inv", f"{name[:-6]}scale_weight"]
             if scale := next((other for other in beside if other in tensors), None):
                 raise NotAvailable(
                     f"{name} is quantized, with its scale in {scale}; save it dequantized"
@@ -276,12 +278,10 @@ def reading(file: Path | Member) -> Iterator[None]:
         if not isinstance(cause := error.__cause__, UnpicklingError):
             raise
         refused = REFUSED_GLOBAL.search(str(cause))
-        held = (
-            f"it holds a {refused[1]}, which is" if refused else "it is damaged, or holds what is"
-        )
+        held = f"holds a {refused[1]}, which" if refused else "is damaged, or holds what"
         raise GengapError(
-            f"{file} cannot be read: {held} no tensor, number or text, and may run code; save the"
-            " weights alone, torch.save(network.state_dict(), FILE)"
+            f"{file} cannot be read: it {held} is no tensor, number or text, and may run code; save"
+            " the weights alone, torch.save(network.state_dict(), FILE)"
         ) from cause
 
 
@@ -290,6 +290,7 @@ def check_finite(network: nn.Module, name: str) -> None:
 
     Moving statistics of batch normalization count; other buffers, as masks of attention, do not.
     """
-    statistics = (b for n, b in network.named_buffers() if "running_" in n)
-    if not all(tensor.isfinite().all() for tensor in [*network.parameters(), *statistics]):
-        raise NotAvailable(f"{name} has weights that are not finite")
+    statistics = ((n, b) for n, b in network.named_buffers() if "running_" in n)
+    for part, tensor in [*network.named_parameters(), *statistics]:
+        if not tensor.isfinite().all():
+            raise NotAvailable(f"{name} has weights that are not finite, as in {part}")

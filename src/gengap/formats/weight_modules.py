@@ -39,7 +39,7 @@ BUFFER = re.compile(
     r"|position_ids|relative_position_index|relative_coords_table|pe|(\w+_)?inv_freq"
     r"|freqs(_\w+)?|(cos|sin)(_cached)?|(pixel|image)_(mean|std)|anchors?|anchor_grid|queue"
     r"|betas|(\w+_)?alphas_cumprod(_\w+)?|window|pos_weight|total_(ops|params)|weight_(u|v)"
-    r"|_u|_v)"
+    r"|_u|_v|(min|max)_vals?)"
 )
 CONVOLUTIONS = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 TRANSPOSED = {3: nn.ConvTranspose1d, 4: nn.ConvTranspose2d, 5: nn.ConvTranspose3d}

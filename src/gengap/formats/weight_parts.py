@@ -6,6 +6,8 @@
 | `weight_orig` or `weight_bar` with `weight_u` and `weight_v` | spectral_norm |
 | `parametrizations.weight.original` with `0._u` and `0._v` | spectral_norm |
 | `weight_orig` with `weight_mask` | pruning |
+
+Parts may be in parts themselves: `weight_v_orig` with `weight_v_mask` beside `weight_g`.
 """
 
 import re
@@ -33,7 +35,8 @@ def effective(state: Mapping[str, Tensor]) -> Tensors:
             weight, part = place
             whole.setdefault(weight, tensor)  # keeps the weight's place among the others
             parts[weight][part] = tensor
-    return whole | {weight: joined(weight, of_it) for weight, of_it in parts.items()}
+    found = whole | {weight: joined(weight, effective(of_it)) for weight, of_it in parts.items()}
+    return effective(found) if parts else found
 
 
 def part_of(name: str, state: Mapping[str, Tensor]) -> tuple[str, str] | None:
@@ -52,16 +55,16 @@ def part_of(name: str, state: Mapping[str, Tensor]) -> tuple[str, str] | None:
 def joined(weight: str, parts: Tensors) -> Tensor:
     """The weight that its parts make."""
     try:
-        match parts:
-            case {"g": size, "v": direction} | {"original0": size, "original1": direction}:
+        match sorted(parts.items()):  # all of them: a part more is of another parametrization
+            case [("g" | "original0", size), ("v" | "original1", direction)]:
                 return size * direction / axes_norm(direction, size)
-            case {"orig": whole, "mask": mask}:
+            case [("mask", mask), ("orig", whole)]:
                 return whole * mask
-            case (
-                {"orig": whole, "u": left, "v": right}
-                | {"bar": whole, "u": left, "v": right}
-                | {"original": whole, "0._u": left, "0._v": right}
-            ):
+            case [("orig" | "bar", whole), ("u", left), ("v", right)] | [
+                ("0._u", left),
+                ("0._v", right),
+                ("original", whole),
+            ]:
                 return whole / largest_singular_value(whole, left, right)
     except RuntimeError as error:
         raise GengapError(f"the parts of {weight} do not fit together ({error})") from error

@@ -6,7 +6,6 @@ What runs in a worker process; see gengap.submission.process.
 import importlib.util
 import math
 import pkgutil
-import reprlib
 import sys
 import time
 import traceback
@@ -22,7 +21,7 @@ from gengap.errors import GengapError
 from gengap.measures import MEASURES, Measure
 from gengap.model import BATCH, Model
 from gengap.submission.process import Job
-from gengap.tables.guard import Guard
+from gengap.tables.guard import Guard, number
 
 
 class Batches:
@@ -117,10 +116,8 @@ def row_of(function: Measure, collection: Collection, model_id: str, file: str) 
 
 def finite(value: object) -> tuple[float | None, str]:
     """What a measure returned as a finite number, or None and a note on what it is instead."""
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
-        return None, f"it returned no number but {reprlib.repr(value)}"
     try:
-        number = float(value)
-    except OverflowError:  # an integer of hundreds of digits
-        return None, "it returned a number that is too large"
-    return (number, "") if math.isfinite(number) else (None, f"it returned {number}")
+        found = number(value)
+    except (GengapError, OverflowError) as none:  # of an integer of hundreds of digits
+        return None, str(none)
+    return (found, "") if math.isfinite(found) else (None, f"it returned {found}")

@@ -5,6 +5,7 @@ A measure is anybody's code: whatever it raises is an answer, and what it change
 
 import dataclasses
 import os
+import reprlib
 import traceback
 from collections.abc import Callable
 from typing import NamedTuple
@@ -99,6 +100,14 @@ class Guard:
             self._collection.forget_samples()
             return "it changed the training sample, which all models of a family share"
         return ""
+
+
+def number(value: object) -> float:
+    """What a measure returned, a real number; GengapError where it is something else."""
+    is_complex = "complex" in str(getattr(value, "dtype", ""))  # float() would drop a part of it
+    if isinstance(value, str | bytes) or is_complex or not hasattr(value, "__float__"):
+        raise GengapError(f"it returned no number but {reprlib.repr(value)}")
+    return float(value)
 
 
 def _modules(network: nn.Module) -> list[tuple]:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from gengap.collection import Collection
 from gengap.errors import GengapError
 from gengap.measures import MEASURES, Measure, chosen_measures
-from gengap.tables.guard import Answer, Guard
+from gengap.tables.guard import Answer, Guard, number
 from gengap.tables.identity import Versions, source_hash, versions_now
 from gengap.tables.store import (
     COLUMNS,
@@ -157,7 +157,7 @@ def _rows(
     guard = Guard(collection, model_id)
     for name in names:
         start, function = time.perf_counter(), measures[name]
-        answer = guard.answer(function, float, file_of(function))
+        answer = guard.answer(function, number, file_of(function))
         if not answer.note and math.isnan(answer.value):
             answer = Answer(None, "the measure returned NaN")
         value = math.nan if answer.note else answer.value
