@@ -51,7 +51,7 @@ document.addEventListener("DOMContentLoaded", () => {
     table.classList.toggle("short", labels.every((label) => label.textContent.trim().length < 4));
     for (const head of table.querySelectorAll("th, td")) breakable(head);
   }
-  document.querySelectorAll("td code .pre").forEach(breakable);
+  document.querySelectorAll("code .pre, dt.sig .pre").forEach(breakable);
   const sizes = new ResizeObserver((changes) => changes.forEach(({ target }) => reachable(target)));
   document.querySelectorAll(".numbered .output.text_html").forEach((box) => sizes.observe(box));
 
