@@ -1,18 +1,20 @@
 /* How readers name variables, families (as figures do) and what pandas computes; else their text. */
 const READERS_NAMES = {
   ...window.familyNames, "25%": "lower quartile", "50%": "median", "75%": "upper quartile",
-  adjusted_r2: "adjusted R\u00b2", bs: "batch size", cmi: "CMI", convwidth: "channels",
+  adjusted_r2: "adjusted R\u00b2", bs: "batch size", cmi: "CMI", conv: "channels", convwidth: "channels",
   cooks_distance: "Cook's distance", dnn: "DNN", dropout_p: "dropout", False: "no",
   granulated_tau: "granulated tau", k_fold_r2: "R\u00b2 out of fold",
   kendall_tau: "Kendall's tau", leak_free: "leak-free", lgbm: "LightGBM", lr: "learning rate",
   mae: "mean absolute error", max: "largest", min: "least", models: "networks",
-  null_95: "95 % of null measures", null_mean: "null measures, mean",
+  nparams: "parameters", null_95: "95 % of null measures", null_mean: "null measures, mean",
   num_conv_blocks: "convolution blocks", num_dense_layers: "dense layers", p_value: "p",
   peak_mib: "MiB at most", q1: "lower quartile", q3: "upper quartile", r2: "R\u00b2",
   r2_hyperparameters: "R\u00b2 of the hyper-parameters", r2_with_measure: "R\u00b2 with the measure",
   spearman: "Spearman", std: "standard deviation", tau: "Kendall's tau", True: "yes",
   vc_dimension: "VC dimension", wd: "weight decay",
 };
+const FEW = 16; // rows of a table that is always whole
+const ROLES = { TBODY: "rowgroup", TD: "cell", TH: "rowheader", THEAD: "rowgroup", TR: "row" };
 const PEOPLE = /bouldin|davies|fisher|frobenius|gauss|hessian|jacobian|newton|rao/g;
 
 function readersName(text) {
@@ -37,6 +39,7 @@ document.addEventListener("DOMContentLoaded", () => {
     wholeNumbers(table);
     headsInWords(table);
     toldApart(table);
+    headsInCells(table);
     textsBeginLeft(table);
     intervalsUnbroken(table);
     sectionsLinked(table);
@@ -44,9 +47,11 @@ document.addEventListener("DOMContentLoaded", () => {
       if (/^(NaN|None|NaT)$/.test(cell.textContent.trim())) cell.textContent = "\u2013";
       if (/^-0\.0+$/.test(cell.textContent.trim())) cell.textContent = cell.textContent.replace("-", "");
     }
-    // Long names break at their underscores before a column leaves the page.
+    const labels = [...table.querySelectorAll("tbody th:not(.group)")];
+    table.classList.toggle("short", labels.every((label) => label.textContent.trim().length < 4));
     for (const head of table.querySelectorAll("th, td")) breakable(head);
   }
+  document.querySelectorAll("code .pre, dt.sig .pre").forEach(breakable);
   const sizes = new ResizeObserver((changes) => changes.forEach(({ target }) => reachable(target)));
   document.querySelectorAll(".numbered .output.text_html").forEach((box) => sizes.observe(box));
 
@@ -60,9 +65,8 @@ document.addEventListener("DOMContentLoaded", () => {
     const wide = isWide();
     const caption = box.closest(".numbered").querySelector(".caption");
     // Not for the sake of a few rows, and never of a verdict.
-    const few = !caption.querySelector("button")
-      && (box.scrollHeight < 1.3 * box.clientHeight || isVerdict);
-    if (few) box.classList.add("whole");
+    const rows = box.querySelectorAll("tbody tr:not(:has(.group))").length;
+    if (rows <= FEW || isVerdict) box.classList.add("whole");
     const tall = box.scrollHeight > box.clientHeight + 1;
     const name = box.closest(".numbered").id.replace("-", " ");
     caption.classList.toggle("scrolls", wide);
@@ -72,7 +76,6 @@ document.addEventListener("DOMContentLoaded", () => {
       ["tabindex", "role", "aria-label"].forEach((attribute) => box.removeAttribute(attribute));
     }
     if (tall && !caption.querySelector("button")) {
-      const rows = box.querySelectorAll("tbody tr:not(:has(.group))").length;
       const button = Object.assign(document.createElement("button"), {
         type: "button", className: "all-rows", textContent: `All ${rows} rows`,
       });
@@ -177,13 +180,14 @@ document.addEventListener("DOMContentLoaded", () => {
     }
   }
 
-  /* The section that a verdict rests on is a click away. */
+  /* The section that a verdict rests on, or that a row is about, is a click away. */
   function sectionsLinked(table) {
     const sections = [...document.querySelectorAll("section[id] > :is(h2, h3)")];
     for (const cell of table.querySelectorAll("td.of-text")) {
       const text = cell.textContent.trim();
-      const heading = sections.find((found) => found.firstChild.textContent.startsWith(text));
-      if (!heading || !/shown in/.test(table.tHead?.textContent)) continue;
+      const heading = sections.find(({ firstChild }) =>
+        firstChild.textContent.replace(/^\d+\. /, "").startsWith(text));
+      if (!heading || !/\bshown\b/.test(table.tHead?.textContent)) continue;
       const link = document.createElement("a");
       Object.assign(link, { href: `#${heading.parentElement.id}`, textContent: text });
       cell.replaceChildren(link);
@@ -195,6 +199,20 @@ document.addEventListener("DOMContentLoaded", () => {
     if (!table.tHead) return;
     const texts = document.createTreeWalker(table.tHead, NodeFilter.SHOW_TEXT);
     while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll("_", " ");
+  }
+
+  /* On a phone a row with a verdict is a card, whose cells say what they are. */
+  function headsInCells(table) {
+    if (!/\bverdict\b/.test(table.tHead?.textContent)) return;
+    const heads = [...[...table.tHead.rows].at(-1).cells].map((head) => head.textContent.trim());
+    for (const row of table.tBodies[0].rows) {
+      [...row.cells].forEach((cell, at) => { cell.dataset.head = heads[at]; });
+    }
+    // What it is, for browsers that take a card for no table.
+    table.setAttribute("role", "table");
+    for (const part of table.querySelectorAll("thead, tbody, tr, th, td")) {
+      part.setAttribute("role", part.matches("thead th") ? "columnheader" : ROLES[part.tagName]);
+    }
   }
 
   /* Published numbers have a shade of their own; where rows compete, the best score is bold. */
@@ -243,12 +261,13 @@ document.addEventListener("DOMContentLoaded", () => {
     return texts.map((text) => text.trim()).filter(Boolean).join(by);
   }
 
+  // Long names break at their underscores, and paths at their folders.
   function breakable(cell) {
     const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
     const found = [];
-    while (texts.nextNode()) if (texts.currentNode.data.includes("_")) found.push(texts.currentNode);
+    while (texts.nextNode()) if (/[_/]/.test(texts.currentNode.data)) found.push(texts.currentNode);
     for (const text of found) {
-      const parts = text.data.split(/(?<=_)/);
+      const parts = text.data.split(/(?<=[_/])/);
       text.replaceWith(...parts.flatMap((part) => [part, document.createElement("wbr")]));
     }
   }

@@ -280,7 +280,7 @@ def test_a_figure_is_told_in_words(phases, probed):
     heat = figures.signed_heat_map(phases / 100)
     assert in_words(heat) == (
         "Figure. Colours from 0.01 to 0.30. Columns: public; final."
-        " Rows: wcv; mixup margin; vc dimension."
+        " Rows: wcv; mixup margin; VC dimension."
     )
     curves = in_words(figures.probe_curves(probed))
     assert curves.startswith("Figure with panels: published test accuracy; replica, SGD test")

@@ -111,6 +111,38 @@ def test_verdicts_are_all_in_sight_with_a_link_to_what_they_rest_on(page):
         assert whole and links == rows * elsewhere
 
 
+def test_on_a_phone_a_claim_and_its_verdict_are_seen_together(page):
+    rows = (
+        "[...document.querySelectorAll('.verdicts tbody tr')].filter((row) =>"
+        " !row.closest('details')).map((row) => [row.cells[0],"
+        " row.querySelector('[data-head=verdict]')].map((cell) => cell.getBoundingClientRect())"
+        ".flatMap(({ left, right, top }) => [left, right, top]))"
+    )
+    for left, middle, top, beside, right, top_too in page.seen(rows, width=WIDTHS[-1]):
+        assert 0 <= left < middle <= beside < right <= WIDTHS[-1] and top == top_too
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_table_of_few_rows_is_whole(page, width):
+    boxes = (
+        "[...document.querySelectorAll('.numbered .output.text_html')].filter((box) =>"
+        " !box.closest('details')"
+        " && box.querySelectorAll('tbody tr:not(:has(.group))').length <= 16)"
+        ".map((box) => box.scrollHeight - box.clientHeight)"
+    )
+    assert [hidden for hidden in page.seen(boxes, width=width) if hidden > 1] == []
+
+
+def test_long_names_in_tables_break_at_underscores_and_folders_alone(page):
+    broken = (
+        "[...document.querySelectorAll('td code .pre')].flatMap((code) => [...code.childNodes])"
+        ".filter((part) => { const range = document.createRange(); range.selectNode(part);"
+        " return /^[\\w.]+[/]?$/.test(part.data) && range.getClientRects().length > 1; })"
+        ".map((part) => part.data)"
+    )
+    assert page.seen(broken) == []
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_no_interval_is_broken_into_lines(page, width):
     lines = "[...document.querySelectorAll('.interval')].map((e) => e.getClientRects().length)"

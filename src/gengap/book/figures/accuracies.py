@@ -40,7 +40,7 @@ def learning_curve(curve: pd.DataFrame, published: pd.Series, *, networks: int) 
     range over repeats. `published` holds the reported R2, indexed by family and predictor; it is
     marked by hollow points at `networks`.
     """
-    figure, panels = panels_by(curve, "family", height=0.4 * WIDTH, sharex=True)
+    figure, panels = panels_by(curve, "family", height=0.44 * WIDTH, sharex=True)
     for panel, part, _ in panels:
         for predictor, colour in zip(part["predictor"].unique(), COLOURS):
             drawn = part[part["predictor"] == predictor].groupby("networks")["r2"]
@@ -51,7 +51,7 @@ def learning_curve(curve: pd.DataFrame, published: pd.Series, *, networks: int) 
             panel.plot(*point, "o", color=colour, markerfacecolor="white")
         panel.set(xscale="log", ylim=(-0.1, 1.05))
         panel.axvline(networks, color="0.8", linewidth=1, zorder=0)
-    figure.axes[0].legend(loc="lower right")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
     figure.supylabel("$R^2$", fontsize=10)
     figure.supxlabel(f"training networks (published: {networks:,})", fontsize=10)
     return figure

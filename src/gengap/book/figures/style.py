@@ -115,7 +115,7 @@ def name_of(family: str) -> str:
 def words(name: str) -> str:
     """A measure, a recorded number or a setting as readers know it."""
     told = name.replace("kendall", "Kendall's").replace("_", " ").replace("train ", "training ")
-    told = told.replace("low rank", "low-rank")
+    told = told.replace("low rank", "low-rank").replace("vc dim", "VC dim")
     return PEOPLE.sub(lambda found: found[0].title(), told.replace("pac bayes", "PAC-Bayes"))
 
 
