@@ -51,7 +51,9 @@ document.addEventListener("DOMContentLoaded", () => {
     table.classList.toggle("short", labels.every((label) => label.textContent.trim().length < 4));
     for (const head of table.querySelectorAll("th, td")) breakable(head);
   }
-  document.querySelectorAll("code .pre, dt.sig .pre").forEach(breakable);
+  for (const name of document.querySelectorAll("code .pre, dt.sig .pre")) {
+    if (name.textContent.length > 20) breakable(name); // a short one has room for itself
+  }
   const sizes = new ResizeObserver((changes) => changes.forEach(({ target }) => reachable(target)));
   document.querySelectorAll(".numbered .output.text_html").forEach((box) => sizes.observe(box));
 
