@@ -165,7 +165,9 @@ document.addEventListener("DOMContentLoaded", () => {
   function textsBeginLeft(table) {
     const heads = [...(table.tHead?.rows ?? [])].at(-1)?.cells ?? [];
     columnsOf(rowsOf(table)).forEach((cells, at) => {
-      if (cells.some((cell) => /^[-\u2013]?[\d.]|^(-?inf|NaN)$/.test(cell.textContent.trim()))) return;
+      const texts = cells.map((cell) => cell.textContent.trim());
+      const lists = texts.some((text) => /^-?[\d.]+, /.test(text)); // values of a hyper-parameter
+      if (!lists && texts.some((text) => /^[-\u2013]?[\d.]|^(-?inf|NaN)$/.test(text))) return;
       [heads[at + 1], ...cells].forEach((cell) => cell?.classList.add("of-text"));
     });
   }
