@@ -186,12 +186,13 @@ document.addEventListener("DOMContentLoaded", () => {
 
   /* The section that a verdict rests on, or that a row is about, is a click away. */
   function sectionsLinked(table) {
+    if (!/\bshown\b/.test(table.tHead?.textContent)) return;
     const sections = [...document.querySelectorAll("section[id] > :is(h2, h3)")];
     for (const cell of table.querySelectorAll("td.of-text")) {
       const text = cell.textContent.trim();
       const heading = sections.find(({ firstChild }) =>
         firstChild.textContent.replace(/^\d+\. /, "").startsWith(text));
-      if (!heading || !/\bshown\b/.test(table.tHead?.textContent)) continue;
+      if (!heading) continue;
       const link = document.createElement("a");
       Object.assign(link, { href: `#${heading.parentElement.id}`, textContent: text });
       cell.replaceChildren(link);

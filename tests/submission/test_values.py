@@ -326,7 +326,7 @@ def unavailable(model):
         (lambda model: None, "it returned no number but None"),
         (lambda model: np.complex128(3 + 1j), "it returned no number but np.complex128(3+1j)"),
         (lambda model: torch.tensor(3 + 1j).sqrt(), "it returned no number but tensor("),
-        (lambda model: 10**400, "int too large to convert to float"),
+        (lambda model: 10**400, "it returned a number that is too large"),
         (lambda model: model.logits, "ValueError: only one element"),
         (lambda model: float(model.network.train().training), "it left the network in training"),
         (leave_gradients, "it left gradients in the network"),

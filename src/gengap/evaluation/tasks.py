@@ -227,7 +227,8 @@ def values_of(predictions: Mapping[str, float], task: Task) -> np.ndarray:
     """
     given = {_official_id(model): value for model, value in predictions.items()}
     missing = [model for model in task.models if model not in given]
-    unknown = [model for model in given if model not in task.models]
+    known = set(task.models)
+    unknown = [model for model in given if model not in known]
     for what, models in (("have no prediction", missing), ("are not of this task", unknown)):
         if models:
             raise GengapError(

@@ -60,11 +60,9 @@ def joined(weight: str, parts: Tensors) -> Tensor:
                 return size * direction / axes_norm(direction, size)
             case [("mask", mask), ("orig", whole)]:
                 return whole * mask
-            case [("orig" | "bar", whole), ("u", left), ("v", right)] | [
-                ("0._u", left),
-                ("0._v", right),
-                ("original", whole),
-            ]:
+            case [("orig" | "bar", whole), ("u", left), ("v", right)]:
+                return whole / largest_singular_value(whole, left, right)
+            case [("0._u", left), ("0._v", right), ("original", whole)]:
                 return whole / largest_singular_value(whole, left, right)
     except RuntimeError as error:
         raise GengapError(f"the parts of {weight} do not fit together ({error})") from error

@@ -236,10 +236,9 @@ def _problems(weights, index, inputs, seed) -> Iterator[Problem]:
 
 def _key(task: partial) -> str:
     """All that a task's rows depend on but code; a problem is known by its identity."""
-    problems = [value for value in task.args if isinstance(value, Problem)]
-    problems += [one for value in task.args if isinstance(value, list) for one in value]
-    plain = [value for value in task.args if not isinstance(value, Problem | list)]
-    return digest("\n".join([*(problem.identity for problem in problems), *map(repr, plain)]))
+    given = [one for value in task.args for one in (value if isinstance(value, list) else [value])]
+    parts = [one.identity if isinstance(one, Problem) else repr(one) for one in given]
+    return digest("\n".join(parts))
 
 
 def _fit_problem(problem, predictor, train, stop_on, tuned_for, seed, **options):

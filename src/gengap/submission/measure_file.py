@@ -118,6 +118,8 @@ def finite(value: object) -> tuple[float | None, str]:
     """What a measure returned as a finite number, or None and a note on what it is instead."""
     try:
         found = number(value)
-    except (GengapError, OverflowError) as none:  # of an integer of hundreds of digits
+    except GengapError as none:
         return None, str(none)
+    except OverflowError:  # an integer of hundreds of digits
+        return None, "it returned a number that is too large"
     return (found, "") if math.isfinite(found) else (None, f"it returned {found}")

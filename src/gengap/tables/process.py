@@ -31,7 +31,7 @@ def seeded_process(process: Process) -> Iterator[None]:
     functions = _functions()
     states = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=devices), warnings.catch_warnings(), np.errstate():
         try:
             random.seed(0)
             np.random.seed(0)
