@@ -203,8 +203,9 @@ def main() -> None:
         today = datetime.now(UTC).date()
         found = []
         for work, of, spent, times in rates():
-            hours = round(spent * times / cores / 3600, 2)
-            row = work, of, float(f"{spent:.3g}"), times, cores, hours, goal, processor(), today
+            spent = float(f"{spent:.3g}")
+            hours = float(f"{spent * times / cores / 3600:.3g}")
+            row = work, of, spent, times, cores, hours, goal, processor(), today
             found.append(dict(zip(COLUMNS, row, strict=True)))
             print(*row, sep="  ", flush=True)
         whole = {
