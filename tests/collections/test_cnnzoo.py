@@ -216,6 +216,14 @@ def test_a_network_with_weights_that_are_not_finite_is_not_available(zoo_root, w
         zoo.load("mnist/2")
 
 
+@pytest.mark.parametrize("given", ["gelu", None])
+def test_an_activation_that_is_not_known_is_named_with_its_value(zoo_root, given):
+    edit_metrics(zoo_root, lambda table: table.assign(**{"config.activation": given}))
+    reason = rf"^mnist/2 cannot be read \(hp_activation is {given or 'nan'}, not relu or tanh\)"
+    with pytest.raises(gengap.GengapError, match=reason):
+        gengap.open_collection("cnnzoo", root=zoo_root).load("mnist/2")
+
+
 def test_indexing_270000_rows_reads_no_weights(zoo_root):
     rows = 270_000
     edit_metrics(zoo_root, lambda table: pd.concat([table] * (rows // 5)).assign(modeldir="a"))

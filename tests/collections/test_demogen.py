@@ -322,6 +322,21 @@ def test_a_damaged_record_is_named(tmp_path, content):
 # Containers
 
 
+@pytest.mark.parametrize("value", [True, "0.5"])
+def test_an_accuracy_that_is_no_number_is_named(tmp_path, value):
+    folder = make_tree(tmp_path) / "NIN_CIFAR10" / "nin_wide_1.0x_bn_dropout_0.5__decay_0.001_1"
+    (folder / "eval.json").write_text(json.dumps({"Accuracy": value, "CrossEntropy": 1.0}))
+    with pytest.raises(GengapError, match=f"eval.json .*its Accuracy is {value!r}, not a number"):
+        DEMOGEN(tmp_path).index()
+
+
+def test_a_checkpoint_in_a_container_is_not_taken_for_complete(golden, tmp_path):
+    shutil.copytree(golden / PLAIN, tmp_path / "network")
+    assert demogen.is_complete(tmp_path / "network")
+    packed(tmp_path / "network")
+    assert not demogen.is_complete(tmp_path / "network")
+
+
 def test_networks_in_containers_are_read_like_those_in_folders(tmp_path):
     home = make_tree(tmp_path)
     plain = gengap.open_collection("demogen", tmp_path)
@@ -449,6 +464,10 @@ FAULTS = {
     "shape": (
         lambda v: v.update({"nin/conv2d_3/kernel": np.zeros((3, 3, 4, 5), np.float32)}),
         r"variable nin/conv2d_3/kernel has the shape \(3, 3, 4, 5\), expected \(3, 3, 4, 4\)",
+    ),
+    "type": (
+        lambda v: v.update({"nin/conv2d_3/kernel": np.ones((3, 3, 4, 4), np.int8)}),
+        "variable nin/conv2d_3/kernel has .* type int8, expected a float",
     ),
     "axes": (
         lambda v: v.update({"nin/conv2d/kernel": np.zeros(4, np.float32)}),

@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 import gengap
 from gengap.collection import COLUMNS
-from gengap.collections.pgdl import PGDL
+from gengap.collections.pgdl import PGDL, read_shard
 from gengap.formats.keras import network_from_config, write_weights
 from gengap.formats.tfrecord import write_tfrecord
 from gengap.replicas.pgdl import pack as pack_task
@@ -80,7 +81,7 @@ def make_task(root, task, models=("0",), *, shards=(0,), spec=SPEC):
     generator = np.random.default_rng(0)
     for shard in shards:
         inputs = generator.normal(size=(5, 4, 4, 1)).astype(np.float32)
-        labels = np.full(5, shard)
+        labels = np.full(5, shard % 3)
         write_tfrecord(folder / "dataset_1" / "train" / f"shard_{shard}.tfrecord", inputs, labels)
     for number in models:
         made = network_from_config(CONFIG)
@@ -171,9 +172,11 @@ def test_tasks_are_in_the_official_order_and_ids_and_shards_in_that_of_numbers(t
         "task4/model_0",
         "mine/model_0",
     ]
-    assert (
-        collection.load("task1_v4/model_9").sample[1].tolist() == np.repeat(range(11), 5).tolist()
-    )
+    inputs, labels = collection.load("task1_v4/model_9").sample
+    assert labels.tolist() == (np.repeat(range(11), 5) % 3).tolist()
+    shards = tmp_path / "input_data" / "task1_v4" / "dataset_1" / "train" / "shard_{}.tfrecord"
+    in_order = [read_shard(Path(str(shards).format(number)))[0] for number in range(11)]
+    assert torch.equal(inputs, torch.cat(in_order)) and len(torch.unique(inputs)) > 11
 
 
 def test_families_are_the_eight_tasks_and_what_else_is_there(tmp_path):
@@ -312,6 +315,29 @@ def test_shards_of_different_shapes_and_an_unknown_task_are_refused(tmp_path):
         assert collection.load("task4/model_0").sample
     with pytest.raises(gengap.GengapError, match="has no task 'task3'; it has task4"):
         collection.model_configs("task3")
+
+
+@pytest.mark.parametrize("name", ["shard_00.tfrecord", "shard_1.tfrecord.gz"])
+def test_a_shard_that_would_be_left_out_without_a_word_is_refused(tmp_path, name):
+    make_task(tmp_path, "task4")
+    train = tmp_path / "input_data" / "task4" / "dataset_1" / "train"
+    shutil.copy(train / "shard_0.tfrecord", train / name)
+    model = PGDL(tmp_path).load("task4/model_0")
+    with pytest.raises(gengap.GengapError, match=r"train has shard_\* beside one shard_N"):
+        assert model.sample
+
+
+@pytest.mark.parametrize(
+    ("size", "label", "reason"),
+    [(4, 3, "the label 3 is none of the networks' 3 classes"), (5, 0, "RuntimeError")],
+)
+def test_images_that_do_not_fit_the_networks_are_refused(tmp_path, size, label, reason):
+    make_task(tmp_path, "task4")
+    train = tmp_path / "input_data" / "task4" / "dataset_1" / "train"
+    inputs = np.ones((2, size, 4, 1), np.float32)
+    write_tfrecord(train / "shard_0.tfrecord", inputs, np.full(2, label))
+    with pytest.raises(gengap.GengapError, match=f"train cannot be read.*{reason}"):
+        assert PGDL(tmp_path).load("task4/model_0").sample
 
 
 def test_shards_or_images_that_are_missing_are_said(tmp_path):

@@ -433,9 +433,22 @@ def damaged(change):
             "model_3 has h1 = 'b7', which is not among its possible values",
         ),
         (lambda specs: specs["3"]["metrics"].update(gen_gap=math.nan), "gap of model_3 is nan"),
-        (lambda specs: specs["3"].pop("metrics"), "lack 'metrics'; expected is"),
-        (lambda specs: specs["3"]["hparams"].pop("h1"), "lack 'h1'; expected is"),
-        (lambda specs: specs["3"].update(hparams=["b1"]), "configurations lack list ind"),
+        (lambda specs: specs["3"].pop("metrics"), r"used \(it lacks 'metrics'\); expected is"),
+        (lambda specs: specs["3"]["hparams"].pop("h1"), r"used \(it lacks 'h1'\); expected is"),
+        (lambda specs: specs["3"].update(hparams=["b1"]), r"used \(TypeError: list ind"),
+        (
+            lambda specs: specs["3"]["metrics"].update(gen_gap="3"),
+            "gen_gap of model_3 is '3'; give",
+        ),
+        (
+            lambda specs: specs["3"]["metrics"].update(gen_gap=True),
+            "gen_gap of model_3 is True; gi",
+        ),
+        (
+            lambda specs: specs["3"].update(metrics={"train_acc": True, "test_acc": 0.5}),
+            "train_acc of model_3 is True; give a number",
+        ),
+        (lambda specs: specs.update(model_3=specs["3"]), "3 and model_3 are one network"),
         (lambda specs: specs.clear(), "configurations are empty"),
     ],
 )
@@ -463,6 +476,7 @@ def test_one_hyper_parameter_is_too_few():
             "for model_3 is 'EXCEEDED'; give a number",
         ),
         (lambda given: given.update(model_3=None), "for model_3 is None; give a number"),
+        (lambda given: given.update({"3": 1.0}), "3 and model_3 are one network; keep one"),
         (lambda given: given.update(model_3=10**400), "for model_3 is 10*; give a number"),
     ],
 )

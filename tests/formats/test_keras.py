@@ -293,11 +293,13 @@ def test_numbers_may_be_written_as_floats_and_training_arguments_are_passed_over
         (layer("Conv2D", filters=1, kernel_size=1, data_format="channels_first"), "data_format="),
         (layer("Conv2D", filters=1, kernel_size=1, padding="causal"), "'same' or 'valid'"),
         (layer("Conv2D", filters=1, kernel_size=9), "[Kk]ernel size"),
-        (layer("Conv2D", filters=1, kernel_size=0), "positive"),
+        (layer("Conv2D", filters=1, kernel_size=0), "whole numbers from 1"),
         (layer("Conv2D", filters=1), "kernel_size"),
         (layer("MaxPooling2D", pool_size=9), "[Oo]utput size"),
         (layer("BatchNormalization", axis=1), "only the channels"),
         (layer("Dropout", rate=2), "between 0 and 1"),
+        (layer("MaxPooling2D", pool_size=2.5), "whole numbers from 1 to 1024, not 2.5"),
+        (layer("Conv2D", filters=1, kernel_size=[2, 1.5]), r"to 1024, not \[2, 1.5\]"),
         (layer("Flatten", order="F"), "the argument order='F' is not known here"),
     ],
 )
@@ -353,6 +355,25 @@ def test_what_is_written_is_read_again_into_another_network(two_layers):
     for name, tensor in made.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)
     assert {name for name, _ in made.named_parameters()} < set(weights_in(file, made))
+
+
+def test_weights_of_a_layer_are_told_apart_by_their_names_in_whatever_order(two_layers):
+    made, file = two_layers
+    whole = weights_in(file, made)
+    with h5py.File(file, "r+") as opened:
+        for group in opened.values():
+            group.attrs["weight_names"] = group.attrs["weight_names"][::-1]
+    found = weights_in(file, made)
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+
+
+def test_a_file_that_is_whole_but_not_of_save_weights_is_said_to_be_possible(two_layers):
+    made, file = two_layers
+    with h5py.File(file, "r+") as opened:
+        del opened.attrs["layer_names"]
+    with pytest.raises(GengapError, match="layer_names.*or is no HDF5 file of Keras 2's save_weig"):
+        weights_in(file, made)
 
 
 def test_a_file_of_other_layers_is_one_sentence_that_names_them(two_layers):

@@ -430,13 +430,15 @@ def test_a_damaged_store_or_table_is_one_sentence(tiny, data_folder):
         measure_table(tiny, "raw_parameter_norm")
 
 
-def test_rows_of_a_table_without_a_column_are_computed_again(tiny, counted, data_folder):
+@pytest.mark.parametrize("column", ["record", "model_id", "value", "note"])
+def test_rows_of_a_table_without_a_column_are_computed_again(tiny, counted, data_folder, column):
     file = data_folder / "tables" / "tiny.parquet"
     measure_table(tiny, "counted")
     store = table.default_store(tiny)
     store.unlink()
-    pd.read_parquet(file).drop(columns="record").to_parquet(file)
-    assert len(measure_table(tiny, "counted")) == 8 and len(counted) == 16
+    pd.read_parquet(file).drop(columns=column).to_parquet(file)
+    found = measure_table(tiny, "counted")
+    assert len(found) == 8 and len(counted) == 16 and found["value"].notna().all()
 
 
 def test_what_would_take_longer_than_the_budget_ends_after_a_pilot_that_is_kept(tiny, counted):

@@ -120,7 +120,7 @@ class SmallCNNZoo(Collection):
         weights = self._matrix(record["family"])[record["row"]]
         if not np.isfinite(weights).all():
             raise NotAvailable(f"{record['model_id']} has weights that are not finite: it diverged")
-        with naming(self.family_files(record["family"])[0], ADVICE):
+        with naming(record["model_id"], ADVICE):
             network = small_cnn(record["hp_activation"], record["hp_dropout"]).to(self.device)
         network.load_state_dict(self._state(weights))
         first = self._initial_rows.get((record["family"], record["run"]))
@@ -218,9 +218,8 @@ def _read_metrics(file: Place) -> DataFrame:
     wanted = {*METRICS, "modeldir", *(f"config.{name}" for name in HYPER_PARAMETERS)}
     with naming(file, ADVICE):
         metrics = read_columns(gunzipped(file), wanted)
-    if lacking := sorted(wanted - {"modeldir", *metrics.columns}):
-        raise GengapError(f"{file} lacks the columns {', '.join(lacking)} of the published table.")
-    with naming(file, ADVICE):
+        if lacking := sorted(wanted - {"modeldir", *metrics.columns}):
+            raise ValueError(f"it lacks the columns {', '.join(lacking)} of the published table")
         numbers = metrics.astype(dict.fromkeys([*METRICS, "config.train_fraction"], float))
         steps = numbers["step"]
         if not ((steps >= 0) & (steps < LARGEST_STEP) & (steps % 1 == 0)).all():
@@ -281,6 +280,8 @@ def first_training_images(dataset: str) -> tuple[np.ndarray, np.ndarray]:
 
 def small_cnn(activation: str, dropout: float = 0.0) -> nn.Sequential:
     """The zoo's network, (N, 1, H, W) -> (N, 10) logits: stages h1, h2, h3, pooled, logits."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"hp_activation is {activation}, not {' or '.join(ACTIVATIONS)}")
     stages = {
         f"h{i}": nn.Sequential(
             nn.Conv2d(channels, 16, 3, stride=2), ACTIVATIONS[activation](), nn.Dropout(dropout)

@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from pandas import DataFrame, Series
-from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import Tensor, nn
 
@@ -240,9 +239,9 @@ def is_complete(folder: Path) -> bool:
     """Whether a network's folder, or its container, has its records and its weights."""
     place = files_of(folder)
     files = {file.name for file in place.iterdir()} if place.is_dir() else set()
-    data = any(name.startswith(f"{CHECKPOINT}.data-") for name in files)
-    checkpoint = data and f"{CHECKPOINT}.index" in files
-    return files.issuperset(RECORDS.values()) and (SAFETENSORS in files or checkpoint)
+    data = isinstance(place, Path) and any(f.startswith(f"{CHECKPOINT}.data-") for f in files)
+    weights = SAFETENSORS in files or (data and f"{CHECKPOINT}.index" in files)
+    return weights and files.issuperset(RECORDS.values())
 
 
 def read_records(folder: Path) -> dict[str, float]:
@@ -252,6 +251,8 @@ def read_records(folder: Path) -> dict[str, float]:
     columns = {}
     for (column, key), (split, record) in product(QUANTITIES.items(), records.items()):
         with naming(place / RECORDS[split]):
+            if type(record[key]) not in (int, float):
+                raise ValueError(f"its {key} is {record[key]!r:.100}, not a number")
             columns[f"{split}_{column}"] = float(record[key])
     return columns
 
@@ -289,10 +290,10 @@ def read_weights(folder: Path, network: nn.Sequential, architecture: str) -> Non
         target, found = in_tensorflow_layout(state[ours]), variables[theirs]
         if "/group_norm" in theirs and found.shape == (1, *target.shape, 1, 1):
             found = found.reshape(-1)
-        if found.shape != target.shape:
+        if found.shape != target.shape or found.dtype.kind != "f":
             raise GengapError(
                 f"{weights_file(folder)}: variable {theirs} has the shape {found.shape}, expected"
-                f" {tuple(target.shape)}; get it again"
+                f" {tuple(target.shape)}, and type {found.dtype}, expected a float; get it again"
             )
         target.copy_(torch.tensor(found))
     fill(network, state)
@@ -326,10 +327,7 @@ def read_variables(folder: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     if file.name != SAFETENSORS:
         return read_checkpoint(file, names)
     with naming(file):
-        try:
-            variables = load(file.read_bytes())
-        except SafetensorError as error:  # it says what is damaged
-            raise ValueError(str(error)) from error
+        variables = load(file.read_bytes())
     if lacking := sorted(set(names) - set(variables)):
         raise GengapError(f"{file} has no variable {', '.join(lacking)}; get it again")
     return {name: variables[name] for name in names}

@@ -84,7 +84,7 @@ class PGDL(Collection):
         return DataFrame(rows)
 
     def read_network(self, record: Series) -> tuple[nn.Sequential, dict[str, Tensor] | None]:
-        folder = self.family_files(record["family"])[0] / record["model_id"].rpartition("/")[2]
+        folder = self._folder(record)
         config, weights = read_json(folder / "config.json"), folder / "weights.hdf5"
         with naming(weights):
             most = unpacked_size(size_of(weights)) // 4  # numbers of four bytes
@@ -103,11 +103,12 @@ class PGDL(Collection):
     def read_sample(self, record: Series) -> tuple[Tensor, Tensor]:
         folder = self.family_files(record["family"])[0] / "dataset_1" / "train"
         listed = folder.iterdir() if folder.is_dir() else ()
-        shards = {int(m[1]): file for file in listed if (m := SHARD.fullmatch(file.name))}
-        if not shards:
-            raise NotAvailable(
-                f"{record['family']} has no training images, {folder}/shard_*.tfrecord"
-            )
+        files = [file for file in listed if file.name.startswith("shard_")]
+        shards = {int(m[1]): file for file in files if (m := SHARD.fullmatch(file.name))}
+        if not files:
+            raise NotAvailable(f"{record['family']} has no training images, {folder}/shard_*")
+        if len(shards) < len(files):
+            raise GengapError(f"{folder} has shard_* beside one shard_N.tfrecord each; take it out")
         parts = [read_shard(shards[number]) for number in sorted(shards)]
         if len({inputs.shape[1:] for inputs, _ in parts}) > 1:
             raise GengapError(
@@ -122,7 +123,15 @@ class PGDL(Collection):
                 f"{folder} has {len(labels)} images in {len(shards)} shards, but {promised} should"
                 " be there too; get the task again"
             )
+        with naming(folder), torch.device("meta"):
+            network = network_from_config(read_json(self._folder(record) / "config.json"))
+            classes = network(inputs[:1].to("meta")).shape[1]
+            if (label := labels.max().item()) >= classes:
+                raise ValueError(f"the label {label} is none of the networks' {classes} classes")
         return inputs, labels
+
+    def _folder(self, record: Series) -> Place:
+        return self.family_files(record["family"])[0] / record["model_id"].rpartition("/")[2]
 
     @cached_property
     def _files(self) -> dict[str, tuple[Place, Place]]:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame, Series
 
-from gengap.errors import GengapError
+from gengap.errors import GengapError, reason_of
 from gengap.evaluation.regression import folds_of
 
 COPY = "hp_copy"  # tells networks apart that were trained alike
@@ -179,25 +179,21 @@ def read_task(specs: Mapping) -> Task:
     """
     if not specs:
         raise GengapError("the model configurations are empty; give those of a whole task")
-    specs = {_official_id(model): spec for model, spec in specs.items()}
     try:
+        specs = _by_official_id(specs)
         first = next(iter(specs.values()))["hparams"]
         possible = {name: list(first[name]["possible_values"]) for name in first}
-        values = {
-            model: {name: spec["hparams"][name]["current_value"] for name in possible}
+        levels = [
+            [_level(model, name, spec["hparams"][name], possible[name]) for name in possible]
             for model, spec in specs.items()
-        }
+        ]
         gap = np.array([_gap(spec["metrics"], model) for model, spec in specs.items()], float)
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise GengapError(
-            f"the model configurations lack {error}; expected is, by id,"
+            f"the model configurations cannot be used ({reason_of(error)}); expected is, by id,"
             ' {"hparams": {NAME: {"possible_values": [...], "current_value": VALUE}},'
             ' "metrics": {"train_acc": A, "test_acc": B}}'
         ) from error
-    levels = [
-        [_level(model, name, row[name], possible[name]) for name in possible]
-        for model, row in values.items()
-    ]
     settings = np.array(levels, int).reshape(len(specs), -1)
     names = {name: tuple(map(str, choices)) for name, choices in possible.items()}
     task = _official(tuple(specs), gap, settings, names)
@@ -210,8 +206,9 @@ def vector_task(target: np.ndarray) -> Task:
     """A target (n,) in place of the gap, of networks of which nothing else is known."""
     alone = np.arange(len(target))
     nothing = np.empty((len(target), 0), int)
-    names = tuple(map(str, alone))
-    return Task(names, np.asarray(target, float), nothing, nothing, {}, alone, alone)
+    return Task(
+        tuple(map(str, alone)), np.asarray(target, float), nothing, nothing, {}, alone, alone
+    )
 
 
 def _official(models, gap, settings, possible, seed=0) -> Task:
@@ -225,7 +222,7 @@ def values_of(predictions: Mapping[str, float], task: Task) -> np.ndarray:
 
     Raises: GengapError if a network has no prediction, a prediction no network, or is no number.
     """
-    given = {_official_id(model): value for model, value in predictions.items()}
+    given = _by_official_id(predictions)
     missing = [model for model in task.models if model not in given]
     known = set(task.models)
     unknown = [model for model in given if model not in known]
@@ -236,9 +233,7 @@ def values_of(predictions: Mapping[str, float], task: Task) -> np.ndarray:
                 f" the whole task -0.999999; give one prediction for each of its {len(task.models)}"
             )
     for model, value in given.items():
-        huge = isinstance(value, int) and abs(value) >= 2**1023  # of hundreds of digits
-        if huge or isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-            raise GengapError(f"the prediction for {model} is {value!r:.100}; give a number")
+        _check_number(f"the prediction for {model}", value)
     return np.array([given[model] for model in task.models], float)
 
 
@@ -343,13 +338,22 @@ def _written_alike(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     return len(set(keys)) < len(keys)
 
 
-def _official_id(model: str) -> str:
+def _by_official_id(given):
     # The program's own test: bare numbers in model_configs.json are `model_<id>` in predictions.
-    return model if "model" in model else f"model_{model}"
+    named = {model if "model" in model else f"model_{model}": of for model, of in given.items()}
+    if twice := [model for model in given if model not in named and f"model_{model}" in given]:
+        raise GengapError(f"{twice[0]} and model_{twice[0]} are one network; keep one of them")
+    return named
 
 
-def _level(model, name, value, possible):
-    if value not in possible:
+def _check_number(name: str, value: object) -> None:
+    huge = isinstance(value, int) and abs(value) >= 2**1023  # of hundreds of digits
+    if huge or isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise GengapError(f"{name} is {value!r:.100}; give a number")
+
+
+def _level(model, name, hyper_parameter, possible):
+    if (value := hyper_parameter["current_value"]) not in possible:
         raise GengapError(
             f"{model} has {name} = {value!r}, which is not among its possible values {possible};"
             " correct the model configurations"
@@ -358,10 +362,10 @@ def _level(model, name, value, possible):
 
 
 def _gap(metrics, model):
-    if "train_acc" in metrics and "test_acc" in metrics:
-        gap = metrics["train_acc"] - metrics["test_acc"]
-    else:
-        gap = metrics["gen_gap"]
+    both = "train_acc" in metrics and "test_acc" in metrics
+    for name in ("train_acc", "test_acc") if both else ("gen_gap",):
+        _check_number(f"{name} of {model}", metrics[name])
+    gap = metrics["train_acc"] - metrics["test_acc"] if both else metrics["gen_gap"]
     if not math.isfinite(gap):
         raise GengapError(f"the generalization gap of {model} is {gap}; a finite one is expected")
     return gap

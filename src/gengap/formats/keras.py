@@ -101,8 +101,8 @@ def read_weights(file: Path | BinaryIO, network: nn.Sequential) -> None:
 def weights_in(file: Path | BinaryIO, network: nn.Sequential) -> dict[str, Tensor]:
     """The weights in a Keras HDF5 file for a network, named as in its state_dict, float32.
 
-    Layers are matched by position, whatever their names; batch normalization's moving statistics
-    are among the weights.
+    Layers are matched by position, whatever their names; within one, weights that have Keras's
+    names by these. Batch normalization's moving statistics are among the weights.
 
     Raises: GengapError where the file is damaged or its layers are not the network's.
     """
@@ -110,14 +110,12 @@ def weights_in(file: Path | BinaryIO, network: nn.Sequential) -> dict[str, Tenso
         size = file.stat().st_size if isinstance(file, Path) else file.seek(0, 2)
         with memory_for(size), h5py.File(file, "r") as opened:
             return _matched(opened, _slots(network))
-    except FileNotFoundError as error:
-        raise GengapError("the weights are missing: put them there") from error
     except GengapError:
         raise
     except Exception as error:  # what HDF5's library and reading by its names raise
         raise GengapError(
-            f"no Keras weights can be read ({reason_of(error)}): the file is truncated or damaged,"
-            " get it again"
+            f"no Keras weights can be read ({reason_of(error)}): the file is damaged, get it again,"
+            " or is no HDF5 file of Keras 2's save_weights, write one"
         ) from error
 
 
@@ -232,6 +230,8 @@ def _matched(opened: h5py.File, slots: dict[str, dict[str, Tensor]]) -> dict[str
         )
     state = {}
     for (layer, found), (stage, tensors) in zip(saved, expected):
+        place = {f"{name}:0": at for at, name in enumerate(_keras_names(tensors))}
+        found.sort(key=lambda dataset: place.get(dataset.name.rpartition("/")[2], 0))
         _check_shapes(layer, found, stage, tensors)
         _check_storage(layer, found, unpacked_size(opened.id.get_filesize()))
         for name, dataset in zip(tensors, found):

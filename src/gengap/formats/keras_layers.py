@@ -98,8 +98,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 def _pair(value) -> tuple[int, int]:
     height, width = (value, value) if isinstance(value, int | float) else value
-    if min(height, width) < 1 or max(height, width) > WIDEST:
-        raise ValueError(f"sizes and strides are positive, at most {WIDEST}, not {value}")
+    if not {height, width} <= {*range(1, WIDEST + 1)}:
+        raise ValueError(f"sizes and strides are whole numbers from 1 to {WIDEST}, not {value}")
     return int(height), int(width)
 
 
@@ -150,8 +150,7 @@ def _batch_normalization(shape, *, axis=-1, epsilon=1e-3, center=True, scale=Tru
     last = len(shape)  # Keras counts the batch
     if axis not in (-1, last, [-1], [last]):
         raise ValueError(f"only the channels, axis {last} or -1, are normalized here")
-    kind = nn.BatchNorm1d if len(shape) < 3 else nn.BatchNorm2d
-    layer = kind(shape[0], eps=epsilon)
+    layer = (nn.BatchNorm1d if len(shape) < 3 else nn.BatchNorm2d)(shape[0], eps=epsilon)
     for name, present in (("weight", scale), ("bias", center)):
         if not present:
             layer.register_parameter(name, None)
@@ -166,20 +165,14 @@ def _relu(shape, *, max_value=None, negative_slope=0, threshold=0):
     return [Function(partial(bounded_relu, **settings))]
 
 
-def _max_pooling(shape, *, pool_size=2, strides=None, padding="valid"):
-    pool, strides = _pair(pool_size), _pair(strides or pool_size)
-    layer = nn.MaxPool2d(pool, strides)
-    if not _is_same(padding):
-        return [layer]
-    return [nn.ConstantPad2d(_same_padding(shape, pool, strides), -math.inf), layer]
+def _pooling(kind, padded):
+    def build(shape, *, pool_size=2, strides=None, padding="valid"):
+        pool, strides = _pair(pool_size), _pair(strides or pool_size)
+        layer = kind(pool, strides)
+        same = _is_same(padding)
+        return padded(_same_padding(shape, pool, strides), layer) if same else [layer]
 
-
-def _average_pooling(shape, *, pool_size=2, strides=None, padding="valid"):
-    pool, strides = _pair(pool_size), _pair(strides or pool_size)
-    layer = nn.AvgPool2d(pool, strides)
-    if not _is_same(padding):
-        return [layer]
-    return [AveragePoolingSame(_same_padding(shape, pool, strides), layer)]
+    return build
 
 
 def _flatten(shape):
@@ -188,7 +181,7 @@ def _flatten(shape):
 
 LAYERS: dict[str, Callable[..., list[nn.Module]]] = {
     "Activation": lambda shape: [],
-    "AveragePooling2D": _average_pooling,
+    "AveragePooling2D": _pooling(nn.AvgPool2d, lambda *same: [AveragePoolingSame(*same)]),
     "BatchNormalization": _batch_normalization,
     "Conv2D": _conv2d,
     "Dense": _dense,
@@ -196,6 +189,6 @@ LAYERS: dict[str, Callable[..., list[nn.Module]]] = {
     "Flatten": _flatten,
     "GlobalAveragePooling2D": lambda shape: [nn.AdaptiveAvgPool2d(1), nn.Flatten()],
     "GlobalMaxPooling2D": lambda shape: [nn.AdaptiveMaxPool2d(1), nn.Flatten()],
-    "MaxPooling2D": _max_pooling,
+    "MaxPooling2D": _pooling(nn.MaxPool2d, lambda by, p: [nn.ConstantPad2d(by, -math.inf), p]),
     "ReLU": _relu,
 }

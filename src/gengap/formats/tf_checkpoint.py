@@ -155,9 +155,9 @@ def _place(name: str, entry: memoryview) -> Place:
             f"variable {name} has TensorFlow's data type {fields.get(DTYPE)}; only float32,"
             " float64, int32 and int64 are read"
         )
-    checksum = int.from_bytes(fields.get(CHECKSUM, b""), "little")
     shape = tensor_shape(content_of(fields.get(SHAPE, b"")))
     dtype = np.dtype(DTYPES[fields[DTYPE]])
+    checksum = int.from_bytes(fields.get(CHECKSUM, b""), "little")
     place = Place(dtype, shape, fields.get(SHARD, 0), fields.get(OFFSET, 0), checksum)
     if place.size != fields.get(SIZE, 0):
         raise ValueError(f"variable {name} of shape {shape} has {fields.get(SIZE, 0)} bytes")
@@ -168,8 +168,6 @@ def _read_variable(file: Path, name: str, place: Place) -> np.ndarray:
     with naming(file, ADVICE), open(file, "rb") as shard:
         shard.seek(place.offset)
         content = read_up_to(shard, place.size)
-        if len(content) < place.size:
-            raise ValueError(f"it is truncated in variable {name}")
         if masked_checksum(content) != place.checksum:
             raise ValueError(f"the checksum of variable {name} is wrong")
         return np.frombuffer(content, place.dtype).reshape(place.shape)

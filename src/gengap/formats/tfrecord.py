@@ -154,9 +154,7 @@ def _values(parts: list, dtype: str) -> np.ndarray:
     """The values of a repeated field, packed (bytes) or one by one (int, or bytes of floats)."""
     if dtype in ("<f4", "<f8"):
         return np.frombuffer(b"".join(parts), dtype)
-    numbers = []
-    for part in parts:
-        numbers += [part] if isinstance(part, int) else varints(part)
+    numbers = [n for part in parts for n in ([part] if isinstance(part, int) else varints(part))]
     if dtype == "<f2":  # half_val has the bits of each number
         return np.array(numbers, np.uint16).view(dtype)
     whole = np.array(numbers, np.uint64).astype(np.int64)  # negatives: two's complement

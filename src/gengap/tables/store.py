@@ -155,8 +155,9 @@ def empty(columns: Sequence[str]) -> DataFrame:
 
 
 def rows_of_table(file: Path, columns: Sequence[str]) -> DataFrame:
-    """Columns of a table, NaN where it lacks one, as an older one may; no rows without a table."""
-    return folders.read_table(file).reindex(columns=columns) if file.exists() else empty(columns)
+    """Columns of a table; no rows of one that lacks any, as an older one may, or is not there."""
+    table = folders.read_table(file) if file.exists() else empty(())
+    return table[[*columns]] if {*columns} <= {*table} else empty(columns)
 
 
 def one_each(rows: DataFrame, versions: Versions) -> DataFrame:
