@@ -215,7 +215,7 @@ def keras_weights() -> bytes:
 
 def records() -> bytes:
     file = Path(os.environ.get("TMPDIR", "/tmp")) / f"fuzzed-{os.getpid()}.tfrecord"
-    write_tfrecord(file, np.ones((3, 4, 4, 1)), np.arange(3))
+    write_tfrecord(file, np.ones((3, 8, 8, 1)), np.arange(3))
     content = file.read_bytes()
     file.unlink()
     return content

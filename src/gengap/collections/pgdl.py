@@ -123,7 +123,7 @@ class PGDL(Collection):
                 f"{folder} has {len(labels)} images in {len(shards)} shards, but {promised} should"
                 " be there too; get the task again"
             )
-        with naming(folder), torch.device("meta"):
+        with naming(folder, wrong="the networks do not take its images"), torch.device("meta"):
             network = network_from_config(read_json(self._folder(record) / "config.json"))
             classes = network(inputs[:1].to("meta")).shape[1]
             if (label := labels.max().item()) >= classes:
