@@ -6,6 +6,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from gengap import folders
 from gengap.collection import COLLECTIONS, default_root
 
 TESTS = Path(__file__).parent
+
+opened = cache(gengap.open_collection)  # the index is read once for all tests of a process
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +63,7 @@ def every_collection(request, offline):
         return request.getfixturevalue("tiny")
     if not default_root(request.param).is_dir():
         pytest.skip(f"the replica of {request.param} is not embedded in {folders.data()}")
-    return gengap.open_collection(request.param)
+    return opened(request.param)
 
 
 @pytest.fixture(scope="session")

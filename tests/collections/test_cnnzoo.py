@@ -94,13 +94,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 def test_memory_does_not_grow_with_the_number_of_rows(tmp_path):
     peaks = []
-    for rows in (1_000, 20_000):  # 20 MB and 400 MB of weights, in sparse files
+    for rows in (1_000, 10_000):  # 20 MB and 200 MB of weights, in sparse files
         file = tmp_path / f"{rows}.npy"
         shape = (rows, PARAMETERS)
         np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape).flush()
         run = [sys.executable, "-c", PEAK, file]
         peaks.append(float(subprocess.run(run, capture_output=True, check=True).stdout))
-    assert peaks[1] - peaks[0] < 100  # MB, of which the statistics themselves take 9
+    assert peaks[1] - peaks[0] < 100  # MB, of which the statistics themselves take 5
 
 
 def test_a_nan_shows_in_the_seven_statistics_of_its_tensor_alone(weights):

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from archives.servers import Parts, Quiet, Ranges, Trouble, serving
+from drawn import drawn
 
 from gengap import GengapError, folders, open_collection
 from gengap.collections import downloads
@@ -407,7 +408,7 @@ def test_what_a_server_cut_short_without_saying_so_is_damaged(troubled):
         fetch_pgdl(["task4"], address=address)
 
 
-@pytest.mark.parametrize("name", ["cnnzoo", "demogen", "pgdl"])
+@pytest.mark.parametrize("name", drawn("two fetches at once", ["cnnzoo", "demogen", "pgdl"]))
 @pytest.mark.parametrize("trouble", [None, "promise more"])
 def test_of_two_fetches_at_once_one_waits_for_the_other(troubled, tmp_path, name, trouble):
     served, address = troubled(trouble)
