@@ -65,7 +65,7 @@ def overview(model: Model, costs: DataFrame, errors: DataFrame) -> DataFrame:
 
 
 def declared_work() -> DataFrame:
-    """By measure, how many images pass through the network at most, and whether it differentiates."""
+    """By measure, how many images pass the network at most, and whether it differentiates."""
     told = [(str(work_of(name)), "yes" * work_of(name).differentiates) for name in MEASURES]
     return DataFrame(told, index=[*MEASURES], columns=["images at most", "derivatives"])
 

@@ -1,9 +1,9 @@
 """Train the tasks of `pgdl_tasks`, as those of the PGDL competition, in its published layout.
 
 A task is a full grid of hyper-parameters; each of its networks is trained on the same images, by
-SGD with momentum 0.9, until its cross-entropy on them, without augmentation, is below STOP: the 0.01
-nats at which the published ones stop. Those that do not come so far in the task's number of epochs
-are kept as they are then. The learning rate falls to a fifth three times.
+SGD with momentum 0.9, until its cross-entropy on them, without augmentation, is below STOP: the
+0.01 nats at which the published ones stop. Those that do not come so far in the task's number of
+epochs are kept as they are then. The learning rate falls to a fifth three times.
 Weights are rounded before training and after it (`round_weights`); what is recorded of a network,
 and compared with STOP, is of the rounded one.
 """
@@ -117,7 +117,7 @@ class PGDLTask(Run):
             write_json(self.record_file(number), metrics)
 
     def finish(self, networks: range) -> None:
-        """model_configs.json: hyper-parameters with all their values, metrics, numbers of images."""
+        """model_configs.json: hyper-parameters with all their values, metrics, image counts."""
         counts = {f"{split}_images": len(self.read(split).labels) for split in SPLITS}
         task, configs = self.recipe, {}
         done = [number for number in self.networks(None) if self.is_done(number)]

@@ -199,8 +199,8 @@ def partial_correlations(values: DataFrame, outcome: Series, index: DataFrame) -
     """Spearman's correlation of measures with an outcome, and what hyper-parameters leave of it.
 
     values, outcome: by model_id, of the models of one family. index: rows of its collection.
-    Hyper-parameters are taken out of the ranks of both sides, as main effects (`main_effects`), by least
-    squares; what is left is correlated.
+    Hyper-parameters are taken out of the ranks of both sides, as main effects (`main_effects`), by
+    least squares; what is left is correlated.
 
     Returns by measure: correlation; partial; p_value, of a partial correlation as far from 0 or
     farther where there is none (Student's t, with a degree of freedom less for each term); and

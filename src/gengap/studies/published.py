@@ -27,7 +27,7 @@ def beside(
     Both are matched by index and rounded to `digits` decimals, those of the paper. Two frames with
     the same columns give two groups of columns. A row that nobody reported has NaN as `published`.
 
-    Raises: GengapError if there are rows of ours and none was reported (they are indexed otherwise).
+    Raises: GengapError if there are rows of ours and none was reported (they have another index).
     """
     if len(ours) and not ours.index.isin(reported_values.index).any():
         raise GengapError(

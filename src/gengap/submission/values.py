@@ -40,7 +40,7 @@ def values_of_file(file: Path, collections: Sequence[Collection], **options) -> 
     names = ", ".join(collection.name for collection in collections)
     raise GengapError(
         f"the models in {file} are those of {len(fitting)} families of {names}; give a value for"
-        " each model of one family, by the last part of its model_id, and name the collection with -c"
+        " each model of one family, by the last part of model_id, and name the collection with -c"
     )
 
 
