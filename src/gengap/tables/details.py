@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 from pkgutil import resolve_name
 from sqlite3 import Connection
 
@@ -105,7 +106,7 @@ def detail_parts(
         yield begun
 
 
-def _completed(collection: Collection, detail: str, **where: object) -> tuple[DataFrame, Counter]:
+def _completed(collection: Collection, detail: str, **where: Any) -> tuple[DataFrame, Counter]:
     """The index of models that then have rows in the table, and why others have none."""
     if detail not in DETAILS:
         raise GengapError(f"no detail {detail!r}; there are: {', '.join(DETAILS)}")
@@ -116,7 +117,7 @@ def _completed(collection: Collection, detail: str, **where: object) -> tuple[Da
     known = _current(collection, detail, versions, index)["model_id"]
     stored = one_each(rows_in(store, collection.name, detail), versions)["model_id"]
     missing = wanted[~(wanted.isin(known) | wanted.isin(stored))].tolist()
-    reasons = Counter()
+    reasons: Counter[str] = Counter()
     if missing:
         reasons = _compute(function, collection, detail, missing, versions, **where)
     if store.exists():
@@ -130,11 +131,11 @@ def _compute(
     detail: str,
     missing: list[str],
     versions: Versions,
-    **where: object,
+    **where: Any,
 ) -> Counter:
     """Keep the rows of each missing model that has some; warn of the others, and count why."""
     rows = computed_rows(partial(_rows, function, detail), missing, collection, versions, **where)
-    reasons = Counter()
+    reasons: Counter[str] = Counter()
     name = table_file(collection, detail).stem
     with tqdm(rows, total=len(missing), desc=name, unit="model") as found:
         for _ in keep(default_store(collection), _without_reasons(found, reasons)):
@@ -187,7 +188,7 @@ def _batches(file: Path, columns: list[str] | None, index: DataFrame) -> Iterato
     if not file.exists():
         return
     with folders.reading(file), pq.ParquetFile(file) as table:
-        names, groups = table.schema_arrow.names, range(table.num_row_groups)
+        names, groups = table.schema_arrow.names, [*range(table.num_row_groups)]
         if "model_id" not in names:
             raise GengapError(f"{file} has no column model_id; delete it or fetch it again")
         if EPOCH in names:  # not so in tables of earlier versions

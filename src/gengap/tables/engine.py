@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import cloudpickle
@@ -45,7 +46,7 @@ SETTINGS = {
     "distributed.admin.tick.interval": "500ms",
 }
 
-Function = Callable[[object, object], Iterable]
+Function = Callable[[Any, Any], Iterable]
 
 # The address of the cluster of all that runs within `on_scheduler`. It is a variable of the
 # environment so that the kernels of chapters, which are started within, use that cluster too.
@@ -57,13 +58,13 @@ def results(
     function: Function,
     items: Iterable,
     *,
-    start: Callable[[], object] = lambda: None,
+    start: Callable[[], Any] = lambda: None,
     workers: int | None = None,
     scheduler: str | None = None,
     device: str | torch.device = "cpu",
     environment: Mapping[str, str] | None = None,
     alone: float = 0.0,
-) -> Iterator[tuple[int, object]]:
+) -> Iterator[tuple[int, Any]]:
     """Each item's place, with each of the results of `function(held, item)`, as they are there.
 
     held: what `start()` returned, once in each process; None without it. workers: processes; None
@@ -81,8 +82,9 @@ def results(
     if scheduler:
         for first in islice(places, 1):  # without any item nobody is connected to
             with _connected(scheduler, on_cpu) as client:
-                places = chain([first], places)
-                yield from _submitted(client, function, places, start, AHEAD, on_cpu)
+                yield from _submitted(
+                    client, function, chain([first], places), start, AHEAD, on_cpu
+                )
         return
     workers = workers or cores()
     if not on_cpu:
@@ -93,12 +95,12 @@ def results(
         if workers == 1 or alone:
             with one_thread():
                 yield from _here(function, places, start(), until)
-    first = list(islice(places, workers))
-    if len(first) == 1 and not environment:
+    begun = list(islice(places, workers))
+    if len(begun) == 1 and not environment:
         with one_thread():
-            yield from _here(function, iter(first), start())
-    elif first:
-        yield from _in_processes(function, first, places, start, workers, environment or {})
+            yield from _here(function, iter(begun), start())
+    elif begun:
+        yield from _in_processes(function, begun, places, start, workers, environment or {})
 
 
 @contextlib.contextmanager
@@ -116,7 +118,7 @@ def on_scheduler(address: str | None) -> Iterator[None]:
 
 def cores() -> int:
     """Those that this process may use: a container or a batch system may lend fewer than are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
@@ -147,10 +149,10 @@ def run_command(command: Sequence[str | Path], folder: Path, *, quiet: bool = Fa
 
 def _here(
     function: Function,
-    places: Iterator[tuple[int, object]],
-    held: object,
+    places: Iterator[tuple[int, Any]],
+    held: Any,
     until: float = float("inf"),
-) -> Iterator[tuple[int, object]]:
+) -> Iterator[tuple[int, Any]]:
     while time.monotonic() < until and (following := next(places, None)):
         place, item = following
         for result in function(held, item):
@@ -179,7 +181,7 @@ def _started_with(ours: Mapping[str, str], start: Callable[[], object]) -> objec
     return start()
 
 
-_LOCAL: dict[str, object] = {}  # this process's own cluster: what it is for, itself, its client
+_LOCAL: dict[str, Any] = {}  # this process's own cluster: what it is for, itself, its client
 
 
 def _local_client(workers: int, environment: tuple[tuple[str, str], ...]):
@@ -275,7 +277,8 @@ def _submitted(client, function, places, start, ahead, on_cpu):
 
     run, work = uuid4().hex, cloudpickle.dumps((function, start))
     resources = None if on_cpu else {GPU: 1}
-    waiting, running = {}, as_completed(loop=client.loop)  # by place, the bytes of its item
+    waiting: dict[int, int] = {}  # by place, the bytes of its item
+    running = as_completed(loop=client.loop)
 
     def fill():
         while len(waiting) < ahead and (

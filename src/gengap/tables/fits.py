@@ -77,7 +77,7 @@ def kept_results(
     first = next(computed, None)
     if first is not None:
         names = {"collection": table, "measure": made_by, "source": source}
-        rows = (
+        rows: Iterator[dict] = (
             names | {"model_id": asked[number][1], PAYLOAD: text, "place": asked[number][0]}
             for number, text in chain([first], computed)
         )

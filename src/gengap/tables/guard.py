@@ -8,7 +8,7 @@ import os
 import reprlib
 import traceback
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ LOOKED_AT = 100_000  # numbers of a sample, at most twice as many
 class Answer(NamedTuple):
     """What a measure returned, or why it has no value."""
 
-    value: object
+    value: Any
     note: str = ""  # empty with a value
     failed: bool = False  # whether something went wrong; else the model lacks something
 

@@ -16,6 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from pkgutil import resolve_name
 from types import FunctionType, ModuleType
+from typing import Any
 
 import pandas as pd
 from pandas import DataFrame, Series
@@ -97,7 +98,8 @@ def _files_in(place: Path | zipfile.Path) -> Iterator[Path | zipfile.Path]:
     if place.is_file():
         yield place
     elif place.is_dir():
-        for inner in sorted(place.iterdir(), key=lambda inner: inner.name):
+        held: Iterator[Path | zipfile.Path] = place.iterdir()
+        for inner in sorted(held, key=lambda inner: inner.name):
             yield from _files_in(inner)
 
 
@@ -139,12 +141,12 @@ def source_hash(function: Callable) -> str:
     if not _definition(function)[0]:
         return ""
     own = (function.__module__ or "").partition(".")[0]
-    reached = {}
+    reached: dict[object, str] = {}
     _reach(function, "", {"gengap", own}, reached)
     return digest("\n".join(sorted(set(reached.values()))))
 
 
-def _reach(value: object, name: str, packages: set[str], reached: dict[object, str]) -> None:
+def _reach(value: Any, name: str, packages: set[str], reached: dict[object, str]) -> None:
     """Add the text of a value, and of all that its code names, under its identity in memory."""
     value = inspect.unwrap(value) if callable(value) else value
     if isinstance(value, PLAIN):
@@ -188,7 +190,7 @@ def _is_of(value: object, packages: set[str]) -> bool:
 def _definition(thing: Callable) -> tuple[str, tuple[str, ...]]:
     """The code of a function or class in one form, and the names in it; empty if not known."""
     try:
-        definition = ast.parse(textwrap.dedent(inspect.getsource(thing))).body[0]
+        definition: Any = ast.parse(textwrap.dedent(inspect.getsource(thing))).body[0]
     except (OSError, TypeError, SyntaxError, IndexError):
         return "", ()
     definition.decorator_list = []

@@ -60,6 +60,11 @@ def _folder() -> str:
     return ""
 
 
+def _set_folder(folder: str) -> None:
+    if folder:
+        os.chdir(folder)
+
+
 def _set_device(device: torch.device) -> None:
     torch.set_default_device(None if device.type == "cpu" else device)
 
@@ -77,7 +82,7 @@ SETTINGS: list[tuple[Callable, Callable]] = [  # what reads one, and what puts i
     (torch.get_num_threads, torch.set_num_threads),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     (np.geterr, lambda errors: np.seterr(**errors)),
-    (_folder, lambda folder: folder and os.chdir(folder)),
+    (_folder, _set_folder),
     (os.environ.copy, _set_variables),
 ]
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 from sqlite3 import Connection
 
 from pandas import DataFrame, Series
@@ -73,13 +74,13 @@ def _unwritable(store: Path, error: Exception) -> GengapError:
 
 
 def computed_rows(
-    function: Callable[[Collection, object], Iterable[dict]],
+    function: Callable[[Collection, Any], Iterable[dict]],
     items: Iterable,
     collection: Collection,
     versions: Versions,
     *,
     budget: float | None = None,
-    **where: object,
+    **where: Any,
 ) -> Iterator[dict]:
     """Rows for the store: model_id, measure and what else `function` yields, of which version.
 
@@ -144,8 +145,8 @@ def stored_rows(connection: Connection, collection: str, detail: str | None = No
         raise sqlite3.DataError(str(error)) from error
 
 
-def payload_of(connection: Connection, rowid: int) -> bytes | str:
-    """The payload of a row that was found."""
+def payload_of(connection: Connection, rowid: int) -> Any:
+    """The payload of a row that was found: bytes or text, as it was kept."""
     return connection.execute(FIND_PAYLOAD, (rowid,)).fetchone()[0]
 
 

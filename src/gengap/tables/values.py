@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import numpy as np
@@ -130,7 +131,7 @@ def _compute(
     pending: dict[str, list[str]],
     store: Path,
     versions: Versions,
-    **where: object,
+    **where: Any,
 ) -> None:
     total, kept = sum(map(len, pending.values())), 0
     measures = {name: MEASURES[name] for name in set().union(*pending.values())}

@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from gengap.collection import Collection
 from gengap.errors import GengapError
@@ -28,11 +29,11 @@ class OverBudget(GengapError):
 
 
 def within_budget(
-    compute: Callable[..., Iterator[tuple[int, object]]],
+    compute: Callable[..., Iterator[tuple[int, Any]]],
     items: Sequence,
     collection: Collection,
     budget: float | None = None,
-) -> Iterator[tuple[int, object]]:
+) -> Iterator[tuple[int, Any]]:
     """What `compute` gives for the items, if it takes no longer than the budget.
 
     budget: minutes of one process; None is what the environment variable GENGAP_BUDGET says, and
