@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Self
 
 import pandas as pd
 import torch
@@ -85,7 +86,7 @@ class Collection:
         """The expected families, and those that are seen on disk without reading the index."""
         return list(self.expected_families)
 
-    def family_files(self, family: str) -> tuple[Path, ...]:
+    def family_files(self, family: str) -> tuple[Path | zipfile.Path, ...]:
         """The files that hold one family."""
         return (self.root / family,)
 
@@ -169,7 +170,7 @@ class Collection:
         """Read samples again when next asked for: somebody has changed one that was handed out."""
         self._samples.clear()
 
-    def select(self, query: str) -> "Collection":
+    def select(self, query: str) -> Self:
         """This collection restricted to the index rows for which a pandas query holds.
 
         Example: `zoo.select("family == 'fashion_mnist' and epoch == 86")`.
@@ -188,7 +189,7 @@ class Collection:
         models = [int(counts.get(name, 0)) for name in missing]
         return DataFrame({"family": [*missing], "models": models, "missing": [*missing.values()]})
 
-    def _missing(self, family: str) -> list[Path]:
+    def _missing(self, family: str) -> list[Path | zipfile.Path]:
         return [file for file in self.family_files(family) if not file.exists()]
 
     def __reduce__(self):

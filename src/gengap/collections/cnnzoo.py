@@ -16,7 +16,7 @@ import zipfile
 from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -87,6 +87,7 @@ class SmallCNNZoo(Collection):
     4.0.
     """
 
+    whole: "SmallCNNZoo"
     name = "cnnzoo"
     expected_families = DATASETS
 
@@ -282,7 +283,7 @@ def small_cnn(activation: str, dropout: float = 0.0) -> nn.Sequential:
     """The zoo's network, (N, 1, H, W) -> (N, 10) logits: stages h1, h2, h3, pooled, logits."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"hp_activation is {activation}, not {' or '.join(ACTIVATIONS)}")
-    stages = {
+    stages: dict[str, nn.Module] = {
         f"h{i}": nn.Sequential(
             nn.Conv2d(channels, 16, 3, stride=2), ACTIVATIONS[activation](), nn.Dropout(dropout)
         )
@@ -325,15 +326,15 @@ def weight_statistics(weights: np.ndarray | Tensor, *, rows_at_once: int | None 
     columns = len(LAYOUT) * len(STATISTICS)
     result = torch.empty(len(weights), columns, dtype=torch.float64, device=device)
     for first in range(0, len(weights), rows_at_once):
-        rows = weights[first : first + rows_at_once]
-        rows = torch.from_numpy(np.array(rows)) if is_array else rows
+        read = weights[first : first + rows_at_once]
+        rows = torch.from_numpy(np.array(read)) if isinstance(read, np.ndarray) else read
         parts = [vector_statistics(rows[:, slot.start : slot.end]) for slot in LAYOUT]
         torch.cat(parts, dim=1, out=result[first : first + len(rows)])
         _drop_mapped_pages(weights)
     return result.numpy() if is_array else result
 
 
-def _drop_mapped_pages(weights: np.ndarray | Tensor) -> None:
+def _drop_mapped_pages(weights: Any) -> None:
     """What was read of a mapped file counts as this process's memory until it is given back."""
     mapped = getattr(weights, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED") and not weights.flags.writeable:

@@ -10,6 +10,7 @@ import re
 import zipfile
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def part_name(networks: range) -> str:
 
 def networks_in(part: Path) -> range:
     """The numbers of a part's networks, which its name tells."""
-    first, last = map(int, NAME.fullmatch(part.name).groups())
+    first, last = map(int, cast(re.Match, NAME.fullmatch(part.name)).groups())
     return range(first, last + 1)
 
 

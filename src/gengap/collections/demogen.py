@@ -88,14 +88,13 @@ class DEMOGEN(Collection):
         return [*dict.fromkeys([*self.expected_families, *self._grids])]
 
     def family_files(self, family: str) -> tuple[Path, ...]:
-        home = self._home or self.root
-        return home / SPEC, home / family
+        return self._home / SPEC, self._home / family
 
     def weight_files(self, record: Mapping[str, object]) -> tuple[Place, ...]:
         return (files_of(self._home / str(record["model_id"])),)
 
     def read_index(self) -> DataFrame:
-        if self._home is None:
+        if not (self._home / SPEC).is_file():
             raise GengapError(
                 f"{self.root} has no {SPEC}, nor has a folder in it; give the unpacked archive"
             )
@@ -124,13 +123,13 @@ class DEMOGEN(Collection):
         return dataset, next((place for place in places if (place / dataset).is_dir()), None)
 
     @cached_property
-    def _home(self) -> Path | None:
+    def _home(self) -> Path:
         return home_below(self.root)
 
     @cached_property
     def _grids(self) -> dict[str, dict[str, list]]:
         """Family -> hyper-parameter -> its values."""
-        if self._home is None:
+        if not (self._home / SPEC).is_file():
             return {}
         grids = read_json(self._home / SPEC)
         with naming(self._home / SPEC):
@@ -156,14 +155,14 @@ class DEMOGEN(Collection):
         ]
 
 
-def home_below(root: Path) -> Path | None:
-    """The folder with all_model_spec.json that is nearest to the root, or None."""
+def home_below(root: Path) -> Path:
+    """The folder with all_model_spec.json that is nearest to the root; else the root itself."""
     level = [root] if root.is_dir() else []
     for _ in range(DEEPEST):
         if homes := [folder for folder in level if (folder / SPEC).is_file()]:
             return homes[0]
         level = [child for folder in level for child in sorted(folder.iterdir()) if child.is_dir()]
-    return None
+    return root
 
 
 def architecture_of(family: str) -> str:
@@ -262,7 +261,8 @@ def tensorflow_names(network: nn.Sequential, architecture: str) -> dict[str, str
 
     Layers of a kind are numbered in the order of the network, the first without a number.
     """
-    counts, names = Counter(), {}
+    counts: Counter[str] = Counter()
+    names = {}
     for path, module in network.named_modules():
         kind = next((kind for kind in LAYERS if isinstance(module, kind)), None)
         if kind is None:
@@ -325,7 +325,7 @@ def read_variables(folder: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     """Variables of these names in the weights of a folder, in TensorFlow's layout."""
     file, names = weights_file(folder), list(names)
     if file.name != SAFETENSORS:
-        return read_checkpoint(file, names)
+        return read_checkpoint(str(file), names)
     with naming(file):
         variables = load(file.read_bytes())
     if lacking := sorted(set(names) - set(variables)):

@@ -31,13 +31,13 @@ def nin(width: int, batch_norm: bool, dropout: float, classes: int) -> nn.Sequen
     TensorFlow 1 as the probability to keep a unit.
     """
 
-    def convolution(*sizes: int, stride: int = 1) -> list[nn.Module]:
+    def convolution(channels: int, size: int, stride: int = 1) -> list[nn.Module]:
         norm = [nn.BatchNorm2d(width, eps=1e-3, momentum=0.01)] if batch_norm else []
-        return [nn.Conv2d(*sizes, stride=stride), *norm]
+        return [nn.Conv2d(channels, width, size, stride), *norm]
 
     def block(channels: int) -> list[nn.Module]:
-        first = [PadSame(), *convolution(channels, width, 3, stride=2), nn.ReLU()]
-        return [*first, *convolution(width, width, 1), nn.ReLU(), *convolution(width, width, 1)]
+        first = [PadSame(), *convolution(channels, 3, stride=2), nn.ReLU()]
+        return [*first, *convolution(width, 1), nn.ReLU(), *convolution(width, 1)]
 
     network = nn.Sequential()
     network.add_module("h1", nn.Sequential(*block(3)))
@@ -133,4 +133,4 @@ def in_fastest_format(network: nn.Sequential) -> nn.Sequential:
     on_cpu = next(network.parameters()).device.type == "cpu"
     if not on_cpu or any(isinstance(module, nn.GroupNorm) for module in network.modules()):
         return network
-    return network.to(memory_format=torch.channels_last)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -83,9 +83,9 @@ def _go_on_downloading(address: str, file: Path, unpacked: float) -> None:
     """Get the bytes that a file lacks, or all of them where the server sends no parts."""
     file.touch()
     start = max(0, file.stat().st_size - 1)  # the last byte again: an empty part cannot be asked
-    request = {"headers": {"Range": f"bytes={start}-", "Accept-Encoding": "identity"}}
-    request |= {"stream": True, "timeout": SECONDS_OF_SILENCE}
-    with requests.get(address, **request) as response, open(file, "r+b") as out:
+    headers = {"Range": f"bytes={start}-", "Accept-Encoding": "identity"}
+    asked = requests.get(address, headers=headers, stream=True, timeout=SECONDS_OF_SILENCE)
+    with asked as response, open(file, "r+b") as out:
         if response.status_code == 416:  # what was kept is longer than the file
             out.truncate(0)
         response.raise_for_status()

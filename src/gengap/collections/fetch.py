@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO
 
 import requests
 from remotezip import RemoteZip, RemoteZipError
@@ -233,9 +233,9 @@ def _unpack(archive: Path, place_of: Callable[[PurePosixPath], Path | None]) -> 
         with tarfile.open(archive) as members:
             for member in members:
                 place = place_of(PurePosixPath(member.name))
-                if place and member.isfile():
+                if place and member.isfile() and (content := members.extractfile(member)):
                     if not place.exists():
-                        _write(place, members.extractfile(member))
+                        _write(place, content)
                         written.add(place)
                     found.add(place)
             while members.fileobj.read(2**20):  # to its end, where the checksum is
@@ -268,7 +268,7 @@ def _file_of_demogen(folder: Path, families: list[str], member: PurePosixPath) -
     return None
 
 
-def _write(place: Path, content: BinaryIO) -> None:
+def _write(place: Path, content: IO[bytes]) -> None:
     def copy(path: Path) -> None:
         with open(path, "wb") as file:
             shutil.copyfileobj(content, file)

@@ -172,7 +172,7 @@ class GenProb(Collection):
     @cached_property
     def _files(self) -> dict[str, dict[str, dict[int, Path | Member]]]:
         """Family -> network -> epoch -> file."""
-        families = defaultdict(lambda: defaultdict(dict))
+        families: dict = defaultdict(lambda: defaultdict(dict))
         for name, file in self._found.items():
             if found := FILE.fullmatch(name):
                 network, dataset, epoch = found.groups()
@@ -243,7 +243,7 @@ def records_of(files: Mapping[int, Path | Member]) -> dict[int, dict[str, float]
     A trainer that keeps its statistics from epoch to epoch leaves all in the last file, so the last
     is read first, and another only for what is still missing.
     """
-    records = {}
+    records: dict[int, dict[str, float]] = {}
     for epoch in sorted(files, reverse=True):
         if epoch not in records:
             found = read_statistics(files[epoch])
@@ -259,7 +259,7 @@ def records_of(files: Mapping[int, Path | Member]) -> dict[int, dict[str, float]
 def read_statistics(file: Path | Member) -> dict[int, dict[str, float]]:
     """Epoch -> the columns RECORDED, in the file's own unit; only epochs that have all."""
     checkpoint = read_checkpoint(file, mapped=True)
-    epochs = defaultdict(dict)
+    epochs: dict[int, dict[str, float]] = defaultdict(dict)
     with reading(file):
         for name, value in checkpoint["performance_statistics"].items():
             if found := STATISTIC.fullmatch(name):
@@ -364,7 +364,7 @@ def packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     names = defaultdict(list)
     for name, tensor in state.items():
         names[tensor.dtype].append(name)
-    copies = {}
+    copies: dict[str, Tensor] = {}
     for of_type in names.values():
         flat = torch.cat([state[name].detach().cpu().flatten() for name in of_type])
         parts = flat.split([state[name].numel() for name in of_type])

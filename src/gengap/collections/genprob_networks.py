@@ -48,9 +48,10 @@ class Cell(nn.Module):
         self.sum = Sum()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        first = self.RELUConvBN0(inputs)
-        second = self.RELUConvBN2(first) + self.RELUConvBN1(inputs)
-        return self.sum(self.RELUConvBN3(second), self.RELUConvBN4(first), self.shortcut(inputs))
+        of = [self.get_submodule(f"RELUConvBN{number}") for number in range(5)]
+        first = of[0](inputs)
+        second = of[2](first) + of[1](inputs)
+        return self.sum(of[3](second), of[4](first), self.shortcut(inputs))
 
 
 class Reduction(nn.Module):

@@ -136,7 +136,7 @@ class PGDL(Collection):
     @cached_property
     def _files(self) -> dict[str, tuple[Place, Place]]:
         """Task -> the folder of its networks and images, and its model_configs.json."""
-        files = {}
+        files: dict[str, tuple[Place, Place]] = {}
         for home in _homes_in(self.root):
             # A task's folder goes before one of the same name in a zip file.
             for place in _with_zips(home / "input_data"):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 NORMAL_95 = 1.96  # standard deviations: the 95 % interval of a normal distribution
 
@@ -91,7 +92,7 @@ def bootstrap_interval(
 
     Source: Efron 1979.
     """
-    arrays = [np.asarray(array) for array in arrays]
+    arrays = tuple(map(np.asarray, arrays))
     drawn = bootstraps(len(arrays[0]), samples, np.random.default_rng(seed), clusters=clusters)
     rows = _repeated(drawn)
     return percentiles([statistic(*(array[of] for array in arrays)) for of in rows], confidence)
@@ -103,7 +104,7 @@ def _repeated(drawn: np.ndarray) -> Iterator[np.ndarray]:
     return (np.repeat(places, counts) for counts in drawn)
 
 
-def percentiles(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+def percentiles(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
     """Between which two that share of the values lies in the middle, NaN left out."""
     known = np.asarray(values, float)
     known = known[~np.isnan(known)]

@@ -212,7 +212,7 @@ def information(tables: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]
     size = a + b + c + d
     share = 1 / np.where(size > 0, size, 1)
     gaps, signs = [(a + b) * share, (c + d) * share], [(a + c) * share, (b + d) * share]
-    told = 0.0
+    told = np.zeros_like(share)
     for row, gap in zip(tables, gaps, strict=True):
         for count, sign in zip(row, signs, strict=True):
             seen = count > 0

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError  # as torch.load raises it; nothing is unpickled here
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -36,16 +37,16 @@ LONGEST_NAME, DEEPEST_NAME = 1_000, 64  # of a tensor: letters, and modules arou
 REFUSED_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 # Numbers of numpy, which trainers leave beside the weights: they hold no code either. The second
 # name of the same function is that of numpy 1.
-NUMPY = [
-    np._core.multiarray.scalar,
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+SCALAR = np.float64(0).__reduce__()[0]
+NUMPY: list[Any] = [
+    *(SCALAR, (SCALAR, "numpy.core.multiarray.scalar")),
     *(np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int64DType),
 ]
 # What LoRA adds to a weight, in PEFT and other trainers: two factors, times a scale kept elsewhere.
 LOW_RANK = re.compile(r"(.+\.)?lora_(A|B|up|down|embedding_[AB])(\..+)?$")
 
 
-def read_checkpoint(file: Path | Member, *, mapped: bool = False) -> object:
+def read_checkpoint(file: Path | Member, *, mapped: bool = False) -> Any:
     """What torch.save wrote, on the CPU; tensors of older versions and of a GPU too.
 
     mapped: tensors are not read, but taken from the disk where they are looked at, and their
@@ -54,14 +55,14 @@ def read_checkpoint(file: Path | Member, *, mapped: bool = False) -> object:
     """
     with reading(file), torch.serialization.safe_globals(NUMPY):
         mapped = mapped and isinstance(file, Path) and zipfile.is_zipfile(file)
-        source = file if mapped else io.BytesIO(file.read_bytes())
+        source: Any = file if mapped else io.BytesIO(file.read_bytes())
         check_pickles(source, checksums=not mapped)
         return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def check_pickles(source: Path | io.BytesIO, *, checksums: bool) -> None:
     """GengapError where a zip file is damaged, or a pickle makes memory out of a number."""
-    if not zipfile.is_zipfile(source):
+    if isinstance(source, io.BytesIO) and not zipfile.is_zipfile(source):
         pickles = [source.getvalue()]
     else:
         with open_zip(source) as archive:

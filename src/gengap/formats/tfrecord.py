@@ -11,7 +11,7 @@ import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -46,7 +46,7 @@ INPUT, LABEL = 1, 3  # the dtypes written: float32 and int32
 DTYPE, SHAPE, CONTENT = 1, 2, 4  # fields of TensorProto
 
 
-def read_tfrecord(file: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
+def read_tfrecord(file: IO[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Inputs (N, ...) as stored and labels (N,) int64 of one file, in its order.
 
     Raises: GengapError that names the record where one is truncated, damaged, lacks a feature, or
@@ -94,7 +94,7 @@ def write_tfrecord(file: Path, inputs: np.ndarray, labels: np.ndarray) -> None:
     folders.write_atomically(file, write)
 
 
-def read_records(file: BinaryIO) -> Iterator[memoryview]:
+def read_records(file: IO[bytes]) -> Iterator[memoryview]:
     """The data of each record; ValueError where a file ends too early or a checksum is wrong."""
     while head := file.read(12):
         if len(head) < 12:

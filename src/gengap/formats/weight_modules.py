@@ -27,6 +27,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -41,8 +42,8 @@ BUFFER = re.compile(
     r"|betas|(\w+_)?alphas_cumprod(_\w+)?|window|pos_weight|total_(ops|params)|weight_(u|v)"
     r"|_u|_v|(min|max)_vals?)"
 )
-CONVOLUTIONS = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
-TRANSPOSED = {3: nn.ConvTranspose1d, 4: nn.ConvTranspose2d, 5: nn.ConvTranspose3d}
+CONVOLUTIONS: dict[int, Any] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
+TRANSPOSED: dict[int, Any] = {3: nn.ConvTranspose1d, 4: nn.ConvTranspose2d, 5: nn.ConvTranspose3d}
 GATES = {4: "LSTM", 3: "GRU", 1: "RNN"}  # matrices of the hidden size in weight_hh
 RECURRENT = re.compile(r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?$")
 PROJECTION = re.compile(r"[qkv]_proj_weight$")
@@ -155,7 +156,7 @@ def marks_of(name: str, tensor: Tensor) -> set[tuple]:
     if is_buffer(name, tensor) or not bool((tensor != tensor.flatten()[:1]).any()):
         return {place}
     numbers = (tensor + 0).cpu().contiguous().numpy()  # -0.0 is 0.0
-    return {place, (tensor.shape, tensor.dtype, hashlib.sha256(numbers).digest())}
+    return {place, (tensor.shape, tensor.dtype, hashlib.sha256(numbers.data).digest())}
 
 
 # Modules
@@ -214,7 +215,7 @@ def layer_for(tensors: Mapping[str, Tensor]) -> nn.Module:
     if weight is None or not weight.numel():
         return nn.Module()
     # Without memory, since each of its tensors is replaced.
-    kinds = {"bias": bias is not None, "device": "meta"}
+    kinds: dict[str, Any] = {"bias": bias is not None, "device": "meta"}
     first, second, *size = *weight.shape, 0, 0
     if weight.ndim == 2:
         return nn.Linear(second, first, **kinds)
@@ -271,17 +272,17 @@ def split_of(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # Batch normalization
 
 
-def layers_before(modules: Mapping[str, nn.Module]) -> dict[str, str]:
+def layers_before(modules: dict[str, nn.Module]) -> dict[str, str]:
     """Path of each batch normalization whose layer is known -> path of that layer."""
     found, taken = {}, set()
     children = defaultdict(list)
     for path in modules:
         children[path.rpartition(".")[0]].append(path)
-    norms = [path for path, module in modules.items() if isinstance(module, nn.BatchNorm2d)]
+    norms = {path: norm for path, norm in modules.items() if isinstance(norm, nn.BatchNorm2d)}
     if sum(len(children[path.rpartition(".")[0]]) for path in norms) > MOST_PAIRS:
         raise GengapError("more layers stand side by side with batch normalizations than are read")
-    for path in norms:
-        features = modules[path].num_features
+    for path, norm in norms.items():
+        features = norm.num_features
         siblings = beside(path, children[path.rpartition(".")[0]])
         free = [other for other in siblings if other not in taken]
         if path.rpartition(".")[2].isdecimal():  # what comes right before it in a sequence is known
@@ -292,9 +293,10 @@ def layers_before(modules: Mapping[str, nn.Module]) -> dict[str, str]:
     return found
 
 
-def turned(layer: nn.Module, outputs: int) -> nn.Module:
+def turned(layer: Any, outputs: int) -> nn.Module:
     """The layer, transposed if it is a convolution without bias that only so has these outputs."""
-    if not isinstance(layer, tuple(CONVOLUTIONS.values())) or layer.bias is not None:
+    ordinary = isinstance(layer, tuple(CONVOLUTIONS.values()))
+    if not ordinary or layer.bias is not None:
         return layer
     groups = groups_of_transposed(layer.weight, outputs)
     if not groups:
@@ -318,10 +320,10 @@ def beside(path: str, modules: Iterable[str]) -> list[str]:
 
 def number(name: str) -> str:
     """The digits at the end of a name."""
-    return re.search(r"\d*$", name)[0]
+    return name.removeprefix(name.rstrip("0123456789"))
 
 
-def outputs_of(module: nn.Module) -> int:
+def outputs_of(module: Any) -> int:
     if not is_layer(module):
         return -1
     return module.out_features if isinstance(module, nn.Linear) else module.out_channels

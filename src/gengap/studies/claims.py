@@ -7,6 +7,7 @@ family it is *not tested*.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,10 +27,10 @@ class Found:
 
 
 def lead(
-    statistic: Callable[[np.ndarray, np.ndarray], float],
+    statistic: Callable[[np.ndarray, np.ndarray], Any],
     target: np.ndarray,
     columns: Sequence[np.ndarray],
-    **options: object,
+    **options: Any,
 ) -> Found:
     """How far `statistic(target, column)` of the first lies above the best of the others, or 0.
 
@@ -42,7 +43,7 @@ def lead(
         return ahead([statistic(target, column) for column in pair])
 
     first, *others = columns
-    pairs = [(first, other) for other in others] or [(first,)]
+    pairs: list[tuple] = [(first, other) for other in others] or [(first,)]
     options |= {"confidence": 1 - 0.05 / len(pairs)}
     ends = [bootstrap_interval(ahead_of, target, *pair, **options) for pair in pairs]
     low, high = np.min(ends, axis=0)

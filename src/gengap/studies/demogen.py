@@ -6,6 +6,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -186,7 +187,7 @@ def _variants(
     predictors = {HIDDEN: _hidden(stages)} | {stage: [stage] for stage in stages}
     choices = product(predictors, STATISTICS, (True, False), (True, False))
     for name, kind, log, normalized in choices:
-        form = {"kind": kind, "log": log, "normalized": normalized}
+        form: dict[str, Any] = {"kind": kind, "log": log, "normalized": normalized}
         default = {"default": kind == "quartile" and log and normalized}
         features = signature_table(signatures, stages=predictors[name], **form)
         yield {"predictor": name} | form | default, features

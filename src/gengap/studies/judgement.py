@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pandas import DataFrame
@@ -12,7 +13,7 @@ from gengap.tables.fits import kept_rows
 from gengap.tables.identity import digest, record_hashes, source_hash
 
 # Of chapter 5, whose rows are shipped; p-values to 0.005.
-DRAWN = {"samples": 100, "permutations": 199}
+DRAWN: dict[str, Any] = {"samples": 100, "permutations": 199}
 
 
 def kept_judgement(
@@ -39,7 +40,7 @@ def kept_judgement(
         (_key(*family, options), partial(_rows, judge, *family, options)) for family in families
     )
     made = judge.__name__, source_hash(judge)
-    bar = {"total": len(families), "unit": "family"}
+    bar: dict[str, Any] = {"total": len(families), "unit": "family"}
     return DataFrame(kept_rows(table, *made, tasks, workers=workers, store=store, **bar))
 
 

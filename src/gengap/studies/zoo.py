@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -193,7 +194,7 @@ class Fits:
         configs = "".join(reported(f"cnnzoo_{name}_configs").to_csv() for name in PREDICTORS)
         made_by, source = function.__name__[1:], source_hash(function) + source_hash(_problems)
         made = made_by, digest(source + configs)
-        bar = {"total": number, "unit": "fit"}
+        bar: dict[str, Any] = {"total": number, "unit": "fit"}
         return pd.DataFrame(kept_rows(self.table, *made, known, workers=self.jobs, **bar))
 
 

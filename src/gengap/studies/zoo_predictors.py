@@ -11,7 +11,7 @@ from itertools import pairwise
 import lightgbm
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional, init
 
 from gengap.studies.published import reported
@@ -141,11 +141,12 @@ def grow_trees(features, target, train, stop_on, config, *, seed, trees):
     for name, rows in stop_on.items():
         valid = data.create_valid(features[rows], target[rows], params=parameters)
         booster.add_valid(valid, name)
-    errors, grown = {name: [] for name in stop_on}, []
+    errors: dict[str, list[float]] = {name: [] for name in stop_on}
+    grown: list[int] = []
     for _ in range(trees):
         booster.update()
         grown.append(max(1, booster.current_iteration()))  # an update that finds no split adds none
-        for name, _, error, _ in booster.eval_valid():
+        for name, _, error, *_ in booster.eval_valid():
             errors[name].append(error)
         if all(_is_over(history, TREE_PATIENCE) for history in errors.values()):
             break
@@ -176,13 +177,14 @@ def _tree_parameters(config, networks, seed):
 
 def _train_network(predictor, features, target, train, stop_on, config, device):
     """Keras' fit with EarlyStopping on the validation loss: squared error plus the l2 penalty."""
-    features, target = (torch.tensor(values, device=device) for values in (features, target))
+    features, target = (torch.as_tensor(values, device=device) for values in (features, target))
     network, kernels = build_network(features.shape[1], config)
     network.to(device)
     optimizer = _optimizer(network, kernels, config)
     batch = batch_size(predictor, config["batch_size"], len(train))
     given = {name: (features[rows], target[rows]) for name, rows in stop_on.items()}
-    train, errors, fits = torch.tensor(train, device=device), {name: [] for name in stop_on}, {}
+    errors: dict[str, list[float]] = {name: [] for name in stop_on}
+    train, fits = torch.tensor(train, device=device), dict[str, Fit]()
     for epoch in range(1, EPOCHS + 1):
         _train_epoch(network, optimizer, features, target, train, batch)
         penalty = config["l2_penalty"] * sum(float(k.detach().square().sum()) for k in kernels)
@@ -197,7 +199,7 @@ def _train_network(predictor, features, target, train, stop_on, config, device):
     return {name: fits[name] for name in stop_on}
 
 
-def build_network(inputs: int, config: dict) -> tuple[nn.Sequential, list[nn.Parameter]]:
+def build_network(inputs: int, config: dict) -> tuple[nn.Sequential, list[Tensor]]:
     """The released fully connected network, and its kernels that carry the l2 penalty.
 
     `layers` times (dense, ReLU, dropout), then one sigmoid unit. Hidden kernels start from the

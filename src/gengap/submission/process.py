@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from typing import Any, cast
 
 from gengap.errors import GengapError
 
@@ -46,7 +47,7 @@ Task = tuple[int, str]  # a model: the place of its collection in the job, and i
 
 def computed(
     job: Job, tasks: Iterable[Task], *, limit: float, workers: int
-) -> Iterator[tuple[Task, dict[str, object]]]:
+) -> Iterator[tuple[Task, dict[str, Any]]]:
     """Each model as soon as it is done, with a row: measure, value, seconds and note.
 
     The value is finite, or None with a note that says why: what the measure raised or returned,
@@ -68,7 +69,7 @@ def computed(
                 name = message.get("measure", name)
                 if "note" in message:
                     row = {part: message[part] for part in ("value", "seconds", "note")}
-                    yield worker.task, {"measure": name, **row}
+                    yield tuple(message["task"]), {"measure": name, **row}
                 if worker.dead or not waiting:
                     worker.kill()
                     pool.remove(worker)
@@ -104,7 +105,7 @@ class _Worker:
         with contextlib.suppress(OSError):  # it died since: that is heard as the end of its pipe
             _send(self.pipe, task)
 
-    def heard(self, ready: bool) -> dict[str, object] | None:
+    def heard(self, ready: bool) -> dict[str, Any] | None:
         """Its next message, or one about its end; None while it is at work."""
         if not ready and not self.pipe.poll():  # it may have answered since
             overdue = time.monotonic() > self.deadline
@@ -124,16 +125,17 @@ class _Worker:
         # What answers another task is late, or a second answer: the process was forked.
         return None if "task" in message and tuple(message["task"]) != self.task else message
 
-    def _ended(self, note: str) -> dict[str, object]:
+    def _ended(self, note: str) -> dict[str, Any]:
         self.dead = True
         if self.task is None:
             raise GengapError(f"{self.file} cannot be imported: {note}")
         seconds = time.monotonic() - self.given_at
-        return {"value": None, "seconds": seconds, "note": note}
+        return {"task": self.task, "value": None, "seconds": seconds, "note": note}
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # with the processes that it started
+            # With the processes that it started.
+            os.killpg(cast(int, self.process.pid), signal.SIGKILL)
         self.process.kill()
         self.process.join()
         self.pipe.close()
@@ -180,7 +182,7 @@ def _work(pipe: Connection, job: Job) -> None:
             _send(pipe, {"task": task, **row})
 
 
-def _read(answer: bytes) -> dict[str, object]:
+def _read(answer: bytes) -> dict[str, Any]:
     """A worker's message; ValueError for what it does not send, which a measure has written."""
     message = json.loads(answer)
     kinds = {"task": list, "note": str, "measure": str, "error": str, "started": bool}
@@ -195,7 +197,7 @@ def _read(answer: bytes) -> dict[str, object]:
     return message
 
 
-def _send(pipe: Connection, message: dict[str, object] | Task) -> None:
+def _send(pipe: Connection, message: dict[str, Any] | Task) -> None:
     pipe.send_bytes(json.dumps(message).encode())
 
 
@@ -203,7 +205,7 @@ def _end_with_parent() -> None:
     """End this process, with all that it starts, when its parent ends, whatever it is at."""
     import fcntl  # not on every system on which this module is imported
 
-    parent = multiprocessing.parent_process().sentinel  # a pipe, which hangs up then
+    parent = cast(Any, multiprocessing.parent_process()).sentinel  # a pipe, which hangs up then
     if hasattr(fcntl, "F_SETSIG"):  # by Linux: no thread of ours runs while C code has the GIL
         fcntl.fcntl(parent, fcntl.F_SETOWN, -os.getpgrp())
         fcntl.fcntl(parent, fcntl.F_SETSIG, signal.SIGKILL)

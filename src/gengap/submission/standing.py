@@ -5,6 +5,7 @@ those that are missing there are kept where values of one's own measures are.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -63,9 +64,9 @@ def scored_beside_all(
 def _judged(collection, index, others, own, scores) -> DataFrame:
     """The rows of all others and of the baselines, which are kept, then those of one's own."""
     # All scores at once, whichever are asked for: their rows are then at hand for the next measure.
-    of_all = {} if set(scores) <= CRITERIA.keys() else {"scores": scores}
+    of_all: dict[str, Any] = {} if set(scores) <= CRITERIA.keys() else {"scores": scores}
     table = f"{collection.table_name}.judgement"
-    kept = {"table": table, "store": results_store(collection)}
+    kept: dict[str, Any] = {"table": table, "store": results_store(collection)}
     theirs = kept_judgement(others, index, **kept, **DRAWN, **of_all)
     mine = judged(own, index, scores=scores, **DRAWN)
     found = pd.concat([theirs, mine[~mine["measure"].isin(BASELINES)]], ignore_index=True)

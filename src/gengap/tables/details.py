@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 from pkgutil import resolve_name
 from sqlite3 import Connection
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa

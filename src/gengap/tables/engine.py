@@ -82,9 +82,8 @@ def results(
     if scheduler:
         for first in islice(places, 1):  # without any item nobody is connected to
             with _connected(scheduler, on_cpu) as client:
-                yield from _submitted(
-                    client, function, chain([first], places), start, AHEAD, on_cpu
-                )
+                every = chain([first], places)
+                yield from _submitted(client, function, every, start, AHEAD, on_cpu)
         return
     workers = workers or cores()
     if not on_cpu:

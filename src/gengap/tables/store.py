@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 from sqlite3 import Connection
+from typing import Any
 
 from pandas import DataFrame, Series
 
