@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import yaml
@@ -187,7 +188,7 @@ def _check_parameters(source: Path, parameters: dict) -> None:
             )
 
 
-def _is_alike(value: object, default: object) -> bool:
+def _is_alike(value: Any, default: Any) -> bool:
     """Whether a value may stand for the default of a parameter."""
     wanted = (int, float) if isinstance(default, float) else type(default)
     alike = isinstance(value, wanted) and isinstance(value, bool) == isinstance(default, bool)
@@ -198,16 +199,19 @@ def _is_alike(value: object, default: object) -> bool:
 
 def _execute_all(runs: list[Run], jobs: int, budget: float) -> tuple[dict[str, float], list[str]]:
     """Seconds by name of the chapters that succeeded, and a sentence for each that failed."""
-    seconds, failures = {}, []
+    seconds: dict[str, float] = {}
+    failures: list[str] = []
     if not runs:
         return seconds, failures
     # Kernels work in another folder than the one from which the user named these.
     named = {name: os.path.abspath(os.environ[name]) for name in FOLDERS if os.environ.get(name)}
     environment = KERNEL_ENVIRONMENT | {BUDGET: f"{budget:g}"} | named
     # Chapters themselves run here: on a cluster they would hold the workers that they wait for.
-    work = {"workers": min(jobs, len(runs)), "scheduler": "", "environment": environment}
+    here: dict[str, Any] = {"workers": min(jobs, len(runs)), "scheduler": ""}
     with tqdm(desc="chapters", total=len(runs), unit="chapter") as progress:
-        for place, (spent, told, failure) in engine.results(_executed, runs, **work):
+        for place, (spent, told, failure) in engine.results(
+            _executed, runs, workers=workers, **here
+        ):
             name = runs[place].source.stem
             if failure:
                 failures.append(failure)
@@ -282,7 +286,7 @@ def _lacking(run: Run) -> str:
 
 def _warnings_taken_out(notebook: nbformat.NotebookNode) -> list[str]:
     """What was warned of; as outputs, warnings would show the paths of this machine."""
-    told = {}
+    told: dict[str, None] = {}
     for cell in notebook.cells:
         for output in [o for o in cell.get("outputs", ()) if o.get("name") == "stderr"]:
             if sentences := WARNING.findall(output.text):

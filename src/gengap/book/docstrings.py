@@ -27,7 +27,8 @@ def target_of(app: Sphinx, env: BuildEnvironment, node: pending_xref, shown: Any
     """A link to what has this name at its end; without one, what backticks hold stays code."""
     if node.get("refdomain") != "py":
         return None
-    found = env.get_domain("py").find_obj(env, None, None, node["reftarget"], None, 1)
+    python: Any = env.get_domain("py")
+    found = python.find_obj(env, None, None, node["reftarget"], None, 1)
     for name, target in found[:1]:
         place = target.docname, target.node_id
         return make_refnode(app.builder, node["refdoc"], *place, shown, name)

@@ -9,14 +9,14 @@ def table_of(html: str) -> tuple[list[str], list[list[str]], int]:
     A cell that spans others is repeated in each of them; lines of heads become one.
     """
     found: dict[tuple[int, int], str] = {}
-    table = BeautifulSoup(html, "html.parser").find("table")
+    table = BeautifulSoup(html, "html.parser").select("table")[0]
     lines = table.find_all("tr")
     for line, row in enumerate(lines):
         column = 0
         for cell in row.find_all(["th", "td"]):
             while (line, column) in found:  # of a cell above that spans rows
                 column += 1
-            across, down = (int(cell.get(side, 1)) for side in ("colspan", "rowspan"))
+            across, down = (int(str(cell.get(side) or 1)) for side in ("colspan", "rowspan"))
             covered = [(line + y, column + x) for y in range(down) for x in range(across)]
             found |= dict.fromkeys(covered, " ".join(cell.get_text().split()))
     columns = range(1 + max(column for _, column in found))

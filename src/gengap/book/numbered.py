@@ -135,7 +135,8 @@ def write_script(app: Sphinx, failure: Exception | None) -> None:
         file = Path(app.outdir) / "_static" / "vega.js"
         if not file.exists():
             # In a function: what a module calls its own would else be everyone's.
-            file.write_text(f"(() => {{{vl_convert.javascript_bundle()}}})();")
+            bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+            file.write_text(f"(() => {{{bundle}}})();")
 
 
 def _is_output(node: nodes.container) -> bool:

@@ -109,7 +109,7 @@ def bibtex(cells: Sequence[nbformat.NotebookNode], name: str, year: str) -> str:
     bibliography = (repository() / "book" / "references.bib").read_text()
     texts = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     cited = dict.fromkeys(key for keys in CITED.findall(texts) for key in keys.split(","))
-    found = [re.search(rf"^@\w+\{{{key},.*?^\}}", bibliography, re.M | re.S)[0] for key in cited]
+    found = [re.findall(rf"^@\w+\{{{key},.*?^\}}", bibliography, re.M | re.S)[0] for key in cited]
     title = texts.splitlines()[0].lstrip("# ")
     own = {
         "author": "{The gengap contributors}",

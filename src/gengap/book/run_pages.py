@@ -4,6 +4,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -35,7 +36,7 @@ def render_runs(runs: Sequence[Path]) -> list[Path]:
         (source / name).symlink_to(repository() / name)
     for run, name in zip(runs, names, strict=True):
         shutil.copy(run, source / f"{name}.ipynb")
-    contents = {"format": "jb-book", "root": names[0]}
+    contents: dict[str, Any] = {"format": "jb-book", "root": names[0]}
     if rest := [{"file": name} for name in names[1:]]:
         contents |= {"chapters": rest}
     (source / "_toc.yml").write_text(yaml.safe_dump(contents))

@@ -6,6 +6,7 @@ as many are drawn as there are, and which no row leaves.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -78,7 +79,7 @@ def _clustered(rows, clusters, strata) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def bootstrap_interval(
-    statistic: Callable[..., float],
+    statistic: Callable[..., Any],
     *arrays: np.ndarray,
     samples: int = 1000,
     confidence: float = 0.95,

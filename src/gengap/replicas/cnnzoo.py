@@ -186,8 +186,8 @@ class Zoo(Run):
         rows = self.configurations(networks)
         start = draw_stack(rows, seed=self.seed)
         kind = CompiledStack if self.on_cpu else TorchStack
-        how = {"checkpoints": checkpoint_epochs(self.epochs), "seed": self.seed, "kind": kind}
-        done = train_stack(rows, start, held["train"], held["test"], **how)
+        images, checkpoints = (held["train"], held["test"]), checkpoint_epochs(self.epochs)
+        done = train_stack(rows, start, *images, checkpoints=checkpoints, seed=self.seed, kind=kind)
         for position, network in enumerate(networks):
             rows = {key: np.stack([c[key][position] for c in done]) for key in done[0]}
             write_atomically(_file(self.folder, network), partial(np.savez_compressed, **rows))

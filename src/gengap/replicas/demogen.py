@@ -172,7 +172,7 @@ def initialized(family: str, settings: dict, width: int, classes: int) -> nn.Seq
     architecture, width = architecture_of(family), int(width * settings["hp_wide_multiplier"])
     network = network_of(architecture, width, settings, classes)
     if architecture == "nin":  # where it pays: a step takes 0.7 of the time
-        network = network.to(memory_format=torch.channels_last)
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -201,8 +201,8 @@ def fit(
     for epoch in range(1, epochs + 1):
         steps += train_epoch(network, shuffled_batches(images, BATCH, augment), optimizer)
         settle.step()
-        looked_at = fitted and epoch >= LEAST_EPOCHS and epoch % CHECKED == 0
-        if looked_at and fits(network, train.images, fitted):
+        looked_at = epoch >= LEAST_EPOCHS and epoch % CHECKED == 0
+        if fitted and looked_at and fits(network, train.images, fitted):
             break
     return steps
 

@@ -22,7 +22,7 @@ training goes on from the weights as they are.
 import copy
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -76,7 +76,10 @@ PUBLISHED = Recipe(None, 32, None, batch=256, shift=4, planes=(40, 48), widths=A
 # The largest first: low-rank parts of layers that are kept at all epochs must not be empty.
 WEIGHT_DECAYS = (1e-3, 5e-4, 1e-4)
 LEARNING_RATES = {"AdaM": (0.01, 0.008, 0.006, 0.004, 0.002), "SGD": (0.1, 0.08, 0.06, 0.04, 0.02)}
-OPTIMIZERS = {"AdaM": torch.optim.Adam, "SGD": partial(torch.optim.SGD, momentum=MOMENTUM)}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "AdaM": torch.optim.Adam,
+    "SGD": partial(torch.optim.SGD, momentum=MOMENTUM),
+}
 FEWEST = 40  # networks of a family after the last epoch: see `hallmarks`
 FAMILIES = tuple(f"{optimizer}_FashionMNIST" for optimizer in OPTIMIZERS)
 # Of the published seven optimizers PyTorch has two.

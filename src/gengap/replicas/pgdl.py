@@ -144,9 +144,9 @@ def initialized(config: dict, *, seed: int) -> nn.Sequential:
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.get_parameter("bias"))
     round_weights(network)
-    return network.to(memory_format=torch.channels_last)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def fit(network: nn.Sequential, train: Images, task: Task, settings: dict, *, epochs: int) -> dict:
@@ -155,7 +155,7 @@ def fit(network: nn.Sequential, train: Images, task: Task, settings: dict, *, ep
     Leaves it rounded. Returns epochs, and accuracy and loss on the training images.
     """
     # Keras's L2 penalty wd * |w|^2 has the gradient 2 wd w. Tasks 4 and 5 call it wd.
-    decay = 2 * settings.get("weight_decay", settings.get("wd"))
+    decay = 2 * settings["wd" if "wd" in settings else "weight_decay"]
     optimizer = momentum_sgd(network, rate=settings["lr"], weight_decay=decay)
     falls = [round(part * epochs) for part in task.decays]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, falls, gamma=0.2)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -61,10 +61,8 @@ def vgg_layers(
     classes: int, *, convwidth, dropout_p, num_conv_blocks, dense_width, num_dense_layers=1, **_
 ) -> list[dict]:
     """Keras layers of a VGG-like network."""
-    layers = []
-    for _ in range(num_conv_blocks):
-        layers += [convolution(convwidth, 3) | {"activation": "relu"} for _ in range(2)]
-        layers.append({"layer_name": "MaxPooling2D", "pool_size": 2})
+    wide = convolution(convwidth, 3) | {"activation": "relu"}
+    layers = [wide, wide, {"layer_name": "MaxPooling2D", "pool_size": 2}] * num_conv_blocks
     layers.append({"layer_name": "Flatten"})
     layers += [_hidden(dense_width)] * num_dense_layers
     return [*layers, *_dropout(dropout_p), {"layer_name": "Dense", "units": classes}]
@@ -102,13 +100,15 @@ def ramp_of_channels(nparams: int, depth: int, channels: int, classes: int) -> l
 
     The largest ratio with at most `nparams` weights in the kernels, in steps of a thousandth.
     """
-    ramp = [FIRST_CHANNELS] * (depth + 1)
-    for ratio in itertools.count(1001):
-        wider = [round(FIRST_CHANNELS * (ratio / 1000) ** layer) for layer in range(depth + 1)]
-        path = [channels, *wider, classes]
-        if sum(9 * a * b for a, b in itertools.pairwise(path)) > nparams:
-            return ramp
-        ramp = wider
+
+    def ramp(ratio: int) -> list[int]:
+        return [round(FIRST_CHANNELS * (ratio / 1000) ** layer) for layer in range(depth + 1)]
+
+    def weights(ramp: list[int]) -> int:
+        return sum(9 * a * b for a, b in itertools.pairwise([channels, *ramp, classes]))
+
+    too_wide = next(ratio for ratio in itertools.count(1001) if weights(ramp(ratio)) > nparams)
+    return ramp(too_wide - 1)
 
 
 def half_augmented(inputs: Tensor) -> Tensor:
@@ -216,7 +216,7 @@ class Task:
         return {"model_config": layers, "input_shape": shape}
 
 
-LAYERS = {
+LAYERS: dict[str, Callable[..., list[dict]]] = {
     "vgg": vgg_layers,
     "nin": nin_layers,
     "fully convolutional": partial(fully_convolutional_layers, channels=3, batch_norm=False),
@@ -232,7 +232,7 @@ AUGMENTATIONS = {
 }
 
 
-def _task(*, layers: str, images: dict, decays=DECAYS, augment: str | None = None, **rest) -> Task:
+def _task(*, layers: str, images: dict, decays=DECAYS, augment=None, **rest: Any) -> Task:
     """A task as the file `pgdl_tasks.toml` has it."""
     kind = WholeImages if "dataset" in images else ImageSet
     rest |= {"images": kind(**images), "decays": tuple(decays), "augment": AUGMENTATIONS[augment]}

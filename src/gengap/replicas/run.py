@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -92,7 +92,7 @@ class Run:
     def prepare(self) -> None:
         """Write what the family has beside its networks."""
 
-    def hold(self) -> dict[str, object]:
+    def hold(self) -> dict[str, Any]:
         """What a process reads once, for `train`."""
         return {split: self.read(split) for split in SPLITS}
 
@@ -172,12 +172,12 @@ def check_images(runs: Iterable[Run]) -> None:
 
 def _trained(run: Run, missing: list[int], workers: int | None) -> Iterator[tuple[int, int]]:
     """The place of each group, and how many networks it had, as they are finished."""
-    where = {"device": run.device, "environment": MALLOC if run.on_cpu else None}
+    where: dict[str, Any] = {"device": run.device, "environment": MALLOC if run.on_cpu else None}
     groups, start = run.together(missing), partial(_held, run)
     return engine.results(_train_group, groups, start=start, workers=workers, **where)
 
 
-def recipes_of(study: str, scale: Scale) -> Mapping[str, object]:
+def recipes_of(study: str, scale: str) -> Mapping[str, Any]:
     """Family -> recipe of a study, at a scale."""
     return resolve_name(STUDIES[study]).RECIPES[scale]
 

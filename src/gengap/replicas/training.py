@@ -77,7 +77,7 @@ def momentum_sgd(network: nn.Module, *, rate: float, weight_decay: float) -> tor
     """SGD with momentum 0.9 that decays kernels, not biases and the scales of normalizations."""
     kernels = [weight for weight in network.parameters() if weight.dim() > 1]
     others = [weight for weight in network.parameters() if weight.dim() == 1]
-    groups = [{"params": kernels, "weight_decay": weight_decay}, {"params": others}]
+    groups: list[dict] = [{"params": kernels, "weight_decay": weight_decay}, {"params": others}]
     return torch.optim.SGD(groups, lr=rate, momentum=MOMENTUM)
 
 

@@ -132,12 +132,12 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def run_command(command: Sequence[str | Path], folder: Path, *, quiet: bool = False) -> bool:
+def run_command(command: Sequence[object], folder: Path, *, quiet: bool = False) -> bool:
     """Whether a command of another program ended well; it runs in a folder.
 
     quiet: what it prints is shown only if it did not.
     """
-    ended = subprocess.run(command, cwd=folder, capture_output=quiet, text=True)
+    ended = subprocess.run([*map(str, command)], cwd=folder, capture_output=quiet, text=True)
     if quiet and ended.returncode:
         sys.stderr.write(ended.stdout + ended.stderr)
     return ended.returncode == 0

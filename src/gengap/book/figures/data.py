@@ -4,7 +4,8 @@ A notebook keeps it beside the figure's image, and the book offers it below: see
 `gengap.book.numbered`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,14 +52,14 @@ def _rows(axes: Axes) -> Iterator[tuple]:
                 yield name, _named(x, across), _named(y, upwards), *(value or [None])
 
 
-def _series(axes: Axes) -> Iterator[tuple[str, Iterable[tuple]]]:
+def _series(axes: Axes) -> Iterator[tuple[str, Any]]:
     """What is drawn, and its points; of cells with their values."""
     for line in axes.lines:
         if line.get_transform() == axes.transData and not isinstance(line, AxLine):
             yield _label(line), line.get_xydata()
     for drawn in axes.collections:
         if isinstance(drawn, QuadMesh):
-            values = np.ma.filled(np.ma.asarray(drawn.get_array(), float), np.nan)
+            values: np.ndarray = np.ma.filled(np.ma.asarray(drawn.get_array(), float), np.nan)
             rows, columns = np.indices(values.shape) + 0.5
             yield "", zip(columns.flat, rows.flat, values.flat)
         elif isinstance(drawn, PathCollection):

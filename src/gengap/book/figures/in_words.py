@@ -5,6 +5,7 @@ its image: `gengap.book.docstrings` does so.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
@@ -18,9 +19,10 @@ def in_words(figure: Figure) -> str:
     panels = [axes for axes in figure.axes if axes.axison and axes.get_label() != "<colorbar>"]
     legends = [*figure.legends, *filter(None, (axes.get_legend() for axes in figure.axes))]
     meshes = [m for axes in panels for m in axes.collections if isinstance(m, QuadMesh)]
+    shades: list[Any] = [mesh.get_array() for mesh in meshes]
     told = [
         _listed("figure with panels", (axes.get_title("left") for axes in panels)) or "Figure.",
-        *(f"Colours from {m.get_array().min():.2f} to {m.get_array().max():.2f}." for m in meshes),
+        *(f"Colours from {shade.min():.2f} to {shade.max():.2f}." for shade in shades),
         _listed("across", [figure.get_supxlabel(), *(axes.get_xlabel() for axes in panels)]),
         _listed("columns", (name for axes in panels for name in _names(axes.get_xticklabels()))),
         _listed("upwards", [figure.get_supylabel(), *(axes.get_ylabel() for axes in panels)]),

@@ -4,6 +4,8 @@ They are charts of Vega-Lite. A notebook keeps one as an image, for paper and wh
 scripts, beside its specification, which the book's pages draw: see `gengap.book.numbered`.
 """
 
+from typing import Any
+
 import altair as alt
 import pandas as pd
 import vl_convert
@@ -100,7 +102,7 @@ def _chart(
     )
 
 
-def _panel(rows: pd.DataFrame, axes: dict[str, str], diagonal: bool) -> alt.LayerChart:
+def _panel(rows: pd.DataFrame, axes: dict[str, str], diagonal: bool) -> Any:
     kept = _told_of(rows, axes)
     x, y = (
         channel(
@@ -112,10 +114,10 @@ def _panel(rows: pd.DataFrame, axes: dict[str, str], diagonal: bool) -> alt.Laye
         )
         for channel, (column, title) in zip((alt.X, alt.Y), axes.items(), strict=True)
     )
-    colour = alt.value(COLOURS[0])
+    colour: Any = alt.value(COLOURS[0])
     if "hyper" in kept:
         order = [*getattr(kept["hyper"].dtype, "categories", ())] or alt.Undefined
-        options = {"scale": alt.Scale(range=COLOURS), "sort": order}
+        options: dict[str, Any] = {"scale": alt.Scale(range=COLOURS), "sort": order}
         colour = alt.Color("hyper:N", legend=alt.Legend(title=None, columns=3), **options)
     titles = {column: axes.get(column, words(column.removeprefix("hp_"))) for column in kept}
     hover = [alt.Tooltip(c, title=title) for c, title in titles.items() if c != "hyper"]

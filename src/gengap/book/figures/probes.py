@@ -1,6 +1,7 @@
 """Figures of margins, of regressions on them, and of correlations at every epoch."""
 
 import itertools
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -24,7 +25,8 @@ def margin_densities(margins: pd.DataFrame) -> Figure:
             # On shared limits, so that a narrow and a wide distribution are drawn as finely.
             options = {"clip": limits, "gridsize": 400, "common_norm": False}
             sns.kdeplot(own["margin"], color=colour, label=label, ax=panel, **options)
-            panel.lines[-1].set_ydata([float(f"{y:.3g}") for y in panel.lines[-1].get_ydata()])
+            density: Any = panel.lines[-1].get_ydata()
+            panel.lines[-1].set_ydata([float(f"{y:.3g}") for y in density])
         panel.axvline(0, color="0.6", linewidth=1, zorder=0)
         panel.set(xlabel="", ylabel="", yticks=[])
     handles = figure.axes[0].get_legend_handles_labels()
@@ -69,7 +71,7 @@ def probe_curves(curves: pd.DataFrame) -> Figure | None:
     many = len(families) > 2
     shape = (len(families), len(outcomes)) if many else (len(outcomes), len(families))
     size = WIDTH, shape[0] * 0.5 * WIDTH + 0.5
-    shared = {"sharey": "row", "sharex": "none" if many else "col"}
+    shared: dict[str, Any] = {"sharey": "row", "sharex": "none" if many else "col"}
     figure, panels = plt.subplots(*shape, figsize=size, squeeze=False, **shared)
     pairs = itertools.product(enumerate(outcomes), enumerate(families))
     for (row, outcome), (column, family) in pairs:

@@ -52,7 +52,7 @@ def use_style() -> None:
     """
     sns.set_theme(context="paper", style="ticks", palette=COLOURS)
     sizes = {"axes.labelsize": 10, "axes.titlesize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9}
-    plt.rcParams |= {"font.size": 10, "legend.fontsize": 9, "legend.frameon": False} | sizes
+    plt.rcParams.update({"font.size": 10, "legend.fontsize": 9, "legend.frameon": False, **sizes})
     plt.rcParams |= {"figure.dpi": 110, "figure.constrained_layout.use": True}
     plt.rcParams |= {"axes.spines.top": False, "axes.spines.right": False}
     if shell := get_ipython():
@@ -75,7 +75,7 @@ def histograms(values: pd.Series, families: pd.Series, bins: np.ndarray, *, labe
     table = pd.DataFrame({"value": values, "family": families})
     figure, panels = panels_by(table, "family", height=1.1, sharex=True)
     for panel, part, colour in panels:
-        panel.hist(part["value"], bins=bins, color=colour)
+        panel.hist(part["value"], bins=[*bins], color=colour)
     figure.supylabel("networks", fontsize=10)
     figure.supxlabel(label, fontsize=10)
     return figure
