@@ -209,9 +209,8 @@ def _execute_all(runs: list[Run], jobs: int, budget: float) -> tuple[dict[str, f
     # Chapters themselves run here: on a cluster they would hold the workers that they wait for.
     here: dict[str, Any] = {"workers": min(jobs, len(runs)), "scheduler": ""}
     with tqdm(desc="chapters", total=len(runs), unit="chapter") as progress:
-        for place, (spent, told, failure) in engine.results(
-            _executed, runs, workers=workers, **here
-        ):
+        found = engine.results(_executed, runs, environment=environment, **here)
+        for place, (spent, told, failure) in found:
             name = runs[place].source.stem
             if failure:
                 failures.append(failure)

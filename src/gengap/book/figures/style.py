@@ -51,8 +51,9 @@ def use_style() -> None:
     A Series is shown as a table there, too.
     """
     sns.set_theme(context="paper", style="ticks", palette=COLOURS)
-    sizes = {"axes.labelsize": 10, "axes.titlesize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9}
-    plt.rcParams.update({"font.size": 10, "legend.fontsize": 9, "legend.frameon": False, **sizes})
+    plt.rcParams |= {"font.size": 10, "legend.fontsize": 9, "legend.frameon": False}
+    plt.rcParams |= {"axes.labelsize": 10, "axes.titlesize": 10}
+    plt.rcParams |= {"xtick.labelsize": 9, "ytick.labelsize": 9}
     plt.rcParams |= {"figure.dpi": 110, "figure.constrained_layout.use": True}
     plt.rcParams |= {"axes.spines.top": False, "axes.spines.right": False}
     if shell := get_ipython():
