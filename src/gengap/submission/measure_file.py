@@ -9,18 +9,16 @@ import pkgutil
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-import torch
 from torch import Tensor
 
 from gengap.collection import Collection
 from gengap.errors import GengapError
 from gengap.measures import MEASURES, Measure
 from gengap.model import BATCH, Model
-from gengap.submission.process import Job
 from gengap.tables.guard import Guard, number
 
 
@@ -99,10 +97,9 @@ def own_measure(file: str) -> tuple[str, Measure]:
     )
 
 
-def open_collections(job: Job) -> list[Collection]:
-    """The collections of a job, in a process of few threads."""
-    torch.set_num_threads(job.threads)
-    return [pkgutil.resolve_name(home)(root, job.device) for home, root in job.collections]
+def opened(homes: Iterable[tuple[str, str]], device: str) -> list[Collection]:
+    """Collections, each of a class, named as in COLLECTIONS, and a root."""
+    return [pkgutil.resolve_name(home)(root, device) for home, root in homes]
 
 
 def row_of(function: Measure, collection: Collection, model_id: str, file: str) -> dict:

@@ -165,9 +165,12 @@ def _work(pipe: Connection, job: Job) -> None:
     sys.stdout.flush()
     os.dup2(2, 1)  # what a measure prints is no part of the command's own output
 
-    from gengap.submission.measure_file import open_collections, own_measure, row_of
+    import torch
 
-    collections = open_collections(job)
+    from gengap.submission.measure_file import opened, own_measure, row_of
+
+    torch.set_num_threads(job.threads)
+    collections = opened(job.collections, job.device)
     _send(pipe, {"started": True})
     try:
         name, function = own_measure(job.file)
