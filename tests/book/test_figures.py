@@ -18,8 +18,7 @@ from matplotlib.text import Text
 from nbclient import NotebookClient
 
 from gengap.book import figures
-from gengap.book.figures.data import as_csv
-from gengap.book.figures.in_words import in_words
+from gengap.book.figures.data import as_csv, in_words
 
 FAMILIES = ("mnist", "cifar10")
 

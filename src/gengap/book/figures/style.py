@@ -14,8 +14,7 @@ import seaborn as sns
 from IPython import get_ipython
 from matplotlib.figure import Figure
 
-from gengap.book.figures.data import CSV, as_csv
-from gengap.book.figures.in_words import in_words
+from gengap.book.figures.data import CSV, as_csv, in_words
 from gengap.collections.genprob import GenProb
 
 # Okabe and Ito 2008: told apart with every kind of colour vision.
@@ -68,17 +67,6 @@ def use_style() -> None:
 
 def _as_table(series: pd.Series) -> str:
     return series.to_frame("value" if series.name is None else series.name).to_html()
-
-
-def histograms(values: pd.Series, families: pd.Series, bins: np.ndarray, *, label: str) -> Figure:
-    """How many values of each family fall into which bin, a panel per family."""
-    table = pd.DataFrame({"value": values, "family": families})
-    figure, panels = panels_by(table, "family", height=1.1, sharex=True)
-    for panel, part, colour in panels:
-        panel.hist(part["value"], bins=bins, color=colour)
-    figure.supylabel("networks", fontsize=10)
-    figure.supxlabel(label, fontsize=10)
-    return figure
 
 
 def panels_by(
