@@ -199,15 +199,13 @@ def _is_alike(value: object, default: object) -> bool:
 
 def _execute_all(runs: list[Run], jobs: int, budget: float) -> tuple[dict[str, float], list[str]]:
     """Seconds by name of the chapters that succeeded, and a sentence for each that failed."""
-    seconds, failures = {}, []
-    if not runs:
-        return seconds, failures
     # Kernels work in another folder than the one from which the user named these.
     named = {name: os.path.abspath(os.environ[name]) for name in FOLDERS if os.environ.get(name)}
     environment = KERNEL_ENVIRONMENT | {BUDGET: f"{budget:g}"} | named
     # Chapters themselves run here: on a cluster they would hold the workers that they wait for.
     work = {"workers": min(jobs, len(runs)), "scheduler": "", "environment": environment}
-    with tqdm(desc="chapters", total=len(runs), unit="chapter") as progress:
+    seconds, failures = {}, []
+    with tqdm(desc="chapters", total=len(runs), unit="chapter", disable=not runs) as progress:
         for place, (spent, told, failure) in engine.results(_executed, runs, **work):
             name = runs[place].source.stem
             if failure:
