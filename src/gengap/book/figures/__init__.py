@@ -23,7 +23,6 @@ from gengap.book.figures.style import (
     COLOURS,
     NAMES,
     WIDTH,
-    grid_of_axes,
     name_of,
     panels_by,
     short_name,
@@ -231,12 +230,13 @@ def phase_slopes(scores: pd.DataFrame) -> Figure:
 
 def random_score_histograms(scores: dict[str, np.ndarray]) -> Figure:
     """What random measures score, a panel per task; `scores` maps a task's label to draws."""
-    figure, panels = grid_of_axes(len(scores), height=1.0, sharex=True)
-    bins = np.linspace(0, 100 * max(draws.max() for draws in scores.values()), 40)
-    for panel, (label, draws) in zip(panels, scores.items()):
-        panel.hist(100 * draws, bins=bins, color=COLOURS[0])
-        panel.axvline(100 * draws.mean(), color=COLOURS[1], linewidth=1.5)
-        panel.set_title(label, loc="left")
+    labels = np.repeat([*scores], [len(draws) for draws in scores.values()])
+    table = pd.DataFrame({"task": labels, "score": 100 * np.concatenate([*scores.values()])})
+    figure, panels = panels_by(table, "task", height=1.0, sharex=True)
+    bins = np.linspace(0, table["score"].max(), 40)
+    for panel, part, _ in panels:
+        panel.hist(part["score"], bins=bins, color=COLOURS[0])
+        panel.axvline(part["score"].mean(), color=COLOURS[1], linewidth=1.5)
         panel.set_yticks([])
     figure.supxlabel("score x 100 of a random measure (line: mean)", fontsize=10)
     return figure
