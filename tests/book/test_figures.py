@@ -18,8 +18,11 @@ from matplotlib.text import Text
 from nbclient import NotebookClient
 
 from gengap.book import figures
-from gengap.book.figures.data import as_csv
-from gengap.book.figures.in_words import in_words
+from gengap.book.figures.data import as_csv, in_words
+from gengap.collections.cnnzoo import SmallCNNZoo
+from gengap.collections.demogen import DEMOGEN
+from gengap.collections.genprob import GenProb
+from gengap.collections.pgdl import PGDL
 
 FAMILIES = ("mnist", "cifar10")
 
@@ -354,6 +357,11 @@ def test_the_data_of_intervals_are_their_ends(judged):
 def test_of_many_rows_the_ends_are_told():
     values = pd.DataFrame(np.eye(25), index=[f"measure_{place}" for place in range(25)])
     assert "Rows: 25, from measure 0 to measure 24." in in_words(figures.signed_heat_map(values))
+
+
+def test_every_family_of_the_originals_has_a_name_for_readers():
+    for collection in (SmallCNNZoo, PGDL, DEMOGEN, GenProb):
+        assert {*collection.expected_families} <= figures.NAMES.keys()
 
 
 def test_the_colours_used_together_stay_apart_without_red_or_green_cones():

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from gengap.book import every_score
 from gengap.book.front_page import findings
+from gengap.book.templates import filled
 from gengap.errors import GengapError, in_one_line
 from gengap.folders import cache, repository, write_atomically
 from gengap.formats.places import naming, read_json
@@ -199,17 +200,15 @@ def _is_alike(value: Any, default: Any) -> bool:
 
 def _execute_all(runs: list[Run], jobs: int, budget: float) -> tuple[dict[str, float], list[str]]:
     """Seconds by name of the chapters that succeeded, and a sentence for each that failed."""
-    seconds: dict[str, float] = {}
-    failures: list[str] = []
-    if not runs:
-        return seconds, failures
     # Kernels work in another folder than the one from which the user named these.
     named = {name: os.path.abspath(os.environ[name]) for name in FOLDERS if os.environ.get(name)}
     environment = KERNEL_ENVIRONMENT | {BUDGET: f"{budget:g}"} | named
     # Chapters themselves run here: on a cluster they would hold the workers that they wait for.
     here: dict[str, Any] = {"workers": min(jobs, len(runs)), "scheduler": ""}
-    with tqdm(desc="chapters", total=len(runs), unit="chapter") as progress:
-        found = engine.results(_executed, runs, environment=environment, **here)
+    found = engine.results(_executed, runs, environment=environment, **here)
+    seconds: dict[str, float] = {}
+    failures: list[str] = []
+    with tqdm(desc="chapters", total=len(runs), unit="chapter", disable=not runs) as progress:
         for place, (spent, told, failure) in found:
             name = runs[place].source.stem
             if failure:
@@ -317,22 +316,20 @@ def _status() -> str:
 
     Included by a page under version control, and itself not: it differs from day to day.
     """
-    chapters = "".join(_status_row(name) for name in chapter_names())
-    tested = _tested_versions()
-    packages = "".join(
-        f"| {package} | {version} | {tested.get(package.lower(), '')} |\n"
-        for package, version in _versions().items()
-    )
-    return (
-        f"Rendered on {_now():%Y-%m-%d} with Python {platform.python_version()}"
-        f" on {os.cpu_count()} cores. Profile: **{BOOK_PROFILE}**.\n\n"
-        "| chapter | executed (UTC) | execution time | outputs compared by the tests |\n"
-        f"|---|---|---|---|\n{chapters}\n"
-        f"| package | installed | tested together |\n|---|---|---|\n{packages}"
+    return filled(
+        "book/status.md",
+        day=_now().date(),
+        python=platform.python_version(),
+        cores=os.cpu_count(),
+        profile=BOOK_PROFILE,
+        chapters=[_status_row(name) for name in chapter_names()],
+        versions=_versions(),
+        tested=_tested_versions(),
     )
 
 
-def _status_row(name: str) -> str:
+def _status_row(name: str) -> tuple[str, str, str, int]:
+    """A chapter, when it was executed, in what time, and how many of its outputs are compared."""
     executed = book_folder() / f"{name}.ipynb"
     if not executed.exists():
         raise GengapError(f"chapter {name} was never executed; gengap run {name} does so")
@@ -343,7 +340,7 @@ def _status_row(name: str) -> str:
         others = record["versions"].items() - _versions().items()
         when = ", with ".join([record["finished"], *(f"{p} {v}" for p, v in sorted(others))])
         elapsed = f"{record['seconds']:.0f} s"
-    return f"| {{doc}}`chapters/{name}` | {when} | {elapsed} | {compared} |\n"
+    return name, when, elapsed, compared
 
 
 def _record(seconds: float) -> dict:

@@ -131,12 +131,11 @@ def chart(spec: dict[str, Any]) -> nodes.raw:
 
 def write_script(app: Sphinx, failure: Exception | None) -> None:
     """The script that draws charts, once for all pages: Vega, of an installed package."""
-    if app.builder.format == "html" and not failure:
-        file = Path(app.outdir) / "_static" / "vega.js"
-        if not file.exists():
-            # In a function: what a module calls its own would else be everyone's.
-            bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]
-            file.write_text(f"(() => {{{bundle}}})();")
+    file = Path(app.outdir) / "_static" / "vega.js"
+    if app.builder.format == "html" and not failure and not file.exists():
+        # In a function: what a module calls its own would else be everyone's.
+        bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+        file.write_text(f"(() => {{{bundle}}})();")
 
 
 def _is_output(node: nodes.container) -> bool:

@@ -14,6 +14,7 @@ from papermill import inspect_notebook
 from sphinx.application import Sphinx
 
 from gengap.book.chapters import executions
+from gengap.book.templates import filled
 from gengap.folders import data, repository
 
 ABOUT_CODE = {"06-your-own-measure"}  # what it tells is code, which stays open
@@ -46,33 +47,18 @@ def run_box(notebook: Path, year: str) -> str:
     """Markdown on a chapter: commands, parameters, the last execution, its data, how to cite it."""
     name = notebook.stem
     cells = nbformat.read(notebook, as_version=4).cells
-    parameters = inspect_notebook(notebook)
-    number = next((p for p in parameters.values() if p["default"] != "None"), None)
-    commands = [f"gengap run {name}"]
-    if number:
-        commands.append(f"gengap run {name} -p {number['name']} {shlex.quote(number['default'])}")
-    commands.append(f"gengap run {name} --profile published")
-    rows = "".join(
-        f"| `{p['name']}` | `{p['default']}` | {meaning(p['name'], p['help'])} |\n"
-        for p in parameters.values()
-    )
+    parameters = [*inspect_notebook(notebook).values()]
     code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    return "\n".join(
-        [
-            "## Run this chapter\n",
-            f"```text\n{chr(10).join(commands)}\n```\n",
-            "The first executes the page as it is here; `-p NAME VALUE` gives a parameter another"
-            " value, as often as you like; `--profile published` takes the original networks, where"
-            " `gengap fetch` has put them.",
-            "Runs other than the first are written to `_build/runs`.\n",
-            f"| parameter | default | meaning |\n|---|---|---|\n{rows}",
-            f"{last_execution(name)}\n",
-            *sources(code),
-            f"\n**Take it along.** {{download}}`The notebook </notebooks/{name}.ipynb>`, without"
-            " outputs; each table has a link to its rows as CSV.\n",
-            "````{dropdown} Cite it, and the papers on this page (BibTeX)",
-            f"```bibtex\n{bibtex(cells, name, year)}\n```\n````\n",
-        ]
+    return filled(
+        "book/run_box.md",
+        name=name,
+        number=next((p for p in parameters if p["default"] != "None"), None),
+        parameters=parameters,
+        meaning=meaning,
+        quote=shlex.quote,
+        last_execution=last_execution(name),
+        sources=sources(code),
+        bibtex=bibtex(cells, name, year),
     )
 
 

@@ -5,13 +5,13 @@ numbers are those of the page of every score. Below are the measures that order 
 """
 
 import functools
-from html import escape
 from typing import Any
 
 from pandas import DataFrame
 from sphinx.application import Sphinx
 
 from gengap.book import every_score, relatives
+from gengap.book.templates import filled
 from gengap.measures import MEASURES
 
 HALF, HIGH = 120, 14  # units of a strip: from 0 to 1, and from top to bottom
@@ -22,21 +22,10 @@ def strip(measure: str, rows: DataFrame) -> str:
 
     rows: columns family (the collection's name before its first comma) and value.
     """
-    if rows.empty:
-        return '<p class="strip">No family has enough values of it to be judged.</p>'
-    marks = "".join(
-        f'<rect class="{family.split(",")[0].lower()}" x="{HALF * (1 + value) - 1:.1f}" width="2"'
-        f' height="{HIGH}"><title>{escape(family)}: {value:.2f}</title></rect>'
-        for family, value in rows[["family", "value"]].itertuples(index=False)
-    )
-    told = ", ".join(f"{family} {value:.2f}" for family, value in rows[["family", "value"]].values)
     ends = f"{rows['value'].min():.2f} to {rows['value'].max():.2f}".replace("-", "\N{MINUS SIGN}")
-    return (
-        f'<p class="strip"><svg viewBox="0 0 {2 * HALF} {HIGH}" role="img" aria-label="Kendall\'s'
-        f' tau with the gap: {escape(told)}"><path d="M0 {HIGH / 2}H{2 * HALF}M{HALF} 0V{HIGH}"/>'
-        f"{marks}</svg> \N{GREEK SMALL LETTER TAU} {ends} in {len(rows)} families,"
-        f' <a href="every-score.html?find={measure}">all scores of {measure}</a></p>'
-    )
+    families = [*rows[["family", "value"]].itertuples(index=False, name=None)]
+    drawn = {"families": families, "ends": ends, "half": HALF, "high": HIGH}
+    return filled("book/strip.html", measure=measure, **drawn)
 
 
 def add(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:

@@ -86,15 +86,12 @@ def _singular(mention: str, by_name: dict[str, str]) -> str:
 
 def _is_closed(text: nodes.Node, paragraph: nodes.paragraph) -> bool:
     within = text.parent
-    if "caption" in paragraph["classes"] or isinstance(
-        paragraph.parent, nodes.entry | nodes.citation
-    ):
-        return True
     while within is not paragraph:
         if within is None or isinstance(within, CLOSED):  # None: of a node that others inserted
             return True
         within = within.parent
-    return False
+    is_entry = isinstance(paragraph.parent, nodes.entry | nodes.citation)
+    return is_entry or "caption" in paragraph["classes"]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

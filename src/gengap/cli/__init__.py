@@ -25,19 +25,20 @@ class OneLineErrors(TyperGroup):
     """Ends with one readable line on stderr where something is wrong or Ctrl-C is pressed."""
 
     def invoke(self, ctx):
+        status = 1
         try:
             return super().invoke(ctx)
         except GengapError as error:
-            typer.echo(f"gengap: {error}", err=True)
-            raise typer.Exit(1) from None
+            told = f"gengap: {error}"
         except OSError as error:  # a full disk, a folder that may not be written
             if error.errno == errno.EPIPE:
                 raise
-            typer.echo(f"gengap: {error}; make room, or give a place that may be used", err=True)
-            raise typer.Exit(1) from None
+            told = f"gengap: {error}; make room, or give a place that may be used"
         except KeyboardInterrupt as stop:
-            typer.echo(f"\ngengap: interrupted{f': {stop}' if str(stop) else ''}", err=True)
-            raise typer.Exit(INTERRUPTED) from None
+            told = f"\ngengap: interrupted{f': {stop}' if str(stop) else ''}"
+            status = INTERRUPTED
+        typer.echo(told, err=True)
+        raise typer.Exit(status)
 
 
 app = typer.Typer(

@@ -99,9 +99,8 @@ def train(
         raise GengapError(f"the collection {collection!r} cannot be trained; {known}")
     if collection == EVERY and dataset:
         raise GengapError("all trains every family; leave out --dataset, or name a collection")
-    wanted = {"epochs": epochs, "seed": seed, "images": images}
+    wanted = {"device": device, "scale": scale, "epochs": epochs, "seed": seed, "images": images}
     own: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
-    own |= {"device": device, "scale": scale}
     home = (out or Path("trained") / ("" if collection == EVERY else collection)).absolute()
     if home.is_file():
         raise GengapError(f"--out {home} is a file; name a folder")

@@ -10,7 +10,9 @@ import typer
 from gengap.errors import GengapError
 
 if TYPE_CHECKING:
-    from gengap.collection import Collection
+    from gengap.formats.places import Place
+
+NOT_HERE = "not here; downloaded when first needed, or set GENGAP_IMAGES to a folder with them"
 
 
 def list_everything(
@@ -66,45 +68,35 @@ def _collection_text(name: str, files: bool = False) -> str:
         known = reliability_table(last_epoch(collection.index()))["reliability"].dropna()
     except GengapError as error:
         return f"collection {name}\n  {error}"
-    families["missing"] = [_names(files, collection) for files in families["missing"]]
+    families["missing"] = [_names(files, collection.root) for files in families["missing"]]
     shown = [f"{known[name]:.2f}" if name in known else "-" for name in families["family"]]
     families.insert(2, "reliability", shown)
     absent = families.loc[families["models"] == 0, "family"]
     if not files:
         families = families[families["models"] > 0].drop(columns="missing")
-    text = _indented(families.to_string(index=False))
+    text = textwrap.indent(families.to_string(index=False), "  ")
     if len(absent) and not files:
         text += f"\n  not here: {', '.join(absent)}"
     return f"collection {name}\n  in {collection.root}\n{text}\n  table: {made}"
 
 
-def _names(files: list[Path], collection: "Collection") -> str:
+def _names(files: "list[Place]", root: Path) -> str:
     # What lies in a zip file has no path on the disk.
-    on_disk = (isinstance(file, Path) for file in files)
     return ", ".join(
-        os.path.relpath(file, collection.root) if plain else str(file)
-        for file, plain in zip(files, on_disk, strict=True)
+        os.path.relpath(file, root) if isinstance(file, Path) else str(file) for file in files
     )
 
 
 def _images_text() -> str:
-    from gengap.formats.images import DATASETS
+    """Whether the image data sets are at hand."""
+    from gengap.formats.images import DATASETS, load_images
 
-    lines = [f"{dataset}: {_images_at_hand(dataset)}" for dataset in DATASETS]
-    return "images\n" + _indented("\n".join(lines))
-
-
-def _images_at_hand(dataset: str) -> str:
-    from gengap.formats.images import load_images
-
-    try:
-        load_images(dataset, "test", download=False)
-    except GengapError as error:
-        if os.environ.get("GENGAP_IMAGES"):
-            return str(error)
-        return "not here; downloaded when first needed, or set GENGAP_IMAGES to a folder with them"
-    return "at hand"
-
-
-def _indented(text: str) -> str:
-    return textwrap.indent(text, "  ")
+    lines = ["images"]
+    for dataset in DATASETS:
+        told = "at hand"
+        try:
+            load_images(dataset, "test", download=False)
+        except GengapError as error:
+            told = str(error) if os.environ.get("GENGAP_IMAGES") else NOT_HERE
+        lines.append(f"  {dataset}: {told}")
+    return "\n".join(lines)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -99,7 +99,9 @@ def measure(
         show_left_out(chosen)
         _write(rows, csv)
         failed.append(rows[rows["note"].str.startswith(FAILED)])
-    _end_with(failed)
+    if values := sum(map(len, failed)):
+        models = sum(rows["model_id"].nunique() for rows in failed)
+        _end_with(f"{values} values of {models} models")
 
 
 def details(
@@ -147,8 +149,7 @@ def details(
     if table_file(opened, detail).exists():
         typer.echo(f"table: {table_file(opened, detail)}")
     if failed := rows.attrs["failed"]:
-        typer.echo(f"{failed} models failed, as told above; the others are kept", err=True)
-        raise typer.Exit(1)
+        _end_with(f"{failed} models")
 
 
 def _budget(plan: bool, yes: bool) -> float:
@@ -221,13 +222,10 @@ def show_left_out(collection: "Collection") -> None:
         typer.echo(f"left out: {remark} of {', '.join(models)}")
 
 
-def _end_with(failed: "list[DataFrame]") -> None:
-    """Exit status 1 and a last line where values failed."""
-    if values := sum(map(len, failed)):
-        models = sum(rows["model_id"].nunique() for rows in failed)
-        told = f"{values} values of {models} models failed, as told above; the others are kept"
-        typer.echo(told, err=True)
-        raise typer.Exit(1)
+def _end_with(failed: str) -> NoReturn:
+    """Exit status 1 and a last line on what failed."""
+    typer.echo(f"{failed} failed, as told above; the others are kept", err=True)
+    raise typer.Exit(1)
 
 
 def _reasons(rows: "DataFrame") -> str:

@@ -5,21 +5,15 @@ from collections.abc import Iterator
 
 import matplotlib
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from gengap.book.figures.style import COLOURS, words
+from gengap.book.templates import filled
 from gengap.evaluation.baselines import BASELINE, BASELINES
 from gengap.evaluation.scores import CRITERIA
 from gengap.submission.standing import KEYS
 
-TEMPLATES = Environment(
-    loader=PackageLoader("gengap", "submission"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-)
 SVG_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # without them, no addresses
 
 
@@ -29,7 +23,8 @@ def page(name: str, scores: DataFrame, places: DataFrame, reasons: DataFrame) ->
     scores: of `gengap.submission.standing.scored_beside_all`; places: of `standing`; reasons: of
     `reasons`.
     """
-    return TEMPLATES.get_template("page.html").render(
+    return filled(
+        "submission/page.html",
         name=name,
         chart=_svg(strip_chart(name, scores)) if scores["value"].notna().any() else "",
         places=place_texts(places),

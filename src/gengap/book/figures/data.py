@@ -1,10 +1,10 @@
-"""What a figure draws, as CSV.
+"""What a figure shows: its data as CSV, and its parts in words for readers who do not see it.
 
-A notebook keeps it beside the figure's image, and the book offers it below: see
-`gengap.book.numbered`.
+A notebook keeps both beside the figure's image. The book offers the data below it, by
+`gengap.book.numbered`, and takes the words as its alternative text, by `gengap.book.docstrings`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,11 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import AxLine
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 from traitlets import ObjectName, Unicode
 
 DIGITS = 5
+MANY = 20  # of more rows or columns the first and the last are named
 
 
 class CSV(BaseFormatter):
@@ -36,11 +38,32 @@ def as_csv(figure: Figure) -> str:
     `across` and `upwards` are what the axes count, or the names written there; a series is what the
     legend calls it. What marks a place of the axes, such as a line at zero, is left out.
     """
-    panels = [axes for axes in figure.axes if axes.axison and axes.get_label() != "<colorbar>"]
-    rows = [(axes.get_title("left"), *row) for axes in panels for row in _rows(axes)]
+    rows = [(axes.get_title("left"), *row) for axes in _panels(figure) for row in _rows(axes)]
     table = pd.DataFrame(rows, columns=["panel", "series", "across", "upwards", "value"])
     filled = table.replace("", None).dropna(axis="columns", how="all")
     return filled.to_csv(index=False, float_format=f"%.{DIGITS}g")
+
+
+def in_words(figure: Figure) -> str:
+    """Sentences on a figure: its panels, axes and heat map, and what its colours tell apart."""
+    panels = _panels(figure)
+    legends = [*figure.legends, *filter(None, (axes.get_legend() for axes in figure.axes))]
+    meshes = [m for axes in panels for m in axes.collections if isinstance(m, QuadMesh)]
+    shades: list[Any] = [mesh.get_array() for mesh in meshes]
+    told = [
+        _listed("figure with panels", (axes.get_title("left") for axes in panels)) or "Figure.",
+        *(f"Colours from {shade.min():.2f} to {shade.max():.2f}." for shade in shades),
+        _listed("across", [figure.get_supxlabel(), *(axes.get_xlabel() for axes in panels)]),
+        _listed("columns", (name for axes in panels for name in _ends(axes.get_xticklabels()))),
+        _listed("upwards", [figure.get_supylabel(), *(axes.get_ylabel() for axes in panels)]),
+        _listed("rows", (name for axes in panels for name in _ends(axes.get_yticklabels()))),
+        _listed("colours", (text.get_text() for found in legends for text in found.get_texts())),
+    ]
+    return " ".join(filter(None, told))
+
+
+def _panels(figure: Figure) -> list[Axes]:
+    return [axes for axes in figure.axes if axes.axison and axes.get_label() != "<colorbar>"]
 
 
 def _rows(axes: Axes) -> Iterator[tuple]:
@@ -93,11 +116,24 @@ def _named(place: float, names: dict[float, str]) -> float | str:
     return names[nearest] if abs(nearest - place) < 0.45 else place
 
 
-def _names(ticks: np.ndarray, labels: list) -> dict[float, str]:
+def _names(ticks: np.ndarray, labels: list[Text]) -> dict[float, str]:
     """What is written at the ticks of an axis that is no scale of numbers."""
-    texts = [label.get_text() for label in labels]
-    return {
-        float(tick): " ".join(text.split())
-        for tick, text in zip(ticks, texts)
-        if any(map(str.isalpha, text.replace("mathdefault", "")))
-    }
+    return {float(tick): name for tick, label in zip(ticks, labels) if (name := _name(label))}
+
+
+def _name(label: Text) -> str:
+    """What is written at a tick; empty if that is a number."""
+    text = " ".join(label.get_text().split())
+    return text if any(map(str.isalpha, text.replace("mathdefault", ""))) else ""
+
+
+def _ends(labels: list[Text]) -> list[str]:
+    """Labels of ticks that are no numbers; of many the ends."""
+    names = [text for label in labels if (text := _name(label))]
+    return names if len(names) <= MANY else [f"{len(names)}, from {names[0]} to {names[-1]}"]
+
+
+def _listed(what: str, names: Iterable[str]) -> str:
+    """What, and the different names; empty if there are none."""
+    found = [" ".join(name.split()) for name in dict.fromkeys(names) if name]
+    return f"{what.capitalize()}: {'; '.join(found)}." if found else ""

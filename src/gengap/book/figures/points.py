@@ -104,14 +104,9 @@ def _chart(
 
 def _panel(rows: pd.DataFrame, axes: dict[str, str], diagonal: bool) -> Any:
     kept = _told_of(rows, axes)
+    scales: dict[str, Any] = {"scale": alt.Scale(zero=False), "axis": alt.Axis(tickCount=5)}
     x, y = (
-        channel(
-            column,
-            type="quantitative",
-            title=title,
-            scale=alt.Scale(zero=False),
-            axis=alt.Axis(tickCount=5),
-        )
+        channel(column, type="quantitative", title=title, **scales)
         for channel, (column, title) in zip((alt.X, alt.Y), axes.items(), strict=True)
     )
     colour: Any = alt.value(COLOURS[0])

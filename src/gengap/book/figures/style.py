@@ -5,44 +5,23 @@ They are readable at the width of a phone, and safe for the colour-blind.
 
 import itertools
 import re
+import tomllib
+from pathlib import Path
 
 import altair as alt
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython import get_ipython
 from matplotlib.figure import Figure
 
-from gengap.book.figures.data import CSV, as_csv
-from gengap.book.figures.in_words import in_words
-from gengap.collections.genprob import GenProb
+from gengap.book.figures.data import CSV, as_csv, in_words
 
 # Okabe and Ito 2008: told apart with every kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 WIDTH = 4.8  # inches: text of 10 points is still read when a phone shrinks the page's column
 PEOPLE = re.compile("davies bouldin|fisher rao|frobenius|gauss newton|hessian|jacobian")
-NAMES = {
-    "mnist": "MNIST",
-    "fashion_mnist": "Fashion-MNIST",
-    "cifar10": "CIFAR-10, grey",
-    "svhn_cropped": "SVHN, grey",
-    "NIN_FASHION_MNIST": "replica, NiN",
-    "RESNET_FASHION_MNIST": "replica, ResNet-32",
-    "AdaM_FashionMNIST": "replica, Adam",
-    "SGD_FashionMNIST": "replica, SGD",
-    "NIN_CIFAR10": "NiN, CIFAR-10",
-    "RESNET_CIFAR10": "ResNet-32, CIFAR-10",
-    "RESNET_CIFAR100": "ResNet-32, CIFAR-100",
-    "task1_v4": "task 1",
-    "task2_v1": "task 2",
-    **{f"task{number}": f"task {number}" for number in range(4, 10)},
-    **{
-        family: family.replace("AdaM", "Adam").replace("_CIFAR", ", CIFAR-")
-        for family in GenProb.expected_families
-    },
-    **{f"task{n}_fashion_mnist": f"replica, task {n}" for n in (1, 2, *range(4, 10))},
-}
+NAMES = tomllib.loads(Path(__file__).with_name("names.toml").read_text())
 
 
 def use_style() -> None:
@@ -71,42 +50,26 @@ def _as_table(series: pd.Series) -> str:
     return series.to_frame("value" if series.name is None else series.name).to_html()
 
 
-def histograms(values: pd.Series, families: pd.Series, bins: np.ndarray, *, label: str) -> Figure:
-    """How many values of each family fall into which bin, a panel per family."""
-    table = pd.DataFrame({"value": values, "family": families})
-    figure, panels = panels_by(table, "family", height=1.1, sharex=True)
-    for panel, part, colour in panels:
-        panel.hist(part["value"], bins=[*bins], color=colour)
-    figure.supylabel("networks", fontsize=10)
-    figure.supxlabel(label, fontsize=10)
-    return figure
-
-
 def panels_by(
-    table: pd.DataFrame, column: str, *, height: float, **options
+    table: pd.DataFrame, column: str, *, height: float, columns: int = 2, **options
 ) -> tuple[Figure, list[tuple[plt.Axes, pd.DataFrame, str]]]:
-    """A panel of `grid_of_axes` for each value of a column, its title; with its rows and colour."""
+    """A panel for each value of a column, its title; with its rows and colour.
+
+    Panels stand in rows of two, or below one another where there are no more than two.
+    """
     groups = table.groupby(column, sort=False)
-    figure, panels = grid_of_axes(len(groups), height=height, **options)
+    columns = columns if len(groups) > 2 else 1
+    lines = -(-len(groups) // columns)
+    size = WIDTH, lines * height
+    figure, panels = plt.subplots(lines, columns, figsize=size, squeeze=False, **options)
+    for place in range(len(groups), panels.size):
+        panels.flat[place].remove()
+        panels.flat[place - columns].tick_params(labelbottom=True)  # now the last of its column
     parts = []
-    for panel, (name, rows), colour in zip(panels, groups, itertools.cycle(COLOURS)):
+    for panel, (name, rows), colour in zip(panels.flat, groups, itertools.cycle(COLOURS)):
         panel.set_title(name_of(name), loc="left")
         parts.append((panel, rows, colour))
     return figure, parts
-
-
-def grid_of_axes(
-    count: int, *, height: float, columns: int = 2, **options
-) -> tuple[Figure, np.ndarray]:
-    """Panels in rows of two, or below one another where there are no more than two."""
-    columns = columns if count > 2 else 1
-    rows = -(-count // columns)
-    size = WIDTH, rows * height
-    figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
-    for place in range(count, panels.size):
-        panels.flat[place].remove()
-        panels.flat[place - columns].tick_params(labelbottom=True)  # now the last of its column
-    return figure, panels.flat[:count]
 
 
 def name_of(family: str) -> str:
