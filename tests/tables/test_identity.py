@@ -10,6 +10,9 @@ import pytest
 
 import gengap
 from gengap.collection import Collection
+from gengap.evaluation import scores
+from gengap.evaluation.judgement import judged
+from gengap.studies.pgdl import official_scores
 from gengap.tables import identity
 from gengap.tables.identity import record_hashes, source_hash, weight_hashes
 
@@ -21,14 +24,17 @@ FILES = {
         "    return helpers.scaled(model) + direct(model) + helpers.cuts(model)\n"
     ),
     "helpers": (
-        "from functools import cache, partial\nfrom package_of_test import deep\nSCALE = 2.0\n"
+        "from dataclasses import dataclass\nfrom functools import cache, partial\n"
+        "from package_of_test import deep\nSCALE = 2.0\n"
+        "@dataclass(frozen=True)\nclass Score:\n    of: object\n    least: float\n"
+        "SCORES = {'a': Score(deep.scored, 0.5)}\n"
         "UNUSED = 1\nTABLE = {'a': deep.chosen}\nSIZES = {'a': 8, 'b': 32}\nPAIR = (3, 4)\n"
         "PLACES = {'a': 11, 'b': 22, 'c': 33}\n"
         "CUTS = {name: partial(deep.cut, at=at) for name, at in PLACES.items()}\n"
         "def scaled(model):\n    return SCALE * TABLE['a'](model) * deep.Deep().twice(model)\n"
         "def unused():\n    return 0\n"
         "@cache\ndef direct(model):\n    from gengap.folders import cache\n    return model\n"
-        "def cuts(model):\n    return CUTS, SIZES, PAIR\n"
+        "def cuts(model):\n    return CUTS, SIZES, PAIR, SCORES\n"
         "def unrelated(model):\n    return 1\n"
     ),
     "deep": (
@@ -36,6 +42,7 @@ FILES = {
         "class Deep(Base):\n    def twice(self, x):\n        return 2 * x\n"
         "def chosen(model):\n    return 3\n"
         "def cut(model, at):\n    return at\n"
+        "def scored(model):\n    return 5\n"
     ),
 }
 
@@ -49,6 +56,8 @@ CHANGES = {
     "an argument of the last of several partials": ("helpers", "'c': 33", "'c': 44", True),
     "arguments of partials that change places": ("helpers", "11, 'b': 22", "22, 'b': 11", True),
     "a helper that remembers its results": ("helpers", "return model\n", "return -model\n", True),
+    "a function in a dataclass of a table": ("deep", "return 5\n", "return 6\n", True),
+    "a number in a dataclass of a table": ("helpers", "0.5", "0.25", True),
     "an unrelated function": ("helpers", "    return 1", "    return 2", False),
     "an unrelated constant": ("helpers", "UNUSED = 1", "UNUSED = 2", False),
     "a comment": ("deep", "return 3\n", "return 3  # so\n", False),
@@ -112,6 +121,13 @@ def test_a_list_that_a_measure_fills_is_no_constant():
     before = source_hash(counting)
     counting(1)
     assert source_hash(counting) == before
+
+
+@pytest.mark.parametrize("judge", [judged, official_scores])
+def test_a_judgement_is_of_the_code_of_every_score(judge, monkeypatch):
+    before = source_hash(judge)
+    monkeypatch.setattr(scores, "information", lambda tables: tables)  # two calls below a score
+    assert source_hash(judge) != before
 
 
 def test_every_measure_of_the_project_has_code_that_is_known():

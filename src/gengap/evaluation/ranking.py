@@ -15,22 +15,15 @@ from gengap.evaluation.scores import plain_spearman
 from gengap.evaluation.tasks import Task, task_of
 
 
-def rank_table(
-    values: DataFrame,
-    index: DataFrame,
-    *,
-    score: str = "kendall_tau",
-    samples: int = 200,
-    seed: int = 0,
-) -> DataFrame:
-    """The rank of each measure among all in each family, 1 the best by `score`.
+def rank_table(values: DataFrame, index: DataFrame, **options) -> DataFrame:
+    """The rank of each measure among all in each family, 1 the best by a score.
 
-    Arguments as for `judged`. Returns a row per family and measure that has a score there: rank,
-    low and high (2.5 and 97.5 percentiles over bootstraps of the family's networks), measures (how
-    many are ranked). Equal scores share their mean rank.
+    Arguments as for `goodness_of`. Returns a row per family and measure that has a score there:
+    rank, low and high (2.5 and 97.5 percentiles over bootstraps of the family's networks), measures
+    (how many are ranked). Equal scores share their mean rank.
     """
     rows = []
-    for family, goodness in goodness_of(values, index, score, samples=samples, seed=seed).items():
+    for family, goodness in goodness_of(values, index, **options).items():
         rows.append(ranks_of(goodness).assign(family=family, measures=goodness.shape[1]))
     columns = ["family", "measure", "rank", "low", "high", "measures"]
     return pd.concat(rows, ignore_index=True)[columns] if rows else DataFrame(columns=columns)
@@ -46,24 +39,17 @@ def ranks_of(goodness: DataFrame) -> DataFrame:
     return DataFrame({"measure": goodness.columns, "rank": ranks[0], "low": low, "high": high})
 
 
-def rank_stability(
-    values: DataFrame,
-    index: DataFrame,
-    *,
-    score: str = "kendall_tau",
-    samples: int = 200,
-    seed: int = 0,
-) -> DataFrame:
+def rank_stability(values: DataFrame, index: DataFrame, **options) -> DataFrame:
     """How well the ranking of measures in one family tells that in another.
 
-    Arguments as for `judged`. Returns a row per pair of families: family, other, measures (that
-    have a score in both), spearman (the rank correlation of their scores there), and low and high:
-    -+ 1.96 standard deviations over bootstraps of the networks of both families, drawn
+    Arguments as for `goodness_of`. Returns a row per pair of families: family, other, measures
+    (that have a score in both), spearman (the rank correlation of their scores there), and low and
+    high: -+ 1.96 standard deviations over bootstraps of the networks of both families, drawn
     independently. Bootstraps add noise to scores, which lowers the correlation of a sample, so
     that percentiles would lie too low. NaN for fewer than 3 common measures.
     """
     rows = []
-    goodness = goodness_of(values, index, score, samples=samples, seed=seed)
+    goodness = goodness_of(values, index, **options)
     for (family, one), (other, two) in combinations(goodness.items(), 2):
         common = one.columns.intersection(two.columns)
         # Bootstraps of two families are drawn independently: any pairs of them will do.
@@ -79,15 +65,16 @@ def rank_stability(
 def goodness_of(
     values: DataFrame,
     index: DataFrame,
-    score: str,
+    score: str = "kendall_tau",
     *,
-    samples: int,
-    seed: int,
+    samples: int = 200,
+    seed: int = 0,
     task: Callable[..., Task] = task_of,
 ) -> dict[str, DataFrame]:
     """By family that has the score: a row for its networks, then for each bootstrap of them.
 
-    Arguments as for `judged`. A column for each measure, larger is better. Measures meet the same
+    score: a name of `SCORES`; the other arguments are as for `judged`. A column for each measure,
+    larger is better. Measures meet the same
     bootstraps, but those that lack the value of some networks meet bootstraps of the others.
     """
     criterion, found = criterion_of(score), {}

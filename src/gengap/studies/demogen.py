@@ -4,8 +4,8 @@
 `gengap.measures.margin_signatures` makes; `linear_fit.regression` fits the gap on them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import combinations, product
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, combinations, product
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from gengap.evaluation.resampling import bootstrap_interval
 from gengap.evaluation.scores import plain_tau
 from gengap.evaluation.tasks import gap_of, task_of
 from gengap.measures.margin_signatures import OUTPUT, STATISTICS, check_kind
-from gengap.studies.linear_fit import Regression, column_name, regression
+from gengap.studies.linear_fit import column_name, regression
 
 HIDDEN = "all hidden"  # the stages of the default form
 EFFECTS = "main effects"  # of hyper-parameters, as features of a linear regression
@@ -90,24 +90,19 @@ def transfer(
     parts = []
     for source in family.unique():
         own = features[family == source]
+        predicted, note = Series(np.nan, features.index), ""
         try:
-            fit, note = regression(own, gap, folds=folds, seed=seed), ""
+            fit = regression(own, gap, folds=folds, seed=seed)
         except GengapError as error:
-            fit, note = None, str(error)
-        predicted = _predicted(fit, features)
-        if fit:
+            note = str(error)
+        else:
+            intercept, *slopes = fit.coefficients["estimate"]
+            predicted[:] = intercept + features.to_numpy(float) @ slopes
             predicted[own.index] = fit.models["out_of_fold"]
         columns = {"fitted_on": source, "family": family, "gap": gap.reindex(features.index)}
         parts.append(DataFrame(columns | {"predicted": predicted, "note": note}))
     rows = pd.concat(parts).rename_axis("model_id").reset_index()
     return rows[["fitted_on", "family", "model_id", "gap", "predicted", "note"]]
-
-
-def _predicted(fit: Regression | None, features: DataFrame) -> Series:
-    if fit is None:
-        return Series(np.nan, index=features.index)
-    intercept, *slopes = fit.coefficients["estimate"]
-    return Series(intercept + features.to_numpy(float) @ slopes, index=features.index)
 
 
 def transfer_table(predictions: DataFrame) -> DataFrame:
@@ -233,17 +228,12 @@ def joint_table(
         resampled = {"samples": samples, "clusters": task_of(models).copies}
         alone = _of_predictions(gap, hyperparameters_alone(models, seed=seed), seed, **resampled)
         rows.append({"family": family, "predictors": BASELINE} | alone)
-        for names in _sets(blocks):
+        sets = (combinations(blocks, size) for size in range(1, len(blocks) + 1))
+        for names in chain.from_iterable(sets):
             features = independent_columns(pd.concat([blocks[name] for name in names], axis=1))
             judged = _judged(features, gap, folds, seed, **resampled)
             rows.append({"family": family, "predictors": " + ".join(names)} | judged)
     return DataFrame(rows, columns=JOINT_COLUMNS)
-
-
-def _sets(names: Iterable[str]) -> Iterator[tuple[str, ...]]:
-    """All sets of one, then of two, and so on."""
-    names = tuple(names)
-    return (chosen for size in range(1, len(names) + 1) for chosen in combinations(names, size))
 
 
 JOINT_COLUMNS = ["family", "predictors", "features", "adjusted_r2", "k_fold_r2", "low", "high"]

@@ -111,21 +111,19 @@ def probe_table(
     outcomes: list[str],
     *,
     of_the_end: bool,
-    ranks: bool = True,
-    samples: int = 200,
-    seed: int = 0,
+    **options,
 ) -> DataFrame:
     """`probe_curves` of each family of networks with each outcome, under columns family, outcome.
 
     epochs: of `epoch_table`; measures, outcomes: columns of it. of_the_end: whether the outcome is
     that of the network's last epoch, which a probe is to foretell, or, as published, that of the
-    epoch itself.
+    epoch itself. options: those of `probe_curves`.
     """
     parts = []
     for family, rows in epochs.groupby("family", sort=False):
         for name in outcomes:
             outcome = at_the_end(rows[name]) if of_the_end else rows[name]
-            found = probe_curves(rows[measures], outcome, ranks=ranks, samples=samples, seed=seed)
+            found = probe_curves(rows[measures], outcome, **options)
             parts.append(found.assign(family=family, outcome=name))
     return pd.concat(parts, ignore_index=True)
 

@@ -6,12 +6,12 @@ in row groups of its own. What is missing is told from the columns that say whos
 the others only those columns, and of all only those epochs, are read that are asked for.
 """
 
-import contextlib
 import io
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from pkgutil import resolve_name
 from sqlite3 import Connection
@@ -231,13 +231,10 @@ def _by_epoch(
 
 
 def _write(parts: Iterable[DataFrame], file: Path) -> None:
-    with contextlib.ExitStack() as ended:
-        writer = None
-        for rows in parts:
-            table = pa.Table.from_pandas(rows, preserve_index=False)
-            if writer is None:
-                writer = pq.ParquetWriter(file, table.schema, compression="zstd")
-                ended.enter_context(writer)
+    tables = (pa.Table.from_pandas(rows, preserve_index=False) for rows in parts)
+    first = next(tables)  # there is one: a table is written for the sake of its rows
+    with pq.ParquetWriter(file, first.schema, compression="zstd") as writer:
+        for table in chain([first], tables):
             writer.write_table(table.cast(writer.schema))
 
 

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from gengap import folders
 from gengap.tables import engine
 from gengap.tables.store import (
-    COLUMNS,
     PAYLOAD,
+    STORED,
     keep,
     locked,
     opened,
@@ -94,8 +94,7 @@ def _called(_: None, task: Task) -> tuple[str]:
 
 def _whole(row: dict) -> dict:
     """With the columns of the store that are of models alone."""
-    empty = dict.fromkeys(COLUMNS, "") | {"value": None, "seconds": None}
-    return empty | {"record": "", "weights": ""} | row
+    return dict.fromkeys(STORED, "") | {"value": None, "seconds": None} | row
 
 
 def _file(table: str) -> Path:

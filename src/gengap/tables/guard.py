@@ -76,7 +76,10 @@ class Guard:
     def _loaded(self) -> Model:
         if self._model is None:
             model = self._collection.load(self._model_id)
-            self._before = _tensors(model.network)
+            self._before = {
+                name: tensor.detach().clone().requires_grad_(tensor.requires_grad)
+                for name, tensor in _tensors(model.network).items()
+            }
             self._modules, self._record = _modules(model.network), model.record.copy()
             self._read_sample = model.read_sample
             self._sample: list[float] | None = None  # as it was when first asked for
@@ -128,16 +131,12 @@ def _plain(value: object) -> bool:
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:
-    everything = [*network.named_parameters(), *network.named_buffers()]
-    return {
-        name: tensor.detach().clone().requires_grad_(tensor.requires_grad)
-        for name, tensor in everything
-    }
+    return dict([*network.named_parameters(), *network.named_buffers()])
 
 
 def _change(network: nn.Module, before: dict[str, Tensor]) -> str:
     """What a measure has changed in the network, or an empty text."""
-    after = dict([*network.named_parameters(), *network.named_buffers()])
+    after = _tensors(network)
     if after.keys() != before.keys() or not all(_same(after[n], before[n]) for n in before):
         return "it changed the network's weights; let it work on a copy.deepcopy of the network"
     if any(module.training for module in network.modules()):

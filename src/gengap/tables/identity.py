@@ -11,7 +11,7 @@ import inspect
 import textwrap
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -129,8 +129,9 @@ def source_hash(function: Callable) -> str:
 
     Followed are names, and attributes of modules, that stand for functions and classes of gengap or
     of the function's own package or file; constants of those modules count with their value, and
-    dictionaries whose names are in capitals with all that they hold. What is plain in other lists,
-    sets and dictionaries does not count, for code may fill them; nor do arrays.
+    dictionaries whose names are in capitals with all that they hold, as fields of dataclasses do.
+    What is plain in other lists, sets and dictionaries does not count, for code may fill them; nor
+    do arrays.
     Comments, layout, docstrings and the function's decorators do not count, nor does in which
     module anything stands. What is called through an object of another kind is not seen: how a
     collection reads its networks, for one.
@@ -173,6 +174,8 @@ def _items(value: object, name: str) -> list[tuple[object, object]]:
         return [("func", value.func), ("args", value.args), *value.keywords.items()]
     if isinstance(value, frozenset):
         return list(enumerate(sorted(value, key=repr)))
+    if is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in fields(value)]
     if not isinstance(value, (list, set, dict)):
         return []
     held = value.items() if isinstance(value, dict) else enumerate(value)
