@@ -296,6 +296,16 @@ def test_parts_that_a_server_does_not_send_are_one_sentence(server):
         fetch_pgdl_part(["task1_v4"], models=1, address=address)
 
 
+@pytest.mark.parametrize("configs", ["[1]", "3", "{}"])
+def test_parts_of_an_archive_that_describes_no_models_are_refused(ranges, tmp_path, configs):
+    served, address = ranges
+    with zipfile.ZipFile(served / "public_data.zip", "w") as members:
+        members.writestr("public/reference_data/task1_v4/model_configs.json", configs)
+    with pytest.raises(GengapError, match="describes no models; get it again"):
+        fetch_pgdl_part(["task1_v4"], models=1, address=address)
+    assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
+
+
 def test_an_archive_without_the_task_is_one_sentence(ranges):
     served, address = ranges
     pack_models(served / "public_data.zip", "task2_v1", [1])

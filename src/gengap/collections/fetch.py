@@ -23,7 +23,6 @@ from gengap.collections import cnnzoo, demogen, pgdl, robust_measures
 from gengap.collections.downloads import alone, archive_of, unfinished
 from gengap.errors import GengapError
 from gengap.formats.images import DATASETS, SPLITS, cached_folder
-from gengap.formats.places import read_json
 
 SMALL_CNN_ZOO = "https://storage.googleapis.com/gresearch/smallcnnzoo-dataset/"
 PGDL = "https://storage.googleapis.com/gresearch/pgdl/"
@@ -206,7 +205,10 @@ def _take_part(archive: zipfile.ZipFile, task: str, models: int, folder: Path) -
         raise GengapError(f"{archive.filename} holds no {task}: this is not an archive of PGDL.")
     take = partial(_take_member, archive)
     take(members[configs], whole := unfinished(folder / configs))
-    specs = read_json(whole)
+    try:
+        specs = pgdl.read_configs(whole)
+    finally:
+        whole.unlink()
     chosen = pgdl.in_order(specs)[:models]
     parts = ("dataset_1", *(f"model_{number}" for number in chosen))
     wanted = [name for name in members if name.split("/")[2] in parts and ".." not in name]
@@ -215,7 +217,6 @@ def _take_part(archive: zipfile.ZipFile, task: str, models: int, folder: Path) -
             take(members[name], folder / name)
     text = json.dumps({number: specs[number] for number in chosen})
     folders.write_atomically(folder / configs, lambda place: place.write_text(text))
-    whole.unlink()
 
 
 def _take_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, place: Path) -> None:

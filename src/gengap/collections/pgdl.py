@@ -73,10 +73,7 @@ class PGDL(Collection):
             raise GengapError(
                 f"{self.root} has no task {task!r}; it has {', '.join(self._files) or 'none'}"
             )
-        specs = read_json(self.family_files(task)[1])
-        if not specs or not isinstance(specs, dict):
-            raise GengapError(f"{self.family_files(task)[1]} describes no models; get it again")
-        return specs
+        return read_configs(self.family_files(task)[1])
 
     def read_index(self) -> DataFrame:
         tasks = [task for task in self.known_families() if task in self._files]
@@ -148,6 +145,14 @@ class PGDL(Collection):
         specs = self.model_configs(task)
         with naming(self.family_files(task)[1]):
             return index_rows(task, specs)
+
+
+def read_configs(file: Place) -> dict:
+    """What a model_configs.json says of each model, by id; GengapError where it says nothing."""
+    specs = read_json(file)
+    if not specs or not isinstance(specs, dict):
+        raise GengapError(f"{file} describes no models; get it again")
+    return specs
 
 
 def in_order(specs: dict) -> list[str]:
