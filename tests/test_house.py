@@ -17,7 +17,7 @@ from gengap.folders import repository
 SOURCES = repository() / "src" / "gengap"
 MODULES = sorted(SOURCES.rglob("*.py"))
 MOST_LINES = 400  # of a module
-MOST_CODE = 13_082  # lines without blanks, comments and docstrings; the goal is 8,000
+MOST_CODE = 13_061  # lines without blanks, comments and docstrings; the goal is 8,000
 STARTS_PROCESSES = {"concurrent", "dask", "distributed", "joblib", "multiprocessing", "subprocess"}
 
 
